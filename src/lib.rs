@@ -1,0 +1,7 @@
+//! infall (in work)
+#![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod error;
+pub mod quant;
+pub mod units;
