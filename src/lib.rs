@@ -3,5 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod error;
+pub mod gguf;
+pub mod os;
 pub mod quant;
 pub mod units;

@@ -1,0 +1,117 @@
+//! Memory owned by the page.
+#![allow(unsafe_code)]
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::Bytes;
+use std::ptr::NonNull;
+
+/// Owned bytes that start at a page, are zero at first and take memory only where they are touched.
+///
+/// They come from the system, not from the allocator: a size that cannot be had is an error instead of the
+/// end of the program, the start suits direct reads and graphics buffers, and dropping gives the memory
+/// back at once.
+#[derive(Debug)]
+pub struct AlignedBuf {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the pages are owned by this value alone; access follows the borrow of the value.
+unsafe impl Send for AlignedBuf {}
+// SAFETY: as above.
+unsafe impl Sync for AlignedBuf {}
+
+impl AlignedBuf {
+    /// `len` zero bytes, starting at a page.
+    ///
+    /// Errors: `Limit` when the system has no such memory.
+    pub fn zeroed(len: usize) -> Result<AlignedBuf> {
+        if len == 0 {
+            let start = NonNull::<Page>::dangling().cast();
+            return Ok(AlignedBuf { start, len });
+        }
+        let refused = |why: &dyn std::fmt::Display| {
+            let size = Bytes(len as u64);
+            Error::new(
+                ErrorKind::Limit,
+                format!("cannot have {size} of memory: {why}"),
+            )
+        };
+        // A slice is at most isize::MAX bytes long.
+        if isize::try_from(len).is_err() {
+            return Err(refused(&"no address space is that large"));
+        }
+        // SAFETY: a new mapping at an address the system chooses touches no existing memory.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANON,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(refused(&std::io::Error::last_os_error()));
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(|| refused(&"mapped at address 0"))?;
+        Ok(AlignedBuf { start, len })
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: `start` and `len` are initialised pages owned by `self` (or no bytes at all), and nobody
+        // writes while this borrow lives.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// The bytes, to be changed.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`, and `&mut self` makes this the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+/// Gives an empty buffer the alignment of the others; 16 KiB is the largest page of the supported systems.
+#[repr(align(16384))]
+struct Page;
+
+impl Drop for AlignedBuf {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: `start` and `len` are exactly one mapping of ours; no slice of it outlives `self`.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_aligned_zero_and_writable() {
+        for len in [0, 1, 63, 4096, 7_077_888] {
+            let mut buf = AlignedBuf::zeroed(len).unwrap();
+            assert_eq!(buf.as_slice().len(), len);
+            assert!(
+                buf.as_slice()
+                    .as_ptr()
+                    .addr()
+                    .is_multiple_of(super::super::page_size())
+            );
+            assert!(buf.as_slice().iter().all(|b| *b == 0));
+            buf.as_mut_slice().fill(7);
+            assert!(buf.as_slice().iter().all(|b| *b == 7));
+        }
+    }
+
+    #[test]
+    fn absurd_sizes_are_errors() {
+        for len in [usize::MAX, isize::MAX as usize, 1 << 60] {
+            let error = AlignedBuf::zeroed(len).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Limit);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What only Linux has.
+
+use std::path::{Path, PathBuf};
+
+/// Reads pages into the page cache and maps them.
+pub const MADV_POPULATE: libc::c_int = libc::MADV_POPULATE_READ;
+
+pub fn available_memory() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let machine = field(&meminfo, "MemAvailable:")?.checked_mul(1024)?;
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let allowed = group_dirs(&groups)
+        .iter()
+        .filter_map(|(dir, files)| group_room(dir, files))
+        .min();
+    Some(allowed.map_or(machine, |room| room.min(machine)))
+}
+
+/// Where one version of control groups keeps its figures.
+struct GroupFiles {
+    root: &'static str,
+    limit: &'static str,
+    used: &'static str,
+    /// Names in `memory.stat` of the page cache, which is counted as used but can be dropped.
+    cache: [&'static str; 2],
+}
+
+const V2: GroupFiles = GroupFiles {
+    root: "/sys/fs/cgroup",
+    limit: "memory.max",
+    used: "memory.current",
+    cache: ["inactive_file ", "active_file "],
+};
+
+const V1: GroupFiles = GroupFiles {
+    root: "/sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+    cache: ["total_inactive_file ", "total_active_file "],
+};
+
+/// The directories of the groups in `/proc/self/cgroup` that bound memory, with all groups around them.
+fn group_dirs(groups: &str) -> Vec<(PathBuf, &'static GroupFiles)> {
+    let mut dirs = Vec::new();
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let files = match controllers {
+            "" => &V2,
+            list if list.split(',').any(|c| c == "memory") => &V1,
+            _ => continue,
+        };
+        let root = Path::new(files.root);
+        let dir = root.join(path.trim_start_matches('/'));
+        let around = dir.ancestors().take_while(|d| d.starts_with(root));
+        dirs.extend(around.map(|d| (d.to_path_buf(), files)));
+    }
+    dirs
+}
+
+/// What the group at `dir` may still take, or `None` when it has no limit.
+fn group_room(dir: &Path, files: &GroupFiles) -> Option<u64> {
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
+    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+    let limit = number(files.limit)?; // the word "max" is no number: no limit
+    let stat = read("memory.stat").unwrap_or_default();
+    let cache: u64 = files
+        .cache
+        .iter()
+        .filter_map(|name| field(&stat, name))
+        .sum();
+    let used = number(files.used)?.saturating_sub(cache);
+    Some(limit.saturating_sub(used))
+}
+
+/// The number behind `name` at the start of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_and_groups_are_found() {
+        let text = "MemTotal: 8 kB\nMemAvailable:   1234 kB\ninactive_file 5\n";
+        assert_eq!(field(text, "MemAvailable:"), Some(1234));
+        assert_eq!(field(text, "inactive_file "), Some(5));
+        assert_eq!(field(text, "Missing:"), None);
+
+        let dirs = group_dirs("5:cpu,memory:/a/b\n3:cpuset:/x\n0::/c\nbroken\n");
+        let names: Vec<_> = dirs.iter().map(|(d, _)| d.display().to_string()).collect();
+        let expected = [
+            "/sys/fs/cgroup/memory/a/b",
+            "/sys/fs/cgroup/memory/a",
+            "/sys/fs/cgroup/memory",
+            "/sys/fs/cgroup/c",
+            "/sys/fs/cgroup",
+        ];
+        assert_eq!(names, expected);
+    }
+}
