@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 pub mod blocks;
 pub mod cast;
 pub mod encode;
+pub mod rounding;
 pub mod tables;
 
 /// A tensor's storage format. Source: the GGUF format document, ggml type ids.
