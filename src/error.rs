@@ -18,6 +18,8 @@ pub enum ErrorKind {
     Unsupported,
     /// A bound of a `LIMITS` table, or of memory, was exceeded.
     Limit,
+    /// Nobody reads the output any more: the end of the work, but no fault.
+    Closed,
 }
 
 /// A fault with its message.

@@ -1,10 +1,45 @@
-//! infall (in work)
+//! infall runs DeepSeek-V4-Flash, a mixture of experts of 284 billion parameters, on machines with less memory
+//! than the model.
+//!
+//! # The way of the data
+//!
+//! ```text
+//! model file --os--> gguf (directory) --> model (Config, Weights, ExpertMap) --> supply + backend
+//! prompt --chat--> text --tokenizer--> tokens --graph--> logits --sampler--> token --> text
+//!                  in each layer: router picks experts -> supply.acquire -> ExpertRef -> backend
+//! ```
+//!
+//! # The modules, in the order in which they may use each other
+//!
+//! | row | modules | task |
+//! |---|---|---|
+//! | 0 | [`units`] [`error`] [`rng`] | small types |
+//! | 1 | [`options`] [`os`] [`quant`] | options; files, memory, signals; number formats |
+//! | 2 | [`gguf`] | the container: names and extents, not meaning |
+//! | 3 | [`model`] [`text`] [`sampler`] | the model's numbers and tensors; tokens; the choice of a token |
+//! | 4 | [`supply`] [`backend`] | how experts reach a kernel; the kernels |
+//! | 5 | [`graph`] | the forward pass, generic over the backend |
+//! | 6 | [`session`] | a conversation and its KV cache |
+//! | 7 | [`engine`] | all of it, opened and ready |
+//! | 8 | [`cli`] | the command line |
+//!
+//! `tests/tidy.rs` holds the code against this table.
+//!
+//! # Unsafe code
+//!
+//! stands behind these fences only, each with its promise at the top: `os/` (system calls), `quant/cast.rs`
+//! (bytes as blocks), `backend/cpu/pool.rs` (threads), `backend/cpu/{avx2,avx512,neon}.rs` (intrinsics).
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod backend;
 pub mod error;
 pub mod gguf;
+pub mod graph;
 pub mod model;
+pub mod options;
 pub mod os;
 pub mod quant;
+pub mod session;
+pub mod supply;
 pub mod units;

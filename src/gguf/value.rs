@@ -46,6 +46,31 @@ impl Value {
         }
     }
 
+    /// The value on one line: long texts are cut, arrays show their first elements and their length.
+    pub fn summary(&self) -> String {
+        fn list<T: std::fmt::Debug>(values: &[T]) -> String {
+            let shown: Vec<_> = values.iter().take(8).map(|v| format!("{v:?}")).collect();
+            let more = if values.len() > shown.len() { ", ..." } else { "" };
+            format!("[{}{more}] {} elements", shown.join(", "), values.len())
+        }
+        match self {
+            Value::Uint(v) => v.to_string(),
+            Value::Int(v) => v.to_string(),
+            Value::Float(v) => v.to_string(),
+            Value::Bool(v) => v.to_string(),
+            Value::String(v) if v.chars().count() > 60 => {
+                let shown: String = v.chars().take(57).collect();
+                format!("{shown:?}... {} bytes", v.len())
+            }
+            Value::String(v) => format!("{v:?}"),
+            Value::Uints(v) => list(v),
+            Value::Ints(v) => list(v),
+            Value::Floats(v) => list(v),
+            Value::Bools(v) => list(v),
+            Value::Strings(v) => list(v),
+        }
+    }
+
     /// The whole number, when it is one in any integer type and fits `T`.
     pub fn as_int<T: TryFrom<u64> + TryFrom<i64>>(&self) -> Option<T> {
         match self {

@@ -58,6 +58,17 @@ pub struct ExpertExtents {
     pub down: Extent,
 }
 
+/// The weights of one expert where a kernel can read them.
+#[derive(Clone, Copy)]
+pub struct ExpertRef<'a> {
+    /// `[n_ff_expert, n_embd]`
+    pub gate: &'a [u8],
+    /// `[n_ff_expert, n_embd]`
+    pub up: &'a [u8],
+    /// `[n_embd, n_ff_expert]`
+    pub down: &'a [u8],
+}
+
 /// Where each routed expert lies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExpertMap {

@@ -70,16 +70,12 @@ impl Map {
         });
     }
 
-    /// Asks the system to have all of the file in memory. Whether it does is not reported.
-    pub fn populate(&self) {
-        let all = Extent {
-            offset: 0,
-            len: self.len as u64,
-        };
-        self.with_pages(all, |start, len| {
+    /// Has the system read `range` now. Whether it does is not reported; parts outside the file are ignored.
+    pub fn populate(&self, range: Extent) {
+        self.with_pages(range, |start, len| {
             // SAFETY: `start` and `len` are whole pages of this mapping; the advice changes no contents.
             if unsafe { libc::madvise(start, len, platform::MADV_POPULATE) } != 0 {
-                self.will_need(all);
+                self.will_need(range);
             }
         });
     }
@@ -114,7 +110,6 @@ mod tests {
         let bytes: Vec<u8> = (0..10_000u32).map(|i| (i % 251) as u8).collect();
         let temporary = Temporary::with("map", &bytes);
         let map = Map::new(&File::open(&temporary.0).unwrap()).unwrap();
-        map.populate();
         let ranges = [
             (0, 1),
             (4097, 2),
@@ -125,6 +120,7 @@ mod tests {
         ];
         for (offset, len) in ranges {
             map.will_need(Extent { offset, len });
+            map.populate(Extent { offset, len });
         }
         assert_eq!(map.as_slice(), bytes);
     }

@@ -11,6 +11,7 @@ mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
 mod map;
+mod memory;
 
 pub use buf::AlignedBuf;
 pub use file::{File, MemFile};
@@ -19,6 +20,7 @@ use linux as platform;
 #[cfg(target_os = "macos")]
 use macos as platform;
 pub use map::Map;
+pub use memory::{Memory, Slice};
 
 use crate::error::Result;
 

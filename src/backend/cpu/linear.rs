@@ -1,0 +1,165 @@
+//! Products of weight matrices with rows of activations.
+//!
+//! Work is cut over weight rows; a kernel sums each element in one fixed order, so neither the cut nor the
+//! number of tokens changes a bit.
+
+use super::dispatch::{Activation, FormatKernel, Kernels};
+use super::pool::{Pool, Tiled};
+use super::{Cpu, Matrix};
+use crate::backend::Product;
+use crate::quant::cast;
+use crate::quant::encode::{ActQ8_0, ActQ8K};
+
+/// Products that [`matmul`] computes in one pass at most.
+pub const MAX_PRODUCTS: usize = 8;
+
+/// Activations in the forms that kernels read, made once for all products of the same rows.
+#[derive(Default)]
+pub struct Prepared {
+    q8_0: Vec<ActQ8_0>,
+    q8_k: Vec<ActQ8K>,
+}
+
+impl Prepared {
+    /// Brings `rows = [.., cols]` into `form`; the memory is kept from call to call.
+    pub fn fill(
+        &mut self,
+        kernels: &Kernels,
+        pool: &mut Pool,
+        form: Activation,
+        rows: &[f32],
+        cols: usize,
+    ) {
+        match form {
+            Activation::F32 => {}
+            Activation::Q8_0 => {
+                let blocks = cols / 32;
+                grow(&mut self.q8_0, rows.len() / 32, ActQ8_0::ZERO);
+                let out = &mut self.q8_0[..rows.len() / 32];
+                each_row(pool, out, blocks, |r, out| {
+                    (kernels.quantize_q8_0)(&rows[r * cols..][..cols], out)
+                });
+            }
+            Activation::Q8K => {
+                let blocks = cols / 256;
+                grow(&mut self.q8_k, rows.len() / 256, ActQ8K::ZERO);
+                let out = &mut self.q8_k[..rows.len() / 256];
+                each_row(pool, out, blocks, |r, out| {
+                    (kernels.quantize_q8_k)(&rows[r * cols..][..cols], out)
+                });
+            }
+        }
+    }
+
+    /// The bytes of row `r` for a kernel that reads `form`; `rows` as given to [`Prepared::fill`].
+    pub fn row<'a>(&'a self, form: Activation, rows: &'a [f32], cols: usize, r: usize) -> &'a [u8] {
+        match form {
+            Activation::F32 => cast::to_bytes(&rows[r * cols..][..cols]),
+            Activation::Q8_0 => cast::to_bytes(&self.q8_0[r * (cols / 32)..][..cols / 32]),
+            Activation::Q8K => cast::to_bytes(&self.q8_k[r * (cols / 256)..][..cols / 256]),
+        }
+    }
+}
+
+fn grow<T: Clone>(values: &mut Vec<T>, len: usize, zero: T) {
+    if values.len() < len {
+        values.resize(len, zero);
+    }
+}
+
+/// One row runs at once on the calling thread; more are spread.
+fn each_row<T: Send>(
+    pool: &mut Pool,
+    data: &mut [T],
+    row_len: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let mut none = [(); crate::options::LIMITS.threads];
+    pool.for_rows(data, row_len, &mut none, |r, row, ()| f(r, row));
+}
+
+/// Columns of an output tile: enough tiles to keep every thread busy, whole cache lines each.
+pub fn tile_columns(cols: usize, n_threads: usize) -> usize {
+    let tiles = 4 * n_threads;
+    (cols.div_ceil(tiles).next_multiple_of(16)).clamp(16, 64)
+}
+
+/// See [`crate::backend::Backend::matmul`].
+pub fn matmul(cpu: &mut Cpu, n: usize, x: &[f32], products: &mut [Product<'_, Cpu>]) {
+    assert!(products.len() <= MAX_PRODUCTS, "products of one call");
+    let cols = products.first().map_or(0, |p| p.weight.cols);
+    let x = &x[..n * cols];
+    for form in [Activation::Q8_0, Activation::Q8K] {
+        if products
+            .iter()
+            .any(|p| cpu.kernels.of(p.weight.format).activation == form)
+        {
+            cpu.prepared
+                .fill(&cpu.kernels, &mut cpu.pool, form, x, cols);
+        }
+    }
+    let n_threads = cpu.pool.n_threads();
+    let mut weights: [Option<(&Matrix, FormatKernel)>; MAX_PRODUCTS] = [None; MAX_PRODUCTS];
+    let mut outputs: [Tiled<'_>; MAX_PRODUCTS] = std::array::from_fn(|_| Tiled::new(&mut [], 1, 1));
+    let n_products = products.len();
+    for (i, p) in products.iter_mut().enumerate() {
+        assert_eq!(p.weight.cols, cols, "products share their input");
+        let rows = p.weight.rows;
+        outputs[i] = Tiled::new(&mut p.y[..n * rows], rows, tile_columns(rows, n_threads));
+        weights[i] = Some((p.weight, cpu.kernels.of(p.weight.format)));
+    }
+    let prepared = &cpu.prepared;
+    cpu.pool
+        .for_tiles(&mut outputs[..n_products], |o, mut tile| {
+            let Some((weight, kernel)) = weights[o] else {
+                return;
+            };
+            let rows = weight.row_range(tile.columns());
+            for t in 0..n {
+                (kernel.rows)(
+                    rows,
+                    prepared.row(kernel.activation, x, cols, t),
+                    tile.row(t),
+                );
+            }
+        });
+}
+
+/// See [`crate::backend::Backend::matmul_grouped`].
+pub fn matmul_grouped(
+    cpu: &mut Cpu,
+    n: usize,
+    groups: usize,
+    x: &[f32],
+    weight: &Matrix,
+    y: &mut [f32],
+) {
+    let (cols, rows_a_group) = (weight.cols, weight.rows / groups);
+    let x = &x[..n * groups * cols];
+    let kernel = cpu.kernels.of(weight.format);
+    cpu.prepared
+        .fill(&cpu.kernels, &mut cpu.pool, kernel.activation, x, cols);
+    let tile = tile_columns(weight.rows, cpu.pool.n_threads());
+    let prepared = &cpu.prepared;
+    cpu.pool.for_tiles(
+        &mut [Tiled::new(&mut y[..n * weight.rows], weight.rows, tile)],
+        |_, mut tile| {
+            let columns = tile.columns();
+            let mut start = columns.start;
+            while start < columns.end {
+                let group = start / rows_a_group;
+                let end = columns.end.min((group + 1) * rows_a_group);
+                let rows = weight.row_range(start..end);
+                for t in 0..n {
+                    let x = prepared.row(kernel.activation, x, cols, t * groups + group);
+                    (kernel.rows)(
+                        rows,
+                        x,
+                        &mut tile.row(t)[start - columns.start..end - columns.start],
+                    );
+                }
+                start = end;
+            }
+        },
+    );
+}

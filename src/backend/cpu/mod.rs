@@ -1,0 +1,381 @@
+//! The CPU backend: plain memory, a thread pool, and a table of kernels chosen at start.
+
+use crate::backend::{
+    Attend, Backend, Compress, Experts, HC, Heads, HyperHead, HyperNumbers, HyperSite, Product,
+    Route, Routes, RowForm, Select,
+};
+use crate::error::{Error, Result};
+use crate::options::KernelChoice;
+use crate::os::Slice;
+use crate::quant::{Format, blocks};
+use crate::units::TokenId;
+use dispatch::Kernels;
+use pool::Pool;
+use std::ops::Range;
+
+mod attention;
+mod compress;
+pub mod dispatch;
+mod hyper;
+mod linear;
+mod moe;
+mod pool;
+mod rows;
+pub mod scalar;
+
+/// Dot product of two f32 vectors of one length.
+type Dot = fn(&[f32], &[f32]) -> f32;
+
+/// The CPU as a [`Backend`].
+pub struct Cpu {
+    kernels: Kernels,
+    pool: Pool,
+    prepared: linear::Prepared,
+    /// Scratch of each compute thread.
+    threads: Vec<Thread>,
+    /// Mixer outputs of a chunk.
+    mixer_out: Vec<f32>,
+    /// Pooled rows of a chunk.
+    pooled: Vec<f32>,
+}
+
+/// Scratch of one compute thread; grows to what the longest context so far needed.
+#[derive(Default)]
+struct Thread {
+    /// Keys in f32.
+    keys: Vec<f32>,
+    /// Running maximum and sum of each head.
+    max: Vec<f32>,
+    sum: Vec<f32>,
+    /// Indexer scores and their order.
+    scores: Vec<f32>,
+    order: Vec<u32>,
+    /// One row.
+    row: Vec<f32>,
+}
+
+/// A weight matrix in its stored format, `[rows, cols]`.
+pub struct Matrix {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    row_bytes: usize,
+    data: Slice,
+}
+
+impl Matrix {
+    /// The bytes of some rows.
+    fn row_range(&self, rows: Range<usize>) -> &[u8] {
+        &self.data.bytes()[rows.start * self.row_bytes..rows.end * self.row_bytes]
+    }
+}
+
+impl Cpu {
+    /// A backend with `n_threads` compute threads.
+    ///
+    /// Errors: the CPU lacks what `kernels` needs, or the system refuses a thread.
+    pub fn new(kernels: KernelChoice, n_threads: usize) -> Result<Cpu> {
+        Ok(Cpu {
+            kernels: dispatch::select(kernels)?,
+            pool: Pool::new(n_threads)?,
+            prepared: linear::Prepared::default(),
+            threads: (0..n_threads).map(|_| Thread::default()).collect(),
+            mixer_out: Vec::new(),
+            pooled: Vec::new(),
+        })
+    }
+
+    #[cfg(test)]
+    fn for_tests() -> Cpu {
+        Cpu::new(KernelChoice::Scalar, 2).unwrap()
+    }
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// `1 / sqrt(mean(x^2) + eps)`
+fn norm_scale(dot: Dot, x: &[f32], eps: f32) -> f32 {
+    1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt()
+}
+
+fn rms_norm_row(dot: Dot, x: &mut [f32], weight: &[f32], eps: f32) {
+    let norm = norm_scale(dot, x, eps);
+    x.iter_mut()
+        .zip(weight)
+        .for_each(|(v, w)| *v = *v * norm * w);
+}
+
+/// A vector of `len` values of a type's default, or an error when memory is refused.
+fn zeroed(len: usize) -> Result<Vec<f32>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| {
+        Error::limit(
+            "memory: a buffer of f32 values",
+            len,
+            "what the system gives",
+        )
+    })?;
+    values.resize(len, 0.0);
+    Ok(values)
+}
+
+impl Backend for Cpu {
+    type Buffer = Vec<f32>;
+    type Matrix = Matrix;
+    type Rows = rows::Rows;
+    type Selection = attention::Selection;
+
+    fn describe(&self) -> String {
+        format!(
+            "backend cpu, kernels {}, threads {}",
+            self.kernels.name,
+            self.pool.n_threads()
+        )
+    }
+
+    fn buffer(&mut self, len: usize) -> Result<Vec<f32>> {
+        zeroed(len)
+    }
+
+    fn matrix(&mut self, format: Format, rows: usize, cols: usize, data: Slice) -> Result<Matrix> {
+        let row_bytes = format
+            .row_bytes(cols)
+            .filter(|b| b.checked_mul(rows) == Some(data.bytes().len()));
+        let row_bytes = row_bytes.ok_or_else(|| {
+            Error::format(format!(
+                "matrix [{rows}, {cols}] of {} in {} bytes",
+                format.name(),
+                data.bytes().len()
+            ))
+        })?;
+        Ok(Matrix {
+            format,
+            rows,
+            cols,
+            row_bytes,
+            data,
+        })
+    }
+
+    fn rows(&mut self, form: RowForm, dim: usize, capacity: usize) -> Result<rows::Rows> {
+        rows::Rows::new(form, dim, capacity)
+    }
+
+    fn reserve(&mut self, rows: &mut rows::Rows, n: usize) -> Result<()> {
+        rows.reserve(n)
+    }
+
+    fn selection(&mut self, n: usize, top_k: usize) -> Result<attention::Selection> {
+        Ok(attention::Selection::new(n, top_k))
+    }
+
+    fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<()> {
+        buffer[..values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
+    fn host<'a>(&mut self, buffer: &'a Vec<f32>) -> Result<&'a [f32]> {
+        Ok(buffer)
+    }
+
+    fn copy_rows(&mut self, from: &rows::Rows, to: &mut rows::Rows) -> Result<()> {
+        to.copy_all(from)
+    }
+
+    fn embed(&mut self, table: &Matrix, tokens: &[TokenId], streams: &mut Vec<f32>) -> Result<()> {
+        let n_embd = table.cols;
+        for (token, streams) in tokens.iter().zip(streams.chunks_exact_mut(HC * n_embd)) {
+            let id = token.0 as usize;
+            if id >= table.rows {
+                return Err(Error::limit("token id", id, table.rows - 1));
+            }
+            blocks::dequantize_row(
+                table.format,
+                table.row_range(id..id + 1),
+                &mut streams[..n_embd],
+            );
+            (1..HC).for_each(|j| streams.copy_within(..n_embd, j * n_embd));
+        }
+        Ok(())
+    }
+
+    fn hyper_entry(
+        &mut self,
+        site: &HyperSite<Cpu>,
+        numbers: HyperNumbers,
+        n: usize,
+        streams: &Vec<f32>,
+        mix: &mut Vec<f32>,
+        x: &mut Vec<f32>,
+    ) -> Result<()> {
+        hyper::entry(self, site, numbers, n, streams, mix, x);
+        Ok(())
+    }
+
+    fn hyper_exit(
+        &mut self,
+        n: usize,
+        n_embd: usize,
+        y: &Vec<f32>,
+        mix: &Vec<f32>,
+        streams: &mut Vec<f32>,
+    ) -> Result<()> {
+        hyper::exit(self, n_embd, y, mix, &mut streams[..n * HC * n_embd]);
+        Ok(())
+    }
+
+    fn hyper_head(
+        &mut self,
+        head: &HyperHead<Cpu>,
+        numbers: HyperNumbers,
+        first: usize,
+        n: usize,
+        streams: &Vec<f32>,
+        x: &mut Vec<f32>,
+    ) -> Result<()> {
+        let row = HC * head.norm.len();
+        hyper::head(
+            self,
+            head,
+            numbers,
+            n,
+            &streams[first * row..(first + n) * row],
+            x,
+        );
+        Ok(())
+    }
+
+    fn matmul(&mut self, n: usize, x: &Vec<f32>, products: &mut [Product<'_, Cpu>]) -> Result<()> {
+        linear::matmul(self, n, x, products);
+        Ok(())
+    }
+
+    fn matmul_grouped(
+        &mut self,
+        n: usize,
+        groups: usize,
+        x: &Vec<f32>,
+        weight: &Matrix,
+        y: &mut Vec<f32>,
+    ) -> Result<()> {
+        linear::matmul_grouped(self, n, groups, x, weight, y);
+        Ok(())
+    }
+
+    fn rms_norm(&mut self, n: usize, x: &mut Vec<f32>, weight: &Vec<f32>, eps: f32) -> Result<()> {
+        let (dot, dim) = (self.kernels.dot_f32, weight.len());
+        self.pool
+            .for_rows(&mut x[..n * dim], dim, &mut self.threads, |_, row, _| {
+                rms_norm_row(dot, row, weight, eps);
+            });
+        Ok(())
+    }
+
+    fn head_norm_rope(
+        &mut self,
+        n: usize,
+        heads: Heads,
+        q: &mut Vec<f32>,
+        rope: &Vec<f32>,
+        eps: f32,
+    ) -> Result<()> {
+        attention::head_norm_rope(self, heads, &mut q[..n * heads.n * heads.dim], rope, eps);
+        Ok(())
+    }
+
+    fn store_keys(
+        &mut self,
+        n: usize,
+        k: &mut Vec<f32>,
+        norm: &Vec<f32>,
+        eps: f32,
+        rope: &Vec<f32>,
+        n_rot: usize,
+        chunk: &mut rows::Rows,
+    ) -> Result<()> {
+        let dot = self.kernels.dot_f32;
+        for (t, k) in k.chunks_exact_mut(norm.len()).take(n).enumerate() {
+            rms_norm_row(dot, k, norm, eps);
+            attention::rotate(k, &rope[t * n_rot..][..n_rot], 1.0);
+            chunk.store(t, k, &mut []);
+        }
+        Ok(())
+    }
+
+    fn commit_keys(
+        &mut self,
+        n: usize,
+        pos: usize,
+        window: usize,
+        chunk: &rows::Rows,
+        ring: &mut rows::Rows,
+    ) -> Result<()> {
+        for t in n.saturating_sub(window)..n {
+            ring.copy_from((pos + t) % window, chunk, t);
+        }
+        Ok(())
+    }
+
+    fn index_queries(
+        &mut self,
+        n: usize,
+        heads: Heads,
+        q: &mut Vec<f32>,
+        rope: &Vec<f32>,
+        form: RowForm,
+    ) -> Result<()> {
+        attention::index_queries(self, heads, &mut q[..n * heads.n * heads.dim], rope, form);
+        Ok(())
+    }
+
+    fn compress(&mut self, mut step: Compress<'_, Cpu>) -> Result<()> {
+        compress::step(self, &mut step);
+        Ok(())
+    }
+
+    fn select(
+        &mut self,
+        step: Select<'_, Cpu>,
+        selection: &mut attention::Selection,
+    ) -> Result<()> {
+        attention::select(self, &step, selection);
+        Ok(())
+    }
+
+    fn attend(&mut self, step: Attend<'_, Cpu>) -> Result<()> {
+        attention::attend(self, step);
+        Ok(())
+    }
+
+    fn route(&mut self, step: Route<'_, Cpu>, routes: &mut Routes) -> Result<()> {
+        moe::route(self, step, routes);
+        Ok(())
+    }
+
+    fn experts(&mut self, step: Experts<'_, Cpu>) -> Result<()> {
+        moe::experts(self, step);
+        Ok(())
+    }
+
+    fn swiglu(&mut self, len: usize, clamp: f32, gate: &mut Vec<f32>, up: &Vec<f32>) -> Result<()> {
+        gate[..len]
+            .iter_mut()
+            .zip(up)
+            .for_each(|(g, u)| *g = moe::swiglu(*g, *u, clamp));
+        Ok(())
+    }
+
+    fn combine(
+        &mut self,
+        n: usize,
+        n_used: usize,
+        n_embd: usize,
+        routed: &Vec<f32>,
+        y: &mut Vec<f32>,
+    ) -> Result<()> {
+        moe::combine(self, n, n_used, n_embd, routed, y);
+        Ok(())
+    }
+}

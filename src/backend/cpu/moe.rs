@@ -1,0 +1,249 @@
+//! Mixture of experts: the router's choice, and gate-up-down products of the chosen experts.
+
+use super::linear::{self, tile_columns};
+use super::pool::Tiled;
+use super::{Cpu, sigmoid};
+use crate::backend::{Experts, Product, Route, Routes};
+use crate::units::ExpertId;
+
+/// Smallest sum that weights are divided by.
+const MIN_WEIGHT_SUM: f32 = 1.0 / 16384.0;
+
+/// Widest tile of an expert's columns; the stack holds one of gate and one of up.
+const MAX_TILE: usize = 64;
+
+/// Affinity of a token to an expert: `sqrt(softplus(x))`.
+pub fn score(x: f32) -> f32 {
+    let softplus = if x > 20.0 {
+        x
+    } else if x < -20.0 {
+        x.exp()
+    } else {
+        x.exp().ln_1p()
+    };
+    softplus.sqrt()
+}
+
+/// `silu(min(gate, clamp)) * clamp(up, -clamp, clamp)`
+pub fn swiglu(gate: f32, up: f32, clamp: f32) -> f32 {
+    let gate = gate.min(clamp);
+    gate * sigmoid(gate) * up.max(-clamp).min(clamp)
+}
+
+/// See [`crate::backend::Backend::route`].
+pub fn route(cpu: &mut Cpu, step: Route<'_, Cpu>, routes: &mut Routes) {
+    let n_expert = step.weight.rows;
+    linear::matmul(
+        cpu,
+        step.n,
+        step.x,
+        &mut [Product {
+            weight: step.weight,
+            y: step.scores,
+        }],
+    );
+    routes.ids.resize(step.n * step.n_used, ExpertId(0));
+    routes.weights.resize(step.n * step.n_used, 0.0);
+    let chosen = routes
+        .ids
+        .chunks_exact_mut(step.n_used)
+        .zip(routes.weights.chunks_exact_mut(step.n_used));
+    for (scores, (ids, weights)) in step.scores.chunks_exact_mut(n_expert).zip(chosen) {
+        scores.iter_mut().for_each(|s| *s = score(*s));
+        if !step.preset {
+            choose(scores, step.bias.map(Vec::as_slice), ids);
+        }
+        weigh(scores, ids, step.scale, weights);
+    }
+}
+
+/// The experts of largest `score + bias`, in descending order; the lower id among equals. NaN never wins
+/// against a number.
+fn choose(scores: &[f32], bias: Option<&[f32]>, ids: &mut [ExpertId]) {
+    let key = |e: usize| scores[e] + bias.map_or(0.0, |b| b[e]);
+    for i in 0..ids.len() {
+        let (taken, rest) = ids.split_at_mut(i);
+        let free = |e: &usize| !taken.contains(&ExpertId(*e as u32));
+        let mut candidates = (0..scores.len()).filter(free);
+        let Some(mut best) = candidates.next() else {
+            return;
+        };
+        for e in candidates {
+            if key(e) > key(best) || (key(best).is_nan() && !key(e).is_nan()) {
+                best = e;
+            }
+        }
+        rest[0] = ExpertId(best as u32);
+    }
+}
+
+/// Weights in proportion to the scores, without bias, that sum to `scale`.
+fn weigh(scores: &[f32], ids: &[ExpertId], scale: f32, weights: &mut [f32]) {
+    let score = |id: &ExpertId| scores[id.0 as usize];
+    let sum = ids.iter().map(score).sum::<f32>().max(MIN_WEIGHT_SUM);
+    ids.iter()
+        .zip(weights)
+        .for_each(|(id, w)| *w = score(id) / sum * scale);
+}
+
+/// See [`crate::backend::Backend::experts`]. Both passes cut the columns of all experts alike: each tile runs
+/// through the groups, so a weight row is read once for all tokens that chose its expert.
+pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) {
+    let Experts {
+        n,
+        shape,
+        x,
+        routes,
+        groups,
+        weights,
+        hidden,
+        out,
+    } = step;
+    let n_used = routes.ids.len() / n;
+    let n_routes = routes.ids.len();
+    let (gate_up, down) = (cpu.kernels.of(shape.gate_up), cpu.kernels.of(shape.down));
+    let row_bytes = |format: crate::quant::Format, cols: usize| {
+        cols / format.block_len() * format.block_bytes()
+    };
+    let n_threads = cpu.pool.n_threads();
+
+    let x = &x[..n * shape.n_embd];
+    cpu.prepared.fill(
+        &cpu.kernels,
+        &mut cpu.pool,
+        gate_up.activation,
+        x,
+        shape.n_embd,
+    );
+    let (prepared, bytes) = (&cpu.prepared, row_bytes(shape.gate_up, shape.n_embd));
+    let hidden = &mut hidden[..n_routes * shape.n_ff];
+    let tile = tile_columns(shape.n_ff, n_threads).min(MAX_TILE);
+    cpu.pool.for_tiles(
+        &mut [Tiled::new(hidden, shape.n_ff, tile)],
+        |_, mut tile| {
+            let columns = tile.columns();
+            let range = columns.start * bytes..columns.end * bytes;
+            let (mut gate, mut up) = ([0.0; MAX_TILE], [0.0; MAX_TILE]);
+            let (gate, up) = (&mut gate[..columns.len()], &mut up[..columns.len()]);
+            for g in 0..groups.experts.len() {
+                let expert = weights(g);
+                for &r in groups.of(g) {
+                    let x = prepared.row(gate_up.activation, x, shape.n_embd, r / n_used);
+                    (gate_up.rows)(&expert.gate[range.clone()], x, gate);
+                    (gate_up.rows)(&expert.up[range.clone()], x, up);
+                    for (h, (g, u)) in tile.row(r).iter_mut().zip(gate.iter().zip(&*up)) {
+                        *h = routes.weights[r] * swiglu(*g, *u, shape.clamp);
+                    }
+                }
+            }
+        },
+    );
+
+    cpu.prepared.fill(
+        &cpu.kernels,
+        &mut cpu.pool,
+        down.activation,
+        hidden,
+        shape.n_ff,
+    );
+    let (prepared, bytes) = (&cpu.prepared, row_bytes(shape.down, shape.n_ff));
+    let hidden = &*hidden;
+    let tile = tile_columns(shape.n_embd, n_threads);
+    cpu.pool.for_tiles(
+        &mut [Tiled::new(
+            &mut out[..n_routes * shape.n_embd],
+            shape.n_embd,
+            tile,
+        )],
+        |_, mut tile| {
+            let columns = tile.columns();
+            let range = columns.start * bytes..columns.end * bytes;
+            for g in 0..groups.experts.len() {
+                let expert = weights(g);
+                for &r in groups.of(g) {
+                    let h = prepared.row(down.activation, hidden, shape.n_ff, r);
+                    (down.rows)(&expert.down[range.clone()], h, tile.row(r));
+                }
+            }
+        },
+    );
+}
+
+/// See [`crate::backend::Backend::combine`].
+pub fn combine(
+    cpu: &mut Cpu,
+    n: usize,
+    n_used: usize,
+    n_embd: usize,
+    routed: &[f32],
+    y: &mut [f32],
+) {
+    cpu.pool
+        .for_rows(&mut y[..n * n_embd], n_embd, &mut cpu.threads, |t, y, _| {
+            let routed = &routed[t * n_used * n_embd..][..n_used * n_embd];
+            for (d, y) in y.iter_mut().enumerate() {
+                let sum: f32 = (0..n_used).map(|r| routed[r * n_embd + d]).sum();
+                *y += sum;
+            }
+        });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(ids: &[u32]) -> Vec<ExpertId> {
+        ids.iter().copied().map(ExpertId).collect()
+    }
+
+    #[test]
+    fn the_score_is_the_root_of_softplus() {
+        // sqrt(ln 2); softplus(30) = 30 to 1e-13; softplus(-30) = e^-30.
+        for (x, expected) in [
+            (0.0, 0.832_554_6),
+            (30.0, 5.477_226),
+            (-30.0, 3.059_023_2e-7),
+        ] {
+            assert!(
+                (score(x) / expected - 1.0).abs() < 1e-6,
+                "{x}: {}",
+                score(x)
+            );
+        }
+    }
+
+    #[test]
+    fn equal_scores_choose_the_lowest_experts_and_share_the_scale() {
+        let (scores, mut chosen, mut weights) = ([score(0.0); 9], ids(&[0; 6]), [0.0; 6]);
+        choose(&scores, None, &mut chosen);
+        assert_eq!(chosen, ids(&[0, 1, 2, 3, 4, 5]));
+        weigh(&scores, &chosen, 1.5, &mut weights);
+        assert_eq!(weights, [0.25; 6]);
+    }
+
+    #[test]
+    fn the_bias_acts_on_the_choice_and_not_on_the_weights() {
+        let (scores, bias) = ([1.0, 2.0, 3.0, 4.0], [0.0, 10.0, 0.0, -10.0]);
+        let (mut chosen, mut weights) = (ids(&[0; 2]), [0.0; 2]);
+        choose(&scores, Some(&bias), &mut chosen);
+        assert_eq!(chosen, ids(&[1, 2]));
+        weigh(&scores, &chosen, 1.5, &mut weights);
+        assert_eq!(weights, [0.6, 0.9]);
+    }
+
+    #[test]
+    fn nan_scores_lose_and_do_not_hang() {
+        let mut chosen = ids(&[0; 3]);
+        choose(&[f32::NAN, 1.0, f32::NAN, 2.0], None, &mut chosen);
+        assert_eq!(chosen, ids(&[3, 1, 0]));
+    }
+
+    #[test]
+    fn the_gate_is_clamped_before_silu_and_only_from_above() {
+        // silu(10) = 9.999546, not 10; silu(-20) = -4.1223e-8, not silu(-10).
+        assert!((swiglu(50.0, 1.0, 10.0) - 9.999_546).abs() < 1e-5);
+        assert!((swiglu(-20.0, 1.0, 10.0) / -4.122_307e-8 - 1.0).abs() < 1e-4);
+        assert_eq!(swiglu(50.0, 99.0, 10.0), swiglu(50.0, 10.0, 10.0));
+        assert_eq!(swiglu(50.0, -99.0, 10.0), swiglu(50.0, -10.0, 10.0));
+    }
+}

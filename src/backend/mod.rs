@@ -1,0 +1,445 @@
+//! What a device must be able to do for the graph: the trait [`Backend`] and the arguments of its operations.
+//!
+//! Activations are row-major f32, one row a token; `n` is always the number of tokens. An operation may run
+//! later than its call returns; [`Backend::host`] waits for what a buffer depends on. Whatever the device,
+//! an output element depends on its own inputs only, never on `n` or on the number of threads: prefill and
+//! decode give the same bits.
+
+use crate::error::Result;
+use crate::model::experts::ExpertRef;
+use crate::os::Slice;
+use crate::quant::Format;
+use crate::units::{ExpertId, TokenId};
+
+pub mod cpu;
+
+/// Number of hyper-connection streams; the model is refused when it has another number.
+pub use crate::model::config::HC;
+
+/// Values of one token's hyper-connection mix: `HC` post gates, then the `HC` x `HC` matrix by source stream.
+pub const MIX: usize = HC + HC * HC;
+
+/// How the rows of a store are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowForm {
+    /// binary32.
+    F32,
+    /// binary16.
+    F16,
+    /// E4M3 in blocks of 64 with one power-of-two scale each; the last `n_rot` values as bf16.
+    Fp8 {
+        /// Rotary values at the end of a row.
+        n_rot: usize,
+    },
+    /// Hadamard-rotated E2M1 in blocks of 32 with one power-of-two scale each.
+    Fp4,
+}
+
+/// One site of a hyper-connection: the mixer in front of attention or of the experts.
+pub struct HyperSite<B: Backend + ?Sized> {
+    /// `[2 HC + HC^2, HC n_embd]`
+    pub mixer: B::Matrix,
+    /// `[2 HC + HC^2]`
+    pub base: B::Buffer,
+    /// Scales of the pre, post and matrix part.
+    pub scale: [f32; 3],
+    /// Weight of the norm behind the mixer, `[n_embd]`.
+    pub norm: B::Buffer,
+}
+
+/// The hyper-connection in front of the output matrix.
+pub struct HyperHead<B: Backend + ?Sized> {
+    /// `[HC, HC n_embd]`
+    pub mixer: B::Matrix,
+    /// `[HC]`
+    pub base: B::Buffer,
+    /// Scale of the mixer's output.
+    pub scale: f32,
+    /// Weight of the output norm, `[n_embd]`.
+    pub norm: B::Buffer,
+}
+
+/// Numbers of the hyper-connections that all sites share.
+#[derive(Clone, Copy, Debug)]
+pub struct HyperNumbers {
+    /// Added to gates and Sinkhorn sums.
+    pub eps: f32,
+    /// Iterations of the Sinkhorn normalisation.
+    pub n_sinkhorn: usize,
+    /// Epsilon of the RMS norms.
+    pub rms_eps: f32,
+}
+
+/// `y[n, rows] = x[n, cols] · weightᵀ`
+pub struct Product<'a, B: Backend + ?Sized> {
+    /// `[rows, cols]`
+    pub weight: &'a B::Matrix,
+    /// `[n, rows]`
+    pub y: &'a mut B::Buffer,
+}
+
+/// A compressor's step over one chunk of tokens (attention rows or indexer rows).
+pub struct Compress<'a, B: Backend + ?Sized> {
+    /// Tokens of the chunk.
+    pub n: usize,
+    /// Position of the first.
+    pub pos: usize,
+    /// Tokens a compressed row stands for.
+    pub ratio: usize,
+    /// Whether a row also reads the window before its own (then `kv` and `gate` are `2 dim` wide).
+    pub overlap: bool,
+    /// Width of a compressed row.
+    pub dim: usize,
+    /// Rotary values at its end.
+    pub n_rot: usize,
+    /// `[n, width]`
+    pub kv: &'a B::Buffer,
+    /// `[n, width]`, without the position bias; it is added here.
+    pub gate: &'a mut B::Buffer,
+    /// Position bias, `[ratio, width]`.
+    pub ape: &'a B::Buffer,
+    /// Norm of the pooled row, `[dim]`.
+    pub norm: &'a B::Buffer,
+    /// Epsilon of that norm.
+    pub rms_eps: f32,
+    /// Cosine and sine for the first token of each window closed in this chunk, `[windows, n_rot]`.
+    pub rope: &'a B::Buffer,
+    /// Ring of the last tokens' `kv` and biased `gate`, `[ratio or 2 ratio, 2 width]` by position.
+    pub state: &'a mut B::Buffer,
+    /// Receives row `w` for every window `w` closed in this chunk.
+    pub rows: &'a mut B::Rows,
+}
+
+/// The indexer's choice of compressed rows for each token of a chunk.
+pub struct Select<'a, B: Backend + ?Sized> {
+    /// Tokens of the chunk.
+    pub n: usize,
+    /// Position of the first.
+    pub pos: usize,
+    /// Tokens a compressed row stands for.
+    pub ratio: usize,
+    /// Indexer heads.
+    pub n_head: usize,
+    /// Their width.
+    pub dim: usize,
+    /// Rows chosen at most.
+    pub top_k: usize,
+    /// Rotated queries, `[n, n_head dim]`.
+    pub q: &'a B::Buffer,
+    /// Weight of each head, unscaled, `[n, n_head]`.
+    pub head_weight: &'a B::Buffer,
+    /// Scale of a score.
+    pub scale: f32,
+    /// Indexer rows.
+    pub rows: &'a B::Rows,
+}
+
+/// Shape of a set of heads.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Heads of a token.
+    pub n: usize,
+    /// Width of each.
+    pub dim: usize,
+    /// Rotary values at the end of each.
+    pub n_rot: usize,
+}
+
+/// Attention of a chunk over the raw window and the compressed rows.
+pub struct Attend<'a, B: Backend + ?Sized> {
+    /// Tokens of the chunk.
+    pub n: usize,
+    /// Position of the first.
+    pub pos: usize,
+    /// Query heads; keys and values have their width.
+    pub heads: Heads,
+    /// Keys of the raw window, the token's own included.
+    pub window: usize,
+    /// `[n, heads.n heads.dim]`
+    pub q: &'a B::Buffer,
+    /// Logit of each head's sink, `[n_head]`.
+    pub sinks: &'a B::Buffer,
+    /// Raw rows of positions before the chunk: position modulo `window`.
+    pub ring: &'a B::Rows,
+    /// Raw rows of the chunk.
+    pub chunk: &'a B::Rows,
+    /// Compressed rows, the tokens each stands for, and the most that a token attends to.
+    pub compressed: Option<Compressed<'a, B>>,
+    /// Cosine and sine of each token, `[n, n_rot]`.
+    pub rope: &'a B::Buffer,
+    /// `[n, heads.n heads.dim]`
+    pub out: &'a mut B::Buffer,
+}
+
+/// The compressed part of the keys.
+pub struct Compressed<'a, B: Backend + ?Sized> {
+    /// Attention rows.
+    pub rows: &'a B::Rows,
+    /// Tokens a row stands for.
+    pub ratio: usize,
+    /// The indexer's choice, where more rows than its `top_k` are visible.
+    pub selected: Option<(&'a B::Selection, usize)>,
+}
+
+/// The experts chosen for each token of a chunk, on the host.
+#[derive(Default)]
+pub struct Routes {
+    /// `[n, n_expert_used]`, in the order in which outputs are summed.
+    pub ids: Vec<ExpertId>,
+    /// Their weights, same shape.
+    pub weights: Vec<f32>,
+}
+
+/// Scores of the experts and the choice of the best.
+pub struct Route<'a, B: Backend + ?Sized> {
+    /// Tokens of the chunk.
+    pub n: usize,
+    /// Experts chosen a token.
+    pub n_used: usize,
+    /// `[n_expert, n_embd]`
+    pub weight: &'a B::Matrix,
+    /// Added to a score for the choice only, `[n_expert]`.
+    pub bias: Option<&'a B::Buffer>,
+    /// Sum of a token's weights.
+    pub scale: f32,
+    /// True when `routes.ids` already holds the choice (hash-routed layers).
+    pub preset: bool,
+    /// `[n, n_embd]`
+    pub x: &'a B::Buffer,
+    /// Scratch for the scores, `[n, n_expert]`.
+    pub scores: &'a mut B::Buffer,
+}
+
+/// Shape of a layer's experts.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertShape {
+    /// Model width.
+    pub n_embd: usize,
+    /// Width of an expert.
+    pub n_ff: usize,
+    /// Storage of gate and up.
+    pub gate_up: Format,
+    /// Storage of down.
+    pub down: Format,
+    /// Limit of the pre-activations.
+    pub clamp: f32,
+}
+
+/// Some experts of a layer and the places of their outputs.
+pub struct Experts<'a, B: Backend + ?Sized> {
+    /// Tokens of the chunk.
+    pub n: usize,
+    /// Shape of each expert.
+    pub shape: ExpertShape,
+    /// `[n, n_embd]`
+    pub x: &'a B::Buffer,
+    /// `[n, n_expert_used]`
+    pub routes: &'a Routes,
+    /// For each expert of this call the indices into `routes` that chose it.
+    pub groups: &'a Groups,
+    /// Weights of the expert of group `g`.
+    pub weights: &'a (dyn Fn(usize) -> ExpertRef<'a> + Sync),
+    /// Scratch, `[n n_expert_used, n_ff]`.
+    pub hidden: &'a mut B::Buffer,
+    /// Receives the weighted output of each route, `[n n_expert_used, n_embd]`.
+    pub out: &'a mut B::Buffer,
+}
+
+/// Routes sorted by expert: group `g` is `experts[g]`, with `routes[starts[g]..starts[g + 1]]`.
+#[derive(Default)]
+pub struct Groups {
+    /// The distinct experts, ascending.
+    pub experts: Vec<ExpertId>,
+    /// First route of each group, and the end.
+    pub starts: Vec<usize>,
+    /// Indices into the routes, by expert, ascending within one.
+    pub routes: Vec<usize>,
+}
+
+impl Groups {
+    /// Sorts `ids` by expert. Keeps its memory from call to call.
+    pub fn fill(&mut self, ids: &[ExpertId]) {
+        self.experts.clear();
+        self.starts.clear();
+        self.routes.clear();
+        self.routes.extend(0..ids.len());
+        self.routes.sort_unstable_by_key(|&r| (ids[r], r));
+        for (i, &r) in self.routes.iter().enumerate() {
+            if self.experts.last() != Some(&ids[r]) {
+                self.experts.push(ids[r]);
+                self.starts.push(i);
+            }
+        }
+        self.starts.push(ids.len());
+    }
+
+    /// The routes of group `g`.
+    pub fn of(&self, g: usize) -> &[usize] {
+        &self.routes[self.starts[g]..self.starts[g + 1]]
+    }
+}
+
+/// A device that computes the graph.
+pub trait Backend {
+    /// f32 values.
+    type Buffer;
+    /// A weight matrix in its stored format.
+    type Matrix;
+    /// Rows of a cache in one [`RowForm`].
+    type Rows;
+    /// Compressed rows chosen for each token.
+    type Selection;
+
+    /// Name and kernel table, for the statistics.
+    fn describe(&self) -> String;
+
+    /// A zeroed buffer of `len` values.
+    fn buffer(&mut self, len: usize) -> Result<Self::Buffer>;
+    /// A matrix over weights in memory, `[rows, cols]`.
+    fn matrix(
+        &mut self,
+        format: Format,
+        rows: usize,
+        cols: usize,
+        data: Slice,
+    ) -> Result<Self::Matrix>;
+    /// An empty store for `capacity` rows of `dim` values; memory comes with [`Backend::reserve`].
+    fn rows(&mut self, form: RowForm, dim: usize, capacity: usize) -> Result<Self::Rows>;
+    /// Makes room for the first `n` rows. Errors when memory is refused.
+    fn reserve(&mut self, rows: &mut Self::Rows, n: usize) -> Result<()>;
+    /// A selection of up to `top_k` rows for `n` tokens.
+    fn selection(&mut self, n: usize, top_k: usize) -> Result<Self::Selection>;
+    /// Copies values into the front of a buffer.
+    fn write(&mut self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<()>;
+    /// The values of a buffer, after all work on it is done.
+    fn host<'a>(&mut self, buffer: &'a Self::Buffer) -> Result<&'a [f32]>;
+    /// Copies `from` into `to`, both of one size.
+    fn copy_rows(&mut self, from: &Self::Rows, to: &mut Self::Rows) -> Result<()>;
+
+    /// All streams of a token start as its embedding. `streams` is `[n, HC, n_embd]`.
+    fn embed(
+        &mut self,
+        table: &Self::Matrix,
+        tokens: &[TokenId],
+        streams: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// Mixes the streams into the normed input `x[n, n_embd]` of a sub-layer, and keeps the gates of its
+    /// exit in `mix[n, MIX]`.
+    fn hyper_entry(
+        &mut self,
+        site: &HyperSite<Self>,
+        numbers: HyperNumbers,
+        n: usize,
+        streams: &Self::Buffer,
+        mix: &mut Self::Buffer,
+        x: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// `streams[b] = post_b y + sum over a of C[a][b] streams[a]`
+    fn hyper_exit(
+        &mut self,
+        n: usize,
+        n_embd: usize,
+        y: &Self::Buffer,
+        mix: &Self::Buffer,
+        streams: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// Mixes the streams of tokens `first..first + n` into the normed input of the output matrix.
+    fn hyper_head(
+        &mut self,
+        head: &HyperHead<Self>,
+        numbers: HyperNumbers,
+        first: usize,
+        n: usize,
+        streams: &Self::Buffer,
+        x: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// Several products of the same `x[n, cols]`.
+    fn matmul(
+        &mut self,
+        n: usize,
+        x: &Self::Buffer,
+        products: &mut [Product<'_, Self>],
+    ) -> Result<()>;
+    /// `y[n, groups * rows/groups]`: rows of group `g` read columns `g` of `x[n, groups * cols]` only.
+    fn matmul_grouped(
+        &mut self,
+        n: usize,
+        groups: usize,
+        x: &Self::Buffer,
+        weight: &Self::Matrix,
+        y: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// RMS norm of each row in place; `weight[dim]`.
+    fn rms_norm(
+        &mut self,
+        n: usize,
+        x: &mut Self::Buffer,
+        weight: &Self::Buffer,
+        eps: f32,
+    ) -> Result<()>;
+    /// Weightless RMS norm of each head, then its rotation. `q[n, heads.n heads.dim]`.
+    fn head_norm_rope(
+        &mut self,
+        n: usize,
+        heads: Heads,
+        q: &mut Self::Buffer,
+        rope: &Self::Buffer,
+        eps: f32,
+    ) -> Result<()>;
+    /// RMS norm of each raw key, rotation, and storage as row `i` of `chunk`.
+    fn store_keys(
+        &mut self,
+        n: usize,
+        k: &mut Self::Buffer,
+        norm: &Self::Buffer,
+        eps: f32,
+        rope: &Self::Buffer,
+        n_rot: usize,
+        chunk: &mut Self::Rows,
+    ) -> Result<()>;
+    /// Moves the chunk's last raw rows into the ring: position modulo `window`.
+    fn commit_keys(
+        &mut self,
+        n: usize,
+        pos: usize,
+        window: usize,
+        chunk: &Self::Rows,
+        ring: &mut Self::Rows,
+    ) -> Result<()>;
+    /// Rotates each indexer query, and rounds it in the way of its rows.
+    fn index_queries(
+        &mut self,
+        n: usize,
+        heads: Heads,
+        q: &mut Self::Buffer,
+        rope: &Self::Buffer,
+        form: RowForm,
+    ) -> Result<()>;
+    /// See [`Compress`].
+    fn compress(&mut self, step: Compress<'_, Self>) -> Result<()>;
+    /// See [`Select`]; ties go to the lower row.
+    fn select(&mut self, step: Select<'_, Self>, selection: &mut Self::Selection) -> Result<()>;
+    /// See [`Attend`]; the output is rotated back by the token's own position.
+    fn attend(&mut self, step: Attend<'_, Self>) -> Result<()>;
+    /// Fills `routes`; ties go to the lower expert.
+    fn route(&mut self, step: Route<'_, Self>, routes: &mut Routes) -> Result<()>;
+    /// See [`Experts`].
+    fn experts(&mut self, step: Experts<'_, Self>) -> Result<()>;
+    /// `gate = silu(min(gate, clamp)) * clamp(up, -clamp, clamp)`, `[n, n_ff]` both.
+    fn swiglu(
+        &mut self,
+        len: usize,
+        clamp: f32,
+        gate: &mut Self::Buffer,
+        up: &Self::Buffer,
+    ) -> Result<()>;
+    /// `y[n, n_embd] += sum over a token's routes, in their order`; `routed[n n_used, n_embd]`.
+    fn combine(
+        &mut self,
+        n: usize,
+        n_used: usize,
+        n_embd: usize,
+        routed: &Self::Buffer,
+        y: &mut Self::Buffer,
+    ) -> Result<()>;
+}

@@ -1,0 +1,234 @@
+//! The KV cache of one session.
+//!
+//! A layer keeps the raw rows of the last `window` tokens in a ring by position, a list of compressed rows that
+//! grows with the context, and for each compressor the last tokens' projections. Lists grow in steps; nothing
+//! is copied when they do.
+
+use crate::backend::{Backend, RowForm};
+use crate::error::{Error, Result};
+use crate::model::config::{Config, LayerKind};
+use crate::options::KvFormat;
+
+/// Forms of the rows of a cache.
+#[derive(Clone, Copy, Debug)]
+pub struct RowForms {
+    /// Raw and compressed attention rows.
+    pub attention: RowForm,
+    /// Indexer rows.
+    pub index: RowForm,
+}
+
+impl RowForms {
+    /// The forms that an option stands for.
+    pub fn new(config: &Config, kv: KvFormat) -> RowForms {
+        match kv {
+            KvFormat::F32 => RowForms {
+                attention: RowForm::F32,
+                index: RowForm::F32,
+            },
+            KvFormat::F16 => RowForms {
+                attention: RowForm::F16,
+                index: RowForm::F16,
+            },
+            KvFormat::Official => RowForms {
+                attention: RowForm::Fp8 {
+                    n_rot: config.n_rot,
+                },
+                index: RowForm::Fp4,
+            },
+        }
+    }
+}
+
+/// Rows and compressor states of all layers.
+pub struct KvCache<B: Backend> {
+    pub(super) layers: Vec<LayerCache<B>>,
+    len: usize,
+    ctx: usize,
+    /// False while a chunk is computed: an error leaves the layers at different lengths.
+    whole: bool,
+}
+
+/// What one layer keeps.
+pub(super) struct LayerCache<B: Backend> {
+    /// Raw rows: position modulo the window.
+    pub ring: B::Rows,
+    pub compressed: Option<CompressedCache<B>>,
+    pub index: Option<CompressedCache<B>>,
+}
+
+/// Compressed rows, and what their compressor remembers.
+pub(super) struct CompressedCache<B: Backend> {
+    pub rows: B::Rows,
+    /// `[ratio or 2 ratio, 2 width]`, see [`crate::backend::Compress::state`].
+    pub state: B::Buffer,
+    ratio: usize,
+}
+
+impl<B: Backend> KvCache<B> {
+    /// An empty cache for `ctx` tokens.
+    ///
+    /// Errors: a row does not divide into the blocks of its form; memory is refused.
+    pub fn new(config: &Config, backend: &mut B, kv: KvFormat, ctx: usize) -> Result<KvCache<B>> {
+        let forms = RowForms::new(config, kv);
+        let mut compressed = |form: RowForm, dim: usize, ratio: usize, halves: usize| {
+            Ok(CompressedCache {
+                rows: backend.rows(form, dim, ctx / ratio)?,
+                state: backend.buffer((halves * ratio) * 2 * (halves * dim))?,
+                ratio,
+            })
+        };
+        let mut parts = Vec::new();
+        for layer in &config.layers {
+            let Some(ratio) = layer.kind.ratio() else {
+                parts.push((None, None));
+                continue;
+            };
+            let halves = if layer.kind == LayerKind::Csa { 2 } else { 1 };
+            let rows = compressed(forms.attention, config.head_dim, ratio, halves)?;
+            let index = match layer.kind {
+                LayerKind::Csa => Some(compressed(
+                    forms.index,
+                    config.head_dim_index,
+                    ratio,
+                    halves,
+                )?),
+                _ => None,
+            };
+            parts.push((Some(rows), index));
+        }
+        let mut layers = Vec::new();
+        for (compressed, index) in parts {
+            let mut ring = backend.rows(forms.attention, config.head_dim, config.window)?;
+            backend.reserve(&mut ring, config.window)?;
+            layers.push(LayerCache {
+                ring,
+                compressed,
+                index,
+            });
+        }
+        Ok(KvCache {
+            layers,
+            len: 0,
+            ctx,
+            whole: true,
+        })
+    }
+
+    /// Tokens held.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when no token is held.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Tokens that fit.
+    pub fn ctx(&self) -> usize {
+        self.ctx
+    }
+
+    /// False after an error in the middle of a chunk; [`KvCache::clear`] mends it.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Forgets all tokens and keeps the memory.
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.whole = true;
+    }
+
+    /// Makes room for `n` more tokens.
+    pub(super) fn begin(&mut self, backend: &mut B, n: usize) -> Result<()> {
+        if !self.whole {
+            return Err(Error::format(
+                "the KV cache is broken by an earlier error and was not cleared",
+            ));
+        }
+        let len = self.len + n;
+        if len > self.ctx {
+            return Err(Error::limit("tokens of the context", len, self.ctx));
+        }
+        for layer in &mut self.layers {
+            for c in layer.compressed.iter_mut().chain(&mut layer.index) {
+                backend.reserve(&mut c.rows, len / c.ratio)?;
+            }
+        }
+        self.whole = false;
+        Ok(())
+    }
+
+    /// Counts the `n` tokens of a finished chunk.
+    pub(super) fn end(&mut self, n: usize) {
+        self.len += n;
+        self.whole = true;
+    }
+
+    /// Keeps what is needed to come back to the tokens held now.
+    pub fn checkpoint(
+        &self,
+        config: &Config,
+        backend: &mut B,
+        kv: KvFormat,
+    ) -> Result<Checkpoint<B>> {
+        let mut saved = Checkpoint {
+            len: self.len,
+            rings: Vec::new(),
+            states: Vec::new(),
+        };
+        for layer in &self.layers {
+            let mut ring = backend.rows(
+                RowForms::new(config, kv).attention,
+                config.head_dim,
+                config.window,
+            )?;
+            backend.copy_rows(&layer.ring, &mut ring)?;
+            saved.rings.push(ring);
+            for c in layer.compressed.iter().chain(&layer.index) {
+                saved.states.push(backend.host(&c.state)?.to_vec());
+            }
+        }
+        Ok(saved)
+    }
+
+    /// Forgets the tokens behind a checkpoint of this cache. Compressed rows stay: later tokens replace them.
+    pub fn rewind(&mut self, backend: &mut B, to: &Checkpoint<B>) -> Result<()> {
+        let mut states = to.states.iter();
+        for (layer, ring) in self.layers.iter_mut().zip(&to.rings) {
+            backend.copy_rows(ring, &mut layer.ring)?;
+            for (c, state) in layer
+                .compressed
+                .iter_mut()
+                .chain(&mut layer.index)
+                .zip(&mut states)
+            {
+                backend.write(&mut c.state, state)?;
+            }
+        }
+        self.len = to.len;
+        self.whole = true;
+        Ok(())
+    }
+}
+
+/// The part of a cache that later tokens overwrite, as it was after `len` tokens.
+pub struct Checkpoint<B: Backend> {
+    len: usize,
+    rings: Vec<B::Rows>,
+    states: Vec<Vec<f32>>,
+}
+
+impl<B: Backend> Checkpoint<B> {
+    /// Tokens held when it was made.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when no token was held.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}

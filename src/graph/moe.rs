@@ -1,0 +1,78 @@
+//! Mixture of experts of one layer: `scratch.x` in, `scratch.y` out.
+//!
+//! The router chooses by the token id (hash layers) or by its scores; the supply makes the chosen experts
+//! readable; their outputs are summed in the router's order, so the result does not depend on which experts
+//! happened to be in memory.
+
+use super::scratch::Scratch;
+use super::weights::Moe;
+use crate::backend::{Backend, Experts, Product, Route};
+use crate::error::Result;
+use crate::model::config::Config;
+use crate::supply::ExpertSupply;
+use crate::units::{LayerId, TokenId};
+
+/// Runs the chunk.
+pub fn moe<B: Backend>(
+    c: &Config,
+    backend: &mut B,
+    w: &Moe<B>,
+    supply: &mut dyn ExpertSupply,
+    layer: LayerId,
+    s: &mut Scratch<B>,
+    tokens: &[TokenId],
+) -> Result<()> {
+    let n = tokens.len();
+    if let Some(table) = &w.hash {
+        s.routes.ids.clear();
+        tokens
+            .iter()
+            .for_each(|&t| s.routes.ids.extend(table.experts(t)));
+    }
+    let step = Route {
+        n,
+        n_used: c.n_expert_used,
+        weight: &w.router,
+        bias: w.bias.as_ref(),
+        scale: c.expert_scale,
+        preset: w.hash.is_some(),
+        x: &s.x,
+        scores: &mut s.scores,
+    };
+    backend.route(step, &mut s.routes)?;
+    s.groups.fill(&s.routes.ids);
+
+    supply.acquire(layer, &s.groups.experts)?;
+    let (supply, chosen) = (&*supply, &s.groups.experts);
+    backend.experts(Experts {
+        n,
+        shape: w.shape,
+        x: &s.x,
+        routes: &s.routes,
+        groups: &s.groups,
+        weights: &|g| supply.expert(layer, chosen[g]),
+        hidden: &mut s.hidden,
+        out: &mut s.routed,
+    })?;
+
+    let gate = Product {
+        weight: &w.gate_shared,
+        y: &mut s.gate_shared,
+    };
+    let up = Product {
+        weight: &w.up_shared,
+        y: &mut s.up_shared,
+    };
+    backend.matmul(n, &s.x, &mut [gate, up])?;
+    let len = n * c.n_expert_shared * c.n_ff_expert;
+    backend.swiglu(len, w.clamp_shared, &mut s.gate_shared, &s.up_shared)?;
+    backend.matmul(
+        n,
+        &s.gate_shared,
+        &mut [Product {
+            weight: &w.down_shared,
+            y: &mut s.y,
+        }],
+    )?;
+    backend.combine(n, c.n_expert_used, c.n_embd, &s.routed, &mut s.y)
+}

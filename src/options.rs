@@ -1,0 +1,175 @@
+//! Every run-time option of the engine with its default; the only reader of the environment.
+
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// How rows of the KV cache are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvFormat {
+    /// binary32: no rounding.
+    F32,
+    /// binary16.
+    F16,
+    /// The release's own rounding in its small form: FP8 blocks with a bf16 rotary tail, and
+    /// Hadamard-rotated FP4 indexer rows.
+    Official,
+}
+
+impl KvFormat {
+    const NAMES: [(&'static str, KvFormat); 3] = [
+        ("f32", KvFormat::F32),
+        ("f16", KvFormat::F16),
+        ("official", KvFormat::Official),
+    ];
+
+    /// The format called `name` on the command line.
+    pub fn parse(name: &str) -> Result<KvFormat> {
+        by_name("--kv", name, &KvFormat::NAMES)
+    }
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        name_of(self, &KvFormat::NAMES)
+    }
+}
+
+/// Which table of CPU kernels computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// The fastest that this CPU runs.
+    Auto,
+    /// The reference: float activations, plain loops.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 (F, BW, VL, VNNI).
+    Avx512,
+    /// aarch64.
+    Neon,
+}
+
+impl KernelChoice {
+    const NAMES: [(&'static str, KernelChoice); 5] = [
+        ("auto", KernelChoice::Auto),
+        ("scalar", KernelChoice::Scalar),
+        ("avx2", KernelChoice::Avx2),
+        ("avx512", KernelChoice::Avx512),
+        ("neon", KernelChoice::Neon),
+    ];
+
+    /// The table called `name` on the command line.
+    pub fn parse(name: &str) -> Result<KernelChoice> {
+        by_name("--kernels", name, &KernelChoice::NAMES)
+    }
+}
+
+fn by_name<T: Copy>(flag: &str, name: &str, table: &[(&str, T)]) -> Result<T> {
+    table
+        .iter()
+        .find(|(n, _)| *n == name)
+        .map(|&(_, value)| value)
+        .ok_or_else(|| {
+            let known: Vec<_> = table.iter().map(|(n, _)| *n).collect();
+            Error::usage(format!(
+                "{flag}: '{name}' is unknown, expected {}",
+                known.join(" | ")
+            ))
+        })
+}
+
+fn name_of<T: PartialEq>(value: T, table: &[(&'static str, T)]) -> &'static str {
+    table
+        .iter()
+        .find(|(_, v)| *v == value)
+        .map_or("?", |(n, _)| n)
+}
+
+/// What an engine is opened with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The GGUF file.
+    pub model: PathBuf,
+    /// Name of the expert-supply strategy.
+    pub strategy: String,
+    /// Compute threads; 0 means one for each CPU this process may use.
+    pub threads: usize,
+    /// CPU kernel table.
+    pub kernels: KernelChoice,
+    /// Storage of the KV cache.
+    pub kv: KvFormat,
+    /// Tokens that a session can hold; 0 means [`DEFAULT_CTX`] or the model's own length if that is less.
+    pub ctx: usize,
+    /// Tokens computed together in prefill.
+    pub prefill_chunk: usize,
+}
+
+/// Context length when `--ctx` is not given.
+pub const DEFAULT_CTX: usize = 32_768;
+
+/// Largest accepted values; they bound every buffer that depends on an option.
+pub const LIMITS: Limits = Limits {
+    threads: 256,
+    ctx: 1 << 20,
+    prefill_chunk: 4096,
+};
+
+/// Bounds of the options.
+pub struct Limits {
+    /// Compute threads.
+    pub threads: usize,
+    /// Tokens of context: the longest the architecture was trained for.
+    pub ctx: usize,
+    /// Tokens computed together.
+    pub prefill_chunk: usize,
+}
+
+impl Options {
+    /// Defaults for `model`.
+    pub fn new(model: impl Into<PathBuf>) -> Options {
+        Options {
+            model: model.into(),
+            strategy: "full".into(),
+            threads: 0,
+            kernels: KernelChoice::Auto,
+            kv: KvFormat::F16,
+            ctx: 0,
+            prefill_chunk: 256,
+        }
+    }
+
+    /// Refuses values outside [`LIMITS`].
+    pub fn validate(&self) -> Result<()> {
+        at_most("--threads", self.threads, LIMITS.threads)?;
+        at_most("--ctx", self.ctx, LIMITS.ctx)?;
+        at_most("--prefill-chunk", self.prefill_chunk, LIMITS.prefill_chunk)?;
+        if self.prefill_chunk == 0 {
+            return Err(Error::usage(
+                "--prefill-chunk: found 0, expected at least 1",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn at_most(flag: &str, found: usize, limit: usize) -> Result<()> {
+    if found > limit {
+        return Err(Error::usage(format!(
+            "{flag}: found {found}, expected at most {limit}"
+        )));
+    }
+    Ok(())
+}
+
+/// The model to use when `-m` is not given: `INFALL_MODEL`, else the small model under the current
+/// folder, else the one beside the sources this program was built from.
+pub fn default_model() -> PathBuf {
+    if let Some(path) = std::env::var_os("INFALL_MODEL").filter(|v| !v.is_empty()) {
+        return PathBuf::from(path);
+    }
+    let small = Path::new("models/tiny-q4.gguf");
+    if small.exists() {
+        small.into()
+    } else {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(small)
+    }
+}

@@ -1,0 +1,177 @@
+//! One conversation: its tokens, and the KV cache that holds them.
+
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::graph::kv::{Checkpoint, KvCache};
+use crate::graph::{Graph, Wanted};
+use crate::units::TokenId;
+
+/// Tokens and their cache.
+pub struct Session<B: Backend> {
+    kv: KvCache<B>,
+    tokens: Vec<TokenId>,
+    logits: Vec<f32>,
+}
+
+/// How a prefill ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefill {
+    /// All tokens are in the cache; the logits are those after the last.
+    Done,
+    /// `keep_going` said no at a chunk border; the tokens before it are in the cache.
+    Stopped,
+}
+
+impl<B: Backend> Session<B> {
+    /// An empty session over an empty cache.
+    pub fn new(kv: KvCache<B>) -> Session<B> {
+        Session {
+            kv,
+            tokens: Vec::new(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// The tokens in the cache.
+    pub fn tokens(&self) -> &[TokenId] {
+        &self.tokens
+    }
+
+    /// Tokens that still fit.
+    pub fn room(&self) -> usize {
+        self.kv.ctx() - self.tokens.len()
+    }
+
+    /// Tokens that fit into an empty session.
+    pub fn ctx(&self) -> usize {
+        self.kv.ctx()
+    }
+
+    /// Logits after the last token, `[n_vocab]`; empty before the first.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.kv.clear();
+        self.tokens.clear();
+        self.logits.clear();
+    }
+
+    /// Appends tokens in chunks; `keep_going(done)` is asked before each chunk and told at the end.
+    ///
+    /// Errors: more tokens than fit, before any work; a failed read. After a failure in the middle of a chunk
+    /// the session is empty: it never holds tokens that its cache does not.
+    pub fn prefill(
+        &mut self,
+        graph: &mut Graph<B>,
+        tokens: &[TokenId],
+        keep_going: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Prefill> {
+        self.check_room(tokens.len())?;
+        let mut done = 0;
+        while done < tokens.len() {
+            if !keep_going(done) {
+                return Ok(Prefill::Stopped);
+            }
+            let chunk = graph.chunk().min(tokens.len() - done);
+            let last = done + chunk == tokens.len();
+            let wanted = if last { Wanted::Last } else { Wanted::Nothing };
+            self.append_keeping(graph, &tokens[done..done + chunk], wanted)?;
+            done += chunk;
+        }
+        keep_going(done);
+        Ok(Prefill::Done)
+    }
+
+    /// Appends tokens and gives the logits after each, `[n_vocab]`, to `sink`.
+    ///
+    /// Errors: as [`Session::prefill`], and those of `sink`.
+    pub fn prefill_all_logits(
+        &mut self,
+        graph: &mut Graph<B>,
+        tokens: &[TokenId],
+        sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.check_room(tokens.len())?;
+        self.logits.clear();
+        for chunk in tokens.chunks(graph.chunk()) {
+            self.append(graph, chunk, Wanted::All, sink)?;
+        }
+        Ok(())
+    }
+
+    /// Appends one token.
+    ///
+    /// Errors: as [`Session::prefill`].
+    pub fn decode(&mut self, graph: &mut Graph<B>, token: TokenId) -> Result<()> {
+        self.check_room(1)?;
+        self.append_keeping(graph, &[token], Wanted::Last)
+    }
+
+    /// Keeps what is needed to come back to this point.
+    pub fn checkpoint(&self, graph: &mut Graph<B>) -> Result<Checkpoint<B>> {
+        graph.checkpoint(&self.kv)
+    }
+
+    /// Forgets the tokens behind a checkpoint of this session. There are no logits until a token is appended.
+    ///
+    /// Errors: the session is shorter than the checkpoint, since it was cleared.
+    pub fn rewind(&mut self, graph: &mut Graph<B>, to: &Checkpoint<B>) -> Result<()> {
+        if to.len() > self.tokens.len() {
+            return Err(Error::limit(
+                "tokens of a checkpoint",
+                to.len(),
+                self.tokens.len(),
+            ));
+        }
+        self.kv.rewind(graph.backend(), to)?;
+        self.tokens.truncate(to.len());
+        self.logits.clear();
+        Ok(())
+    }
+
+    fn check_room(&self, n: usize) -> Result<()> {
+        let (held, ctx) = (self.tokens.len(), self.kv.ctx());
+        if n > ctx - held {
+            return Err(Error::usage(format!(
+                "{n} tokens do not fit: {held} of the context's {ctx} are used (--ctx sets its size)"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Appends a chunk and keeps the logits after its last token, if they are wanted.
+    fn append_keeping(
+        &mut self,
+        graph: &mut Graph<B>,
+        tokens: &[TokenId],
+        wanted: Wanted,
+    ) -> Result<()> {
+        let mut logits = std::mem::take(&mut self.logits);
+        logits.clear();
+        let result = self.append(graph, tokens, wanted, &mut |row| {
+            logits.extend_from_slice(row);
+            Ok(())
+        });
+        self.logits = logits;
+        result
+    }
+
+    fn append(
+        &mut self,
+        graph: &mut Graph<B>,
+        tokens: &[TokenId],
+        wanted: Wanted,
+        sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let result = graph.forward(&mut self.kv, tokens, wanted, sink);
+        if !self.kv.is_whole() {
+            self.clear();
+        } else if self.kv.len() > self.tokens.len() {
+            self.tokens.extend_from_slice(tokens);
+        }
+        result
+    }
+}
