@@ -139,7 +139,8 @@ impl Gguf {
             gguf.tensors.push(tensor);
         }
         gguf.by_name = sorted_unique("tensor", gguf.tensors.len(), |i| &gguf.tensors[i].name)?;
-        gguf.data_start = cursor.offset().next_multiple_of(u64::from(gguf.alignment)); // no overflow: the header is bounded
+        let alignment = u64::from(gguf.alignment);
+        gguf.data_start = cursor.offset().next_multiple_of(alignment); // the header is bounded
         for tensor in &mut gguf.tensors {
             place(tensor, gguf.data_start, gguf.file_len)
                 .context(|| format!("tensor {}", tensor.name))?;
@@ -414,7 +415,7 @@ fn sorted_unique<'a>(what: &str, n: usize, name: impl Fn(usize) -> &'a str) -> R
     }
 }
 
-/// Says which tensors share bytes, if any do: allowed, but most often a fault of the program that wrote the file.
+/// Says which tensors share bytes, if any do: allowed, but most often a fault of the file's writer.
 fn overlap_note(tensors: &[TensorInfo]) -> Option<String> {
     let mut order: Vec<&TensorInfo> = tensors.iter().collect();
     order.sort_by_key(|t| t.extent.offset);

@@ -15,7 +15,7 @@ pub struct Writer {
     n_keys: u64,
     /// Offsets count from the start of the data.
     tensors: Vec<Declared>,
-    /// Where the next tensor begins, before alignment.
+    /// Bytes of all data so far, a multiple of the alignment.
     data_len: u64,
 }
 
@@ -139,13 +139,15 @@ impl Writer {
     ///
     /// Errors: `Format` when a row is no whole number of blocks or sizes overflow.
     pub fn tensor(&mut self, name: &str, dims: &[u64], format: Format) -> Result<()> {
-        let overflow = || Error::format(format!("tensor {name}: the file's length overflows"));
-        let offset = self
-            .data_len
-            .checked_next_multiple_of(u64::from(self.alignment))
-            .ok_or_else(overflow)?;
-        let extent = self.declare(name, dims, format, offset, false)?;
-        self.data_len = extent.end().ok_or_else(overflow)?;
+        let info = shaped(name, dims, format, self.data_len)?;
+        let end = info.extent.end();
+        self.data_len = end
+            .and_then(|end| end.checked_next_multiple_of(u64::from(self.alignment)))
+            .ok_or_else(|| Error::format(format!("tensor {name}: the file's length overflows")))?;
+        self.tensors.push(Declared {
+            info,
+            is_alias: false,
+        });
         Ok(())
     }
 
@@ -159,35 +161,18 @@ impl Writer {
             .find(|t| t.info.name == other)
             .ok_or_else(|| Error::format(format!("tensor {name}: no tensor {other} before it")))?;
         let Extent { offset, len } = other.info.extent;
-        let extent = self.declare(name, dims, format, offset, true)?;
-        if extent.len > len {
-            self.tensors.pop();
+        let info = shaped(name, dims, format, offset)?;
+        if info.extent.len > len {
             return Err(Error::format(format!(
                 "tensor {name}: {} bytes, but the other has {len}",
-                extent.len
+                info.extent.len
             )));
         }
+        self.tensors.push(Declared {
+            info,
+            is_alias: true,
+        });
         Ok(())
-    }
-
-    fn declare(
-        &mut self,
-        name: &str,
-        dims: &[u64],
-        format: Format,
-        offset: u64,
-        is_alias: bool,
-    ) -> Result<Extent> {
-        let len = data_len(dims, format).map_err(|e| e.context(format_args!("tensor {name}")))?;
-        let extent = Extent { offset, len };
-        let info = TensorInfo {
-            name: name.to_owned(),
-            dims: dims.to_vec(),
-            format,
-            extent,
-        };
-        self.tensors.push(Declared { info, is_alias });
-        Ok(extent)
     }
 
     /// Everything before the tensor data, with its padding.
@@ -210,7 +195,7 @@ impl Writer {
         out
     }
 
-    /// Bytes of the tensor data, with the padding between tensors.
+    /// Bytes of the tensor data, each tensor filled up to the alignment.
     pub fn data_len(&self) -> u64 {
         self.data_len
     }
@@ -239,8 +224,20 @@ impl Writer {
                 )));
             }
         }
+        sink.pad(start + self.data_len)?;
         sink.out.flush().map_err(|e| Error::io("flush", &e))
     }
+}
+
+/// A directory entry of these dimensions.
+fn shaped(name: &str, dims: &[u64], format: Format, offset: u64) -> Result<TensorInfo> {
+    let len = data_len(dims, format).map_err(|e| e.context(format_args!("tensor {name}")))?;
+    Ok(TensorInfo {
+        name: name.to_owned(),
+        dims: dims.to_vec(),
+        format,
+        extent: Extent { offset, len },
+    })
 }
 
 /// Where tensor data goes; counts it.

@@ -60,13 +60,13 @@ pub struct Vector {
 /// Every tensor of the model except the routed experts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
-    /// Token embedding [n_vocab, n_embd].
+    /// Token embedding `[n_vocab, n_embd]`.
     pub token_embd: Matrix,
-    /// Output head [n_vocab, n_embd].
+    /// Output head `[n_vocab, n_embd]`.
     pub output: Matrix,
-    /// Norm before the output head [n_embd].
+    /// Norm before the output head `[n_embd]`.
     pub output_norm: Vector,
-    /// Merges the residual streams before the output: mix [HC, HC * n_embd], base [HC], scale \[1\].
+    /// Merges the residual streams before the output: mix `[HC, HC * n_embd]`, base `[HC]`, scale `[1]`.
     pub output_hc: Hyper,
     /// One for each layer.
     pub layers: Vec<LayerWeights>,
@@ -91,7 +91,7 @@ pub struct LayerWeights {
     pub moe: Moe,
 }
 
-/// A hyper-connection: mix [HC_MIX, HC * n_embd], base [HC_MIX], scale \[3\] unless said otherwise.
+/// A hyper-connection: mix `[HC_MIX, HC * n_embd]`, base `[HC_MIX]`, scale `[3]` unless said otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hyper {
     /// Mixing logits from the normed streams.
@@ -105,45 +105,45 @@ pub struct Hyper {
 /// The attention of a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
-    /// Norm of the input [n_embd].
+    /// Norm of the input `[n_embd]`.
     pub norm: Vector,
-    /// Query, down [n_lora_q, n_embd].
+    /// Query, down `[n_lora_q, n_embd]`.
     pub q_a: Matrix,
-    /// Norm between the two [n_lora_q].
+    /// Norm between the two `[n_lora_q]`.
     pub q_a_norm: Vector,
-    /// Query, up [n_head * head_dim, n_lora_q].
+    /// Query, up `[n_head * head_dim, n_lora_q]`.
     pub q_b: Matrix,
-    /// Key, which is also the value [head_dim, n_embd].
+    /// Key, which is also the value `[head_dim, n_embd]`.
     pub kv: Matrix,
-    /// Norm of the key [head_dim].
+    /// Norm of the key `[head_dim]`.
     pub kv_norm: Vector,
-    /// Logit of attending to nothing, for each head [n_head].
+    /// Logit of attending to nothing, for each head `[n_head]`.
     pub sinks: Vector,
-    /// Output, down: group t has rows t * n_lora_o .. [n_group_o * n_lora_o, n_head * head_dim / n_group_o].
+    /// Output, down: group t has rows t * n_lora_o .. `[n_group_o * n_lora_o, n_head * head_dim / n_group_o]`.
     pub output_a: Matrix,
-    /// Output, up [n_embd, n_group_o * n_lora_o].
+    /// Output, up `[n_embd, n_group_o * n_lora_o]`.
     pub output_b: Matrix,
 }
 
 /// A compressor of d channels; width is d, or 2 d where windows overlap.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Compressor {
-    /// Values [width, n_embd].
+    /// Values `[width, n_embd]`.
     pub kv: Matrix,
-    /// Scores [width, n_embd].
+    /// Scores `[width, n_embd]`.
     pub gate: Matrix,
-    /// Added to the scores by position in the window, of F32, F16 or BF16 [ratio, width].
+    /// Added to the scores by position in the window, of F32, F16 or BF16 `[ratio, width]`.
     pub ape: Matrix,
-    /// Norm of the compressed row \[d\].
+    /// Norm of the compressed row `[d]`.
     pub norm: Vector,
 }
 
 /// The indexer of a CSA layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Indexer {
-    /// Query, from the normed low-rank query [n_head_index * head_dim_index, n_lora_q].
+    /// Query, from the normed low-rank query `[n_head_index * head_dim_index, n_lora_q]`.
     pub q_b: Matrix,
-    /// Weights of the heads [n_head_index, n_embd].
+    /// Weights of the heads `[n_head_index, n_embd]`.
     pub proj: Matrix,
     /// Makes the indexer's keys, d = head_dim_index.
     pub compressor: Compressor,
@@ -152,26 +152,26 @@ pub struct Indexer {
 /// The router and shared expert of a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moe {
-    /// Norm of the input [n_embd].
+    /// Norm of the input `[n_embd]`.
     pub norm: Vector,
-    /// Scores of the routed experts [n_expert, n_embd].
+    /// Scores of the routed experts `[n_expert, n_embd]`.
     pub router: Matrix,
     /// How experts are chosen.
     pub choice: ExpertChoice,
-    /// Shared expert, gate [n_ff_expert, n_embd].
+    /// Shared expert, gate `[n_ff_expert, n_embd]`.
     pub gate_shared: Matrix,
-    /// Shared expert, up [n_ff_expert, n_embd].
+    /// Shared expert, up `[n_ff_expert, n_embd]`.
     pub up_shared: Matrix,
-    /// Shared expert, down [n_embd, n_ff_expert].
+    /// Shared expert, down `[n_embd, n_ff_expert]`.
     pub down_shared: Matrix,
 }
 
 /// How a layer chooses routed experts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExpertChoice {
-    /// The largest of score + bias [n_expert].
+    /// The largest of score + bias `[n_expert]`.
     Score(Vector),
-    /// By token id, of I32 [n_vocab, n_expert_used]. The ids themselves are unchecked data.
+    /// By token id, of I32 `[n_vocab, n_expert_used]`. The ids themselves are unchecked data.
     Hash(Matrix),
 }
 
