@@ -2,8 +2,7 @@
 
 mod common;
 
-use common::{Loaded, golden, micro_ids, tiny};
-use infall::backend::cpu::dispatch;
+use common::{Loaded, golden, kernel_choices, micro_ids, tiny};
 use infall::options::{KernelChoice, KvFormat, Options};
 use infall::session::Prefill;
 use infall::units::TokenId;
@@ -22,7 +21,9 @@ fn open(model: &Path, kernels: KernelChoice, chunk: usize, threads: usize) -> Lo
 fn tiny_ids(n: usize) -> Vec<TokenId> {
     let mut state = 1u64;
     let mut next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         TokenId((state >> 33) as u32 % 4096)
     };
     (0..n).map(|_| next()).collect()
@@ -30,21 +31,34 @@ fn tiny_ids(n: usize) -> Vec<TokenId> {
 
 fn assert_same_bits(what: &str, a: &[f32], b: &[f32]) {
     assert_eq!(a.len(), b.len(), "{what}");
-    let differs = a.iter().zip(b).position(|(a, b)| a.to_bits() != b.to_bits());
+    let differs = a
+        .iter()
+        .zip(b)
+        .position(|(a, b)| a.to_bits() != b.to_bits());
     assert_eq!(differs, None, "{what}: first element that differs");
 }
 
 #[test]
 fn logits_have_the_same_bits_for_every_chunk_and_thread_count() {
-    for (model, ids) in [(golden("micro-q2.gguf"), micro_ids()), (tiny(), tiny_ids(450))] {
-        for kernels in dispatch::available() {
+    for (model, ids) in [
+        (golden("micro-q2.gguf"), micro_ids()),
+        (tiny(), tiny_ids(450)),
+    ] {
+        for kernels in kernel_choices() {
             let whole = open(&model, kernels, ids.len(), 1).logits(&ids, ids.len());
             assert!(whole.iter().all(|v| v.is_finite()));
-            for (chunk, decode_from, threads) in
-                [(1, ids.len(), 2), (7, ids.len(), 3), (64, ids.len(), 2), (400, ids.len(), 2), (400, 0, 2), (131, 300, 1)]
-            {
+            for (chunk, decode_from, threads) in [
+                (1, ids.len(), 2),
+                (7, ids.len(), 3),
+                (64, ids.len(), 2),
+                (400, ids.len(), 2),
+                (400, 0, 2),
+                (131, 300, 1),
+            ] {
                 let found = open(&model, kernels, chunk, threads).logits(&ids, decode_from);
-                let what = format!("{kernels:?}, chunk {chunk}, decode from {decode_from}, {threads} threads");
+                let what = format!(
+                    "{kernels:?}, chunk {chunk}, decode from {decode_from}, {threads} threads"
+                );
                 assert_same_bits(&what, &found, &whole);
             }
         }
@@ -58,7 +72,12 @@ fn logits_have_the_same_bits_with_rounded_rows() {
     for kv in [KvFormat::F16, KvFormat::Official] {
         let logits = |chunk, threads, decode_from| {
             let mut options = Options::new(golden("micro-q2.gguf"));
-            (options.kv, options.ctx, options.prefill_chunk, options.threads) = (kv, 400, chunk, threads);
+            (
+                options.kv,
+                options.ctx,
+                options.prefill_chunk,
+                options.threads,
+            ) = (kv, 400, chunk, threads);
             Loaded::open(&options).unwrap().logits(&ids, decode_from)
         };
         let whole = logits(400, 1, 400);
@@ -74,16 +93,32 @@ fn a_rewound_session_goes_on_as_if_nothing_had_followed() {
     // Before and behind borders of windows (4, 128) and of the ring.
     for at in [0, 1, 129, 130, 131, 255] {
         let mut session = loaded.session();
-        session.prefill(&mut loaded.graph, &ids[..at], &mut |_| true).unwrap();
+        session
+            .prefill(&mut loaded.graph, &ids[..at], &mut |_| true)
+            .unwrap();
         let point = session.checkpoint(&mut loaded.graph).unwrap();
-        session.prefill(&mut loaded.graph, &ids[at..].iter().rev().copied().collect::<Vec<_>>(), &mut |_| true).unwrap();
+        session
+            .prefill(
+                &mut loaded.graph,
+                &ids[at..].iter().rev().copied().collect::<Vec<_>>(),
+                &mut |_| true,
+            )
+            .unwrap();
         session.rewind(&mut loaded.graph, &point).unwrap();
         assert_eq!(session.tokens(), &ids[..at]);
-        session.prefill(&mut loaded.graph, &ids[at..300], &mut |_| true).unwrap();
+        session
+            .prefill(&mut loaded.graph, &ids[at..300], &mut |_| true)
+            .unwrap();
 
         let mut straight = loaded.session();
-        straight.prefill(&mut loaded.graph, &ids[..300], &mut |_| true).unwrap();
-        assert_same_bits(&format!("rewound to {at}"), session.logits(), straight.logits());
+        straight
+            .prefill(&mut loaded.graph, &ids[..300], &mut |_| true)
+            .unwrap();
+        assert_same_bits(
+            &format!("rewound to {at}"),
+            session.logits(),
+            straight.logits(),
+        );
     }
 }
 
@@ -97,8 +132,15 @@ fn a_prompt_that_does_not_fit_is_refused_before_any_work() {
         calls += 1;
         true
     };
-    let error = session.prefill(&mut loaded.graph, &ids, &mut count).unwrap_err();
-    assert!(error.to_string().contains("2001 tokens do not fit: 0 of the context's 2000"), "{error}");
+    let error = session
+        .prefill(&mut loaded.graph, &ids, &mut count)
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("2001 tokens do not fit: 0 of the context's 2000"),
+        "{error}"
+    );
     assert_eq!(calls, 0);
     assert!(session.tokens().is_empty());
 }
@@ -108,11 +150,17 @@ fn a_stopped_prefill_keeps_whole_chunks_and_can_go_on() {
     let ids = tiny_ids(200);
     let mut loaded = open(&tiny(), KernelChoice::Auto, 64, 1);
     let mut session = loaded.session();
-    let end = session.prefill(&mut loaded.graph, &ids, &mut |done| done < 128).unwrap();
+    let end = session
+        .prefill(&mut loaded.graph, &ids, &mut |done| done < 128)
+        .unwrap();
     assert_eq!((end, session.tokens().len()), (Prefill::Stopped, 128));
-    session.prefill(&mut loaded.graph, &ids[128..], &mut |_| true).unwrap();
+    session
+        .prefill(&mut loaded.graph, &ids[128..], &mut |_| true)
+        .unwrap();
     let mut straight = loaded.session();
-    straight.prefill(&mut loaded.graph, &ids, &mut |_| true).unwrap();
+    straight
+        .prefill(&mut loaded.graph, &ids, &mut |_| true)
+        .unwrap();
     assert_same_bits("after a stop", session.logits(), straight.logits());
 }
 
@@ -120,7 +168,9 @@ fn a_stopped_prefill_keeps_whole_chunks_and_can_go_on() {
 fn a_foreign_token_is_an_error_and_harms_nothing() {
     let mut loaded = open(&tiny(), KernelChoice::Auto, 64, 1);
     let mut session = loaded.session();
-    let error = session.decode(&mut loaded.graph, TokenId(4096)).unwrap_err();
+    let error = session
+        .decode(&mut loaded.graph, TokenId(4096))
+        .unwrap_err();
     assert!(error.to_string().contains("4096"), "{error}");
     session.decode(&mut loaded.graph, TokenId(4095)).unwrap();
     assert_eq!(session.tokens(), [TokenId(4095)]);

@@ -29,7 +29,7 @@ macro_rules! plain {
     )*};
 }
 
-plain!(u8, i8, u16, u32, i32, f32);
+plain!(u8, i8, u16, i16, u32, i32, f32);
 plain!(
     BlockQ8_0,
     BlockQ4K,

@@ -1,13 +1,13 @@
 //! What the integration tests share: fixtures, and a model opened below the engine.
 #![allow(dead_code)]
 
-use infall::backend::cpu::Cpu;
+use infall::backend::cpu::{Cpu, dispatch};
 use infall::error::Result;
 use infall::gguf::Gguf;
 use infall::graph::weights::Weights;
 use infall::graph::{Graph, Probe};
 use infall::model::Model;
-use infall::options::Options;
+use infall::options::{KernelChoice, Options};
 use infall::os::File;
 use infall::session::Session;
 use infall::supply;
@@ -44,6 +44,19 @@ pub fn floats(path: &Path) -> Vec<f32> {
     bytes
         .chunks_exact(4)
         .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect()
+}
+
+/// The kernel tables that this machine runs.
+pub fn kernel_choices() -> Vec<KernelChoice> {
+    let all = [
+        KernelChoice::Scalar,
+        KernelChoice::Avx2,
+        KernelChoice::Avx512,
+        KernelChoice::Neon,
+    ];
+    all.into_iter()
+        .filter(|choice| dispatch::select(*choice).is_ok())
         .collect()
 }
 

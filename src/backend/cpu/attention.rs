@@ -1,6 +1,6 @@
 //! Attention: queries and keys, the indexer's choice, softmax with sinks over raw and compressed rows.
 
-use super::rows::Rows;
+use super::kv_rows::Rows;
 use super::{Cpu, Dot, Thread, norm_scale};
 use crate::backend::{Attend, Compressed, Heads, RowForm, Select};
 use crate::quant::rounding;

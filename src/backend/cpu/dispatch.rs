@@ -1,34 +1,171 @@
-//! temp
+//! The kernel tables and the choice between them, made once at start.
+
 use super::scalar;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::options::KernelChoice;
 use crate::quant::Format;
 use crate::quant::encode::{ActQ8_0, ActQ8K};
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+#[cfg(target_arch = "aarch64")]
+use super::neon;
+
+/// How the vector that weight rows are multiplied with must be prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
+    /// Plain f32.
     F32,
+    /// Blocks of 32, [`ActQ8_0`].
     Q8_0,
+    /// Blocks of 256, [`ActQ8K`].
     Q8K,
 }
+
+/// `y[i]` = row i · x for `y.len()` consecutive rows of one matrix.
+///
+/// `rows.len()` is `y.len()` times the bytes of a row. `x` is the bytes of the prepared vector: `[f32]`,
+/// `[ActQ8_0]` or `[ActQ8K]` as the [`Activation`] says, so with the alignment of f32. Each `y[i]` is summed
+/// in an order that depends on nothing but the length of the row. Lengths that do not fit are a mistake
+/// of the caller and panic; the content of rows and vector is free, and what is NaN stays NaN.
 pub type RowsKernel = fn(rows: &[u8], x: &[u8], y: &mut [f32]);
+
+/// The kernel of one weight format, and what it multiplies with.
 #[derive(Clone, Copy)]
 pub struct FormatKernel {
+    /// Preparation of the vector.
     pub activation: Activation,
+    /// Rows times vector.
     pub rows: RowsKernel,
 }
-pub struct Kernels {
-    pub name: &'static str,
-    pub of: fn(Format) -> FormatKernel,
-    pub dot_f32: fn(&[f32], &[f32]) -> f32,
-    pub axpy: fn(f32, &[f32], &mut [f32]),
-    pub quantize_q8_0: fn(&[f32], &mut [ActQ8_0]),
-    pub quantize_q8_k: fn(&[f32], &mut [ActQ8K]),
+
+/// A kernel for each format of weights.
+#[derive(Clone, Copy)]
+pub struct WeightKernels {
+    /// [`Format::F32`]
+    pub f32: FormatKernel,
+    /// [`Format::F16`]
+    pub f16: FormatKernel,
+    /// [`Format::Bf16`]
+    pub bf16: FormatKernel,
+    /// [`Format::Q8_0`]
+    pub q8_0: FormatKernel,
+    /// [`Format::Q4K`]
+    pub q4_k: FormatKernel,
+    /// [`Format::Q2K`]
+    pub q2_k: FormatKernel,
+    /// [`Format::Iq2Xxs`]
+    pub iq2_xxs: FormatKernel,
+    /// [`Format::Mxfp4`]
+    pub mxfp4: FormatKernel,
 }
+
+/// All kernels of one instruction set.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    /// "scalar", "avx2", "avx512", "neon"
+    pub name: &'static str,
+    /// Rows times vector, by format.
+    pub weights: WeightKernels,
+    /// Product of two vectors of one length.
+    pub dot_f32: fn(&[f32], &[f32]) -> f32,
+    /// `y += a * x`, for vectors of one length.
+    pub axpy: fn(a: f32, x: &[f32], y: &mut [f32]),
+    /// As [`crate::quant::encode::quantize_q8_0`], to the bit.
+    pub quantize_q8_0: fn(&[f32], &mut [ActQ8_0]),
+    /// As [`crate::quant::encode::quantize_q8_k`], to the bit.
+    pub quantize_q8_k: fn(&[f32], &mut [ActQ8K]),
+    /// Widens f16 bits, for slices of one length.
+    pub f16_to_f32: fn(&[u16], &mut [f32]),
+    /// Rounds to f16 bits, nearest-even, for slices of one length.
+    pub f32_to_f16: fn(&[f32], &mut [u16]),
+}
+
 impl Kernels {
-    pub fn of(&self, f: Format) -> FormatKernel {
-        (self.of)(f)
+    /// The kernel for weights of `format`; `None` for [`Format::I32`], which holds none.
+    pub fn weight(&self, format: Format) -> Option<FormatKernel> {
+        let w = &self.weights;
+        Some(match format {
+            Format::F32 => w.f32,
+            Format::F16 => w.f16,
+            Format::Bf16 => w.bf16,
+            Format::Q8_0 => w.q8_0,
+            Format::Q4K => w.q4_k,
+            Format::Q2K => w.q2_k,
+            Format::Iq2Xxs => w.iq2_xxs,
+            Format::Mxfp4 => w.mxfp4,
+            Format::I32 => return None,
+        })
     }
 }
-pub fn select(_: KernelChoice) -> Result<Kernels> {
-    Ok(scalar::kernels())
+
+/// The table of `choice`; an error that names what is missing when this CPU cannot run it.
+pub fn select(choice: KernelChoice) -> Result<Kernels> {
+    let missing = match choice {
+        KernelChoice::Auto => return Ok(available().pop().unwrap_or(scalar::KERNELS)),
+        KernelChoice::Scalar => return Ok(scalar::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        KernelChoice::Avx2 => match avx2::kernels() {
+            Ok(kernels) => return Ok(kernels),
+            Err(missing) => missing,
+        },
+        #[cfg(target_arch = "x86_64")]
+        KernelChoice::Avx512 => match avx512::kernels() {
+            Ok(kernels) => return Ok(kernels),
+            Err(missing) => missing,
+        },
+        #[cfg(target_arch = "aarch64")]
+        KernelChoice::Neon => return Ok(neon::kernels()),
+        _ => format!("another kind of processor than {}", std::env::consts::ARCH),
+    };
+    Err(Error::unsupported(format!(
+        "kernels {choice:?} need {missing}"
+    )))
+}
+
+/// All tables that this machine runs, the slowest first.
+pub fn available() -> Vec<Kernels> {
+    let mut tables = vec![scalar::KERNELS];
+    #[cfg(target_arch = "x86_64")]
+    {
+        tables.extend(avx2::kernels());
+        tables.extend(avx512::kernels());
+    }
+    #[cfg(target_arch = "aarch64")]
+    tables.extend(neon::all_kernels());
+    tables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_of_another_processor_is_refused() {
+        let other = if cfg!(target_arch = "aarch64") {
+            KernelChoice::Avx2
+        } else {
+            KernelChoice::Neon
+        };
+        let Err(error) = select(other) else {
+            panic!("{other:?} cannot run here")
+        };
+        assert!(
+            error.to_string().contains(std::env::consts::ARCH),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn auto_is_the_last_available() {
+        let names: Vec<_> = available().iter().map(|k| k.name).collect();
+        assert_eq!(names[0], "scalar");
+        assert_eq!(
+            select(KernelChoice::Auto).unwrap().name,
+            names[names.len() - 1]
+        );
+        assert_eq!(select(KernelChoice::Scalar).unwrap().name, "scalar");
+    }
 }

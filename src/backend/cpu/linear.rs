@@ -3,7 +3,7 @@
 //! Work is cut over weight rows; a kernel sums each element in one fixed order, so neither the cut nor the
 //! number of tokens changes a bit.
 
-use super::dispatch::{Activation, FormatKernel, Kernels};
+use super::dispatch::{Activation, Kernels};
 use super::pool::{Pool, Tiled};
 use super::{Cpu, Matrix};
 use crate::backend::Product;
@@ -92,29 +92,29 @@ pub fn matmul(cpu: &mut Cpu, n: usize, x: &[f32], products: &mut [Product<'_, Cp
     for form in [Activation::Q8_0, Activation::Q8K] {
         if products
             .iter()
-            .any(|p| cpu.kernels.of(p.weight.format).activation == form)
+            .any(|p| p.weight.kernel.activation == form)
         {
             cpu.prepared
                 .fill(&cpu.kernels, &mut cpu.pool, form, x, cols);
         }
     }
     let n_threads = cpu.pool.n_threads();
-    let mut weights: [Option<(&Matrix, FormatKernel)>; MAX_PRODUCTS] = [None; MAX_PRODUCTS];
+    let mut weights: [Option<&Matrix>; MAX_PRODUCTS] = [None; MAX_PRODUCTS];
     let mut outputs: [Tiled<'_>; MAX_PRODUCTS] = std::array::from_fn(|_| Tiled::new(&mut [], 1, 1));
     let n_products = products.len();
     for (i, p) in products.iter_mut().enumerate() {
         assert_eq!(p.weight.cols, cols, "products share their input");
         let rows = p.weight.rows;
         outputs[i] = Tiled::new(&mut p.y[..n * rows], rows, tile_columns(rows, n_threads));
-        weights[i] = Some((p.weight, cpu.kernels.of(p.weight.format)));
+        weights[i] = Some(p.weight);
     }
     let prepared = &cpu.prepared;
     cpu.pool
         .for_tiles(&mut outputs[..n_products], |o, mut tile| {
-            let Some((weight, kernel)) = weights[o] else {
+            let Some(weight) = weights[o] else {
                 return;
             };
-            let rows = weight.row_range(tile.columns());
+            let (rows, kernel) = (weight.row_range(tile.columns()), weight.kernel);
             for t in 0..n {
                 (kernel.rows)(
                     rows,
@@ -136,7 +136,7 @@ pub fn matmul_grouped(
 ) {
     let (cols, rows_a_group) = (weight.cols, weight.rows / groups);
     let x = &x[..n * groups * cols];
-    let kernel = cpu.kernels.of(weight.format);
+    let kernel = weight.kernel;
     cpu.prepared
         .fill(&cpu.kernels, &mut cpu.pool, kernel.activation, x, cols);
     let tile = tile_columns(weight.rows, cpu.pool.n_threads());

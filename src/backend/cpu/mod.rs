@@ -9,7 +9,7 @@ use crate::options::KernelChoice;
 use crate::os::Slice;
 use crate::quant::{Format, blocks};
 use crate::units::TokenId;
-use dispatch::Kernels;
+use dispatch::{FormatKernel, Kernels};
 use pool::Pool;
 use std::ops::Range;
 
@@ -21,7 +21,15 @@ mod linear;
 mod moe;
 mod pool;
 mod rows;
+mod kv_rows;
 pub mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 /// Dot product of two f32 vectors of one length.
 type Dot = fn(&[f32], &[f32]) -> f32;
@@ -57,6 +65,7 @@ struct Thread {
 /// A weight matrix in its stored format, `[rows, cols]`.
 pub struct Matrix {
     format: Format,
+    kernel: FormatKernel,
     rows: usize,
     cols: usize,
     row_bytes: usize,
@@ -83,6 +92,11 @@ impl Cpu {
             mixer_out: Vec::new(),
             pooled: Vec::new(),
         })
+    }
+
+    fn kernel(&self, format: Format) -> Result<FormatKernel> {
+        let none = || Error::unsupported(format!("{} holds no weights", format.name()));
+        self.kernels.weight(format).ok_or_else(none)
     }
 
     #[cfg(test)]
@@ -124,7 +138,7 @@ fn zeroed(len: usize) -> Result<Vec<f32>> {
 impl Backend for Cpu {
     type Buffer = Vec<f32>;
     type Matrix = Matrix;
-    type Rows = rows::Rows;
+    type Rows = kv_rows::Rows;
     type Selection = attention::Selection;
 
     fn describe(&self) -> String {
@@ -150,8 +164,10 @@ impl Backend for Cpu {
                 data.bytes().len()
             ))
         })?;
+        let kernel = self.kernel(format)?;
         Ok(Matrix {
             format,
+            kernel,
             rows,
             cols,
             row_bytes,
@@ -159,11 +175,11 @@ impl Backend for Cpu {
         })
     }
 
-    fn rows(&mut self, form: RowForm, dim: usize, capacity: usize) -> Result<rows::Rows> {
-        rows::Rows::new(form, dim, capacity)
+    fn rows(&mut self, form: RowForm, dim: usize, capacity: usize) -> Result<kv_rows::Rows> {
+        kv_rows::Rows::new(form, dim, capacity)
     }
 
-    fn reserve(&mut self, rows: &mut rows::Rows, n: usize) -> Result<()> {
+    fn reserve(&mut self, rows: &mut kv_rows::Rows, n: usize) -> Result<()> {
         rows.reserve(n)
     }
 
@@ -180,7 +196,7 @@ impl Backend for Cpu {
         Ok(buffer)
     }
 
-    fn copy_rows(&mut self, from: &rows::Rows, to: &mut rows::Rows) -> Result<()> {
+    fn copy_rows(&mut self, from: &kv_rows::Rows, to: &mut kv_rows::Rows) -> Result<()> {
         to.copy_all(from)
     }
 
@@ -293,7 +309,7 @@ impl Backend for Cpu {
         eps: f32,
         rope: &Vec<f32>,
         n_rot: usize,
-        chunk: &mut rows::Rows,
+        chunk: &mut kv_rows::Rows,
     ) -> Result<()> {
         let dot = self.kernels.dot_f32;
         for (t, k) in k.chunks_exact_mut(norm.len()).take(n).enumerate() {
@@ -309,8 +325,8 @@ impl Backend for Cpu {
         n: usize,
         pos: usize,
         window: usize,
-        chunk: &rows::Rows,
-        ring: &mut rows::Rows,
+        chunk: &kv_rows::Rows,
+        ring: &mut kv_rows::Rows,
     ) -> Result<()> {
         for t in n.saturating_sub(window)..n {
             ring.copy_from((pos + t) % window, chunk, t);
@@ -355,8 +371,7 @@ impl Backend for Cpu {
     }
 
     fn experts(&mut self, step: Experts<'_, Cpu>) -> Result<()> {
-        moe::experts(self, step);
-        Ok(())
+        moe::experts(self, step)
     }
 
     fn swiglu(&mut self, len: usize, clamp: f32, gate: &mut Vec<f32>, up: &Vec<f32>) -> Result<()> {

@@ -4,6 +4,7 @@ use super::linear::{self, tile_columns};
 use super::pool::Tiled;
 use super::{Cpu, sigmoid};
 use crate::backend::{Experts, Product, Route, Routes};
+use crate::error::Result;
 use crate::units::ExpertId;
 
 /// Smallest sum that weights are divided by.
@@ -88,7 +89,7 @@ fn weigh(scores: &[f32], ids: &[ExpertId], scale: f32, weights: &mut [f32]) {
 
 /// See [`crate::backend::Backend::experts`]. Both passes cut the columns of all experts alike: each tile runs
 /// through the groups, so a weight row is read once for all tokens that chose its expert.
-pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) {
+pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) -> Result<()> {
     let Experts {
         n,
         shape,
@@ -101,7 +102,7 @@ pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) {
     } = step;
     let n_used = routes.ids.len() / n;
     let n_routes = routes.ids.len();
-    let (gate_up, down) = (cpu.kernels.of(shape.gate_up), cpu.kernels.of(shape.down));
+    let (gate_up, down) = (cpu.kernel(shape.gate_up)?, cpu.kernel(shape.down)?);
     let row_bytes = |format: crate::quant::Format, cols: usize| {
         cols / format.block_len() * format.block_bytes()
     };
@@ -167,6 +168,7 @@ pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) {
             }
         },
     );
+    Ok(())
 }
 
 /// See [`crate::backend::Backend::combine`].

@@ -1,168 +1,36 @@
-//! Stores of KV-cache rows: rounding into a small form when a row is stored, f32 when it is loaded.
+//! What all row kernels share: seeing the bytes as rows, and walking them in passes of several rows.
 
-use crate::backend::RowForm;
-use crate::error::{Error, Result};
-use crate::os::AlignedBuf;
-use crate::quant::blocks::{BlockMxfp4, blocks as blocks_of};
-use crate::quant::cast;
-use crate::quant::rounding::{self, BlockFp8};
+use crate::quant::cast::{Plain, from_bytes};
 
-/// Rows of one memory segment: a cache grows in steps of this many, without copying what it holds.
-const SEGMENT: usize = 256;
-
-/// Rows of `dim` values in one form. Row `i` lies in segment `i / SEGMENT`.
-pub struct Rows {
-    form: RowForm,
-    dim: usize,
-    row_bytes: usize,
-    capacity: usize,
-    segments: Vec<AlignedBuf>,
-}
-
-impl Rows {
-    /// An empty store for up to `capacity` rows.
-    ///
-    /// Errors: `dim` does not divide into the blocks of `form`.
-    pub fn new(form: RowForm, dim: usize, capacity: usize) -> Result<Rows> {
-        Ok(Rows {
-            form,
-            dim,
-            row_bytes: row_bytes(form, dim)?,
-            capacity,
-            segments: Vec::new(),
-        })
-    }
-
-    /// Values of a row.
-    pub fn dim(&self) -> usize {
-        self.dim
-    }
-
-    /// Bytes that a full store takes.
-    pub fn capacity_bytes(&self) -> usize {
-        self.capacity * self.row_bytes
-    }
-
-    /// Makes room for the first `n` rows.
-    pub fn reserve(&mut self, n: usize) -> Result<()> {
-        if n > self.capacity {
-            return Err(Error::limit("rows of a KV store", n, self.capacity));
-        }
-        while self.segments.len() * SEGMENT < n {
-            let rows = SEGMENT.min(self.capacity - self.segments.len() * SEGMENT);
-            self.segments
-                .push(AlignedBuf::zeroed(rows * self.row_bytes)?);
-        }
-        Ok(())
-    }
-
-    /// Rounds and stores row `i`; room must have been made for it. `scratch` holds a row.
-    pub fn store(&mut self, i: usize, row: &[f32], scratch: &mut [f32]) {
-        assert_eq!(row.len(), self.dim, "width of a row");
-        let (form, at) = (self.form, (i % SEGMENT) * self.row_bytes);
-        let bytes = &mut self.segments[i / SEGMENT].as_mut_slice()[at..at + self.row_bytes];
-        match form {
-            RowForm::F32 => bytes.copy_from_slice(cast::to_bytes(row)),
-            RowForm::F16 => store_16(row, bytes, |v| half::f16::from_f32(v).to_bits()),
-            RowForm::Fp8 { n_rot } => {
-                let (nope, rotary) = row.split_at(self.dim - n_rot);
-                let (blocks, tail) = bytes.split_at_mut(self.row_bytes - 2 * n_rot);
-                rounding::fp8_encode(nope, blocks_of_mut(blocks));
-                store_16(rotary, tail, |v| half::bf16::from_f32(v).to_bits());
-            }
-            RowForm::Fp4 => {
-                let rotated = &mut scratch[..row.len()];
-                rotated.copy_from_slice(row);
-                rounding::hadamard(rotated);
-                rounding::fp4_encode(rotated, blocks_of_mut(bytes));
-            }
-        }
-    }
-
-    /// The values of row `i` as stored. Rows of the FP4 form stay Hadamard-rotated.
-    pub fn load(&self, i: usize, row: &mut [f32]) {
-        let bytes = self.bytes(i);
-        match self.form {
-            RowForm::F32 => cast::to_bytes_mut(row).copy_from_slice(bytes),
-            RowForm::F16 => load_16(bytes, row, |v| half::f16::from_bits(v).to_f32()),
-            RowForm::Fp8 { n_rot } => {
-                let (nope, rotary) = row.split_at_mut(self.dim - n_rot);
-                let (blocks, tail) = bytes.split_at(self.row_bytes - 2 * n_rot);
-                rounding::fp8_decode(blocks_of(blocks), nope);
-                load_16(tail, rotary, |v| half::bf16::from_bits(v).to_f32());
-            }
-            RowForm::Fp4 => rounding::fp4_decode(blocks_of(bytes), row),
-        }
-    }
-
-    /// Copies a stored row of another store of the same form.
-    pub fn copy_from(&mut self, i: usize, from: &Rows, from_i: usize) {
-        let at = (i % SEGMENT) * self.row_bytes;
-        self.segments[i / SEGMENT].as_mut_slice()[at..at + self.row_bytes]
-            .copy_from_slice(from.bytes(from_i));
-    }
-
-    /// Copies all stored rows of a store of the same form and capacity.
-    pub fn copy_all(&mut self, from: &Rows) -> Result<()> {
-        self.reserve((from.segments.len() * SEGMENT).min(from.capacity))?;
-        for (to, from) in self.segments.iter_mut().zip(&from.segments) {
-            to.as_mut_slice().copy_from_slice(from.as_slice());
-        }
-        Ok(())
-    }
-
-    fn bytes(&self, i: usize) -> &[u8] {
-        let at = (i % SEGMENT) * self.row_bytes;
-        &self.segments[i / SEGMENT].as_slice()[at..at + self.row_bytes]
+/// The prepared vector as its blocks.
+pub fn activations<A: Plain>(x: &[u8]) -> &[A] {
+    match from_bytes(x) {
+        Some(x) => x,
+        None => panic!("the vector is no aligned whole number of activation blocks"),
     }
 }
 
-/// Bytes of a stored row; an error where `dim` does not divide into the blocks of `form`.
-fn row_bytes(form: RowForm, dim: usize) -> Result<usize> {
-    let blocks = |what: &str, len: usize, block: usize| {
-        if len == 0 || !len.is_multiple_of(block) {
-            return Err(Error::unsupported(format!(
-                "--kv official: {what} has {len} values, expected a multiple of {block} (one block)"
-            )));
-        }
-        Ok(len / block)
-    };
-    Ok(match form {
-        RowForm::F32 => 4 * dim,
-        RowForm::F16 => 2 * dim,
-        RowForm::Fp8 { n_rot } => {
-            let n = blocks(
-                "the part of a key without rotation",
-                dim - n_rot,
-                rounding::FP8_BLOCK,
-            )?;
-            n * size_of::<BlockFp8>() + 2 * n_rot
-        }
-        RowForm::Fp4 if !dim.is_power_of_two() => {
-            return Err(Error::unsupported(format!(
-                "--kv official: an indexer head has {dim} values, expected a power of two (Hadamard)"
-            )));
-        }
-        RowForm::Fp4 => {
-            blocks("an indexer head", dim, rounding::FP4_BLOCK)? * size_of::<BlockMxfp4>()
-        }
-    })
-}
-
-/// The blocks of a stored row, to be written.
-fn blocks_of_mut<T: cast::Plain>(bytes: &mut [u8]) -> &mut [T] {
-    // Blocks are aligned to 1 byte, and a row is whole blocks, so the cast does not fail.
-    cast::from_bytes_mut(bytes).unwrap_or_default()
-}
-
-fn store_16(row: &[f32], bytes: &mut [u8], bits: impl Fn(f32) -> u16) {
-    for (v, b) in row.iter().zip(bytes.chunks_exact_mut(2)) {
-        b.copy_from_slice(&bits(*v).to_le_bytes());
+/// Writes the product of each row: `many` for passes of `R` rows, `one` for the rows that are left.
+///
+/// A row is `n` elements of `rows`. For the fixed order both closures run the same code on each row, so
+/// that a row's sum does not depend on the pass it falls in.
+#[inline(always)]
+pub fn in_passes<const R: usize, B>(
+    rows: &[B],
+    n: usize,
+    y: &mut [f32],
+    many: impl Fn([&[B]; R]) -> [f32; R],
+    one: impl Fn([&[B]; 1]) -> [f32; 1],
+) {
+    assert_eq!(rows.len(), n * y.len(), "{} rows of {n} elements", y.len());
+    let mut row = 0;
+    let (passes, rest) = y.as_chunks_mut::<R>();
+    for y in passes {
+        *y = many(std::array::from_fn(|r| &rows[(row + r) * n..][..n]));
+        row += R;
     }
-}
-
-fn load_16(bytes: &[u8], row: &mut [f32], value: impl Fn(u16) -> f32) {
-    for (v, b) in row.iter_mut().zip(bytes.chunks_exact(2)) {
-        *v = value(u16::from_le_bytes([b[0], b[1]]));
+    for y in rest {
+        [*y] = one([&rows[row * n..][..n]]);
+        row += 1;
     }
 }

@@ -1,38 +1,192 @@
-//! temp
-use super::dispatch::*;
-use crate::quant::{Format, blocks, cast, encode};
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-fn rows(f: Format, rows: &[u8], x: &[u8], y: &mut [f32]) {
-    let x: &[f32] = cast::from_bytes(x).unwrap_or_default();
-    let rb = rows.len() / y.len();
-    let mut w = vec![0.0; x.len()];
-    for (r, y) in rows.chunks_exact(rb).zip(y) {
-        blocks::dequantize_row(f, r, &mut w);
-        *y = dot(&w, x);
+//! Plain Rust kernels: the truth the other tables are tested against.
+//!
+//! [`KERNELS`] multiplies every format with f32 activations: dequantise, then one f32 sum in index order.
+//! The functions `rows_*_q8_*` are the integer twins: what a fast integer kernel computes, written plainly.
+
+use half::f16;
+
+use super::dispatch::{Activation, FormatKernel, Kernels, RowsKernel, WeightKernels};
+use super::rows::{activations, in_passes};
+use crate::quant::Format;
+use crate::quant::blocks::{
+    BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0, blocks, dequantize_row, f16_value,
+};
+use crate::quant::cast::Plain;
+use crate::quant::encode::{ActQ8_0, ActQ8K, quantize_q8_0, quantize_q8_k};
+use crate::quant::tables::MXFP4_SCALES;
+
+/// The scalar table.
+pub const KERNELS: Kernels = Kernels {
+    name: "scalar",
+    weights: WeightKernels {
+        f32: with_f32(|rows, x, y| rows_f32(Format::F32, rows, x, y)),
+        f16: with_f32(|rows, x, y| rows_f32(Format::F16, rows, x, y)),
+        bf16: with_f32(|rows, x, y| rows_f32(Format::Bf16, rows, x, y)),
+        q8_0: with_f32(|rows, x, y| rows_f32(Format::Q8_0, rows, x, y)),
+        q4_k: with_f32(|rows, x, y| rows_f32(Format::Q4K, rows, x, y)),
+        q2_k: with_f32(|rows, x, y| rows_f32(Format::Q2K, rows, x, y)),
+        iq2_xxs: with_f32(|rows, x, y| rows_f32(Format::Iq2Xxs, rows, x, y)),
+        mxfp4: with_f32(|rows, x, y| rows_f32(Format::Mxfp4, rows, x, y)),
+    },
+    dot_f32,
+    axpy,
+    quantize_q8_0: |x, out| quantize_q8_0(x, out),
+    quantize_q8_k: |x, out| quantize_q8_k(x, out),
+    f16_to_f32,
+    f32_to_f16,
+};
+
+const fn with_f32(rows: RowsKernel) -> FormatKernel {
+    FormatKernel {
+        activation: Activation::F32,
+        rows,
     }
 }
-pub fn kernels() -> Kernels {
-    Kernels {
-        name: "scalar",
-        of: |f| FormatKernel {
-            activation: Activation::F32,
-            rows: match f {
-                Format::F32 => |a, b, c| rows(Format::F32, a, b, c),
-                Format::F16 => |a, b, c| rows(Format::F16, a, b, c),
-                Format::Bf16 => |a, b, c| rows(Format::Bf16, a, b, c),
-                Format::I32 => |_, _, _| {},
-                Format::Q8_0 => |a, b, c| rows(Format::Q8_0, a, b, c),
-                Format::Q4K => |a, b, c| rows(Format::Q4K, a, b, c),
-                Format::Q2K => |a, b, c| rows(Format::Q2K, a, b, c),
-                Format::Iq2Xxs => |a, b, c| rows(Format::Iq2Xxs, a, b, c),
-                Format::Mxfp4 => |a, b, c| rows(Format::Mxfp4, a, b, c),
-            },
-        },
-        dot_f32: dot,
-        axpy: |a, x, y| y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x),
-        quantize_q8_0: encode::quantize_q8_0,
-        quantize_q8_k: encode::quantize_q8_k,
+
+/// The integer twin of `format`'s fast kernels, for formats that have one.
+pub fn integer_twin(format: Format) -> Option<FormatKernel> {
+    let (activation, rows): (_, RowsKernel) = match format {
+        Format::Q8_0 => (Activation::Q8_0, rows_q8_0_q8_0),
+        Format::Mxfp4 => (Activation::Q8_0, rows_mxfp4_q8_0),
+        Format::Q4K => (Activation::Q8K, rows_q4_k_q8_k),
+        Format::Q2K => (Activation::Q8K, rows_q2_k_q8_k),
+        Format::Iq2Xxs => (Activation::Q8K, rows_iq2_xxs_q8_k),
+        Format::F32 | Format::F16 | Format::Bf16 | Format::I32 => return None,
+    };
+    Some(FormatKernel { activation, rows })
+}
+
+/// Rows of any format times f32 activations.
+pub fn rows_f32(format: Format, rows: &[u8], x: &[u8], y: &mut [f32]) {
+    const CHUNK: usize = 256; // a whole number of blocks of every format
+    let x: &[f32] = activations(x);
+    let Some(row_bytes) = format.row_bytes(x.len()) else {
+        panic!(
+            "{} values are no whole blocks of {}",
+            x.len(),
+            format.name()
+        );
+    };
+    let chunk_bytes = CHUNK / format.block_len() * format.block_bytes();
+    let row = |[row]: [&[u8]; 1]| {
+        let mut weights = [0.0; CHUNK];
+        let mut sum = 0.0;
+        for (x, bytes) in x.chunks(CHUNK).zip(row.chunks(chunk_bytes)) {
+            let weights = &mut weights[..x.len()];
+            dequantize_row(format, bytes, weights);
+            for (w, x) in weights.iter().zip(x) {
+                sum += w * x;
+            }
+        }
+        [sum]
+    };
+    in_passes(rows, row_bytes, y, row, row);
+}
+
+/// Q8_0 · Q8_0: the sum over blocks of `d_w * d_x * Σ q_w q_x`.
+pub fn rows_q8_0_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    twin_rows(rows, x, y, |w: &BlockQ8_0, x: &ActQ8_0| {
+        let sum: i32 =
+            w.q.iter()
+                .zip(x.q)
+                .map(|(w, x)| i32::from(*w) * i32::from(x))
+                .sum();
+        f16_value(w.d) * x.d * sum as f32
+    });
+}
+
+/// MXFP4 · Q8_0: the sum over blocks of `scale_w * d_x * Σ v_w q_x`.
+pub fn rows_mxfp4_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    twin_rows(rows, x, y, |w: &BlockMxfp4, x: &ActQ8_0| {
+        let sum: i32 =
+            x.q.iter()
+                .enumerate()
+                .map(|(e, x)| i32::from(w.quant(e)) * i32::from(*x))
+                .sum();
+        MXFP4_SCALES[usize::from(w.e)] * x.d * sum as f32
+    });
+}
+
+/// Q4_K · Q8_K: the sum over blocks of `d_x d Σ_k scale_k Σ q_w q_x - d_x dmin Σ_k min_k Σ q_x`.
+pub fn rows_q4_k_q8_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    twin_rows(rows, x, y, |w: &BlockQ4K, x: &ActQ8K| {
+        let (scales, mins) = w.scales_mins();
+        let (mut sum, mut min_sum) = (0, 0);
+        for (e, q) in x.q.iter().enumerate() {
+            sum += i32::from(scales[e / 32]) * i32::from(w.quant(e)) * i32::from(*q);
+        }
+        for (s, bsum) in x.bsums.iter().enumerate() {
+            min_sum += i32::from(mins[s / 2]) * i32::from(*bsum);
+        }
+        f16_value(w.d) * x.d * sum as f32 - f16_value(w.dmin) * x.d * min_sum as f32
+    });
+}
+
+/// Q2_K · Q8_K: the sum over blocks of `d_x d Σ_s scale_s Σ q_w q_x - d_x dmin Σ_s min_s Σ q_x`.
+pub fn rows_q2_k_q8_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    twin_rows(rows, x, y, |w: &BlockQ2K, x: &ActQ8K| {
+        let (mut sum, mut min_sum) = (0, 0);
+        for (e, q) in x.q.iter().enumerate() {
+            sum += i32::from(w.scales[e / 16] & 15) * i32::from(w.quant(e)) * i32::from(*q);
+        }
+        for (scale, bsum) in w.scales.iter().zip(x.bsums) {
+            min_sum += i32::from(scale >> 4) * i32::from(bsum);
+        }
+        f16_value(w.d) * x.d * sum as f32 - f16_value(w.dmin) * x.d * min_sum as f32
+    });
+}
+
+/// IQ2_XXS · Q8_K: the sum over blocks of `d_x d / 8 Σ_g factor_g Σ ±grid q_x`.
+pub fn rows_iq2_xxs_q8_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    twin_rows(rows, x, y, |w: &BlockIq2Xxs, x: &ActQ8K| {
+        let mut sum = 0;
+        for (g, x) in x.q.as_chunks::<32>().0.iter().enumerate() {
+            let (factor, points) = w.group(g);
+            for ((row, signs), x) in points.into_iter().zip(x.as_chunks::<8>().0) {
+                for j in 0..8 {
+                    let sign = 1 - 2 * i32::from(signs >> j & 1);
+                    sum += i32::from(factor) * sign * i32::from(row[j]) * i32::from(x[j]);
+                }
+            }
+        }
+        f16_value(w.d) * 0.125 * x.d * sum as f32
+    });
+}
+
+/// Rows of blocks `W` times a vector of as many blocks `A`, summed in index order.
+fn twin_rows<W: Plain, A: Plain>(
+    rows: &[u8],
+    x: &[u8],
+    y: &mut [f32],
+    block: impl Fn(&W, &A) -> f32,
+) {
+    let x: &[A] = activations(x);
+    let row = |[row]: [&[W]; 1]| [row.iter().zip(x).fold(0.0, |sum, (w, x)| sum + block(w, x))];
+    in_passes(blocks(rows), x.len(), y, row, row);
+}
+
+fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len(), "vectors of one length");
+    a.iter().zip(b).fold(0.0, |sum, (a, b)| sum + a * b)
+}
+
+fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len(), "vectors of one length");
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += a * x;
+    }
+}
+
+fn f16_to_f32(x: &[u16], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len(), "vectors of one length");
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = f16::from_bits(*x).to_f32();
+    }
+}
+
+fn f32_to_f16(x: &[f32], y: &mut [u16]) {
+    assert_eq!(x.len(), y.len(), "vectors of one length");
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = f16::from_f32(*x).to_bits();
     }
 }

@@ -1,0 +1,449 @@
+//! FENCE: kernels for x86-64 with AVX-512 (F, BW, VL) and its VNNI byte products.
+//!
+//! Promise: as in `avx2.rs`, whose table fills what is missing here and whose shape this file follows.
+//!
+//! `dpbusd` multiplies unsigned by signed bytes and adds fours without saturation. Sub-block sums fit 16
+//! bits, so that `dpwssd` with the scale in the low word of a lane (the high word 0) scales and adds them.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::avx2::{self, as_bytes, f16, iq2_xxs_words, load_words, load16, load32, q4_k_scales};
+use super::avx2::{sum4, sum8, sums_of_32};
+use crate::backend::cpu::dispatch::{Activation, FormatKernel, Kernels, RowsKernel, WeightKernels};
+use crate::backend::cpu::rows::{activations, in_passes};
+use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0, blocks};
+use crate::quant::cast::{Plain, to_bytes};
+use crate::quant::encode::{ActQ8_0, ActQ8K};
+use crate::quant::tables::{IQ2_XXS_GRID, MXFP4_SCALES, MXFP4_VALUES};
+
+/// The table, or the names of the features this CPU lacks.
+pub fn kernels() -> Result<Kernels, String> {
+    avx2::kernels()?;
+    let features = [
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bw", is_x86_feature_detected!("avx512bw")),
+        ("avx512vl", is_x86_feature_detected!("avx512vl")),
+        ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+    ];
+    let missing: Vec<_> = features.iter().filter(|f| !f.1).map(|f| f.0).collect();
+    if missing.is_empty() {
+        Ok(KERNELS)
+    } else {
+        Err(missing.join(" "))
+    }
+}
+
+const KERNELS: Kernels = Kernels {
+    name: "avx512",
+    // SAFETY (of every closure here): the table leaves this module only after `kernels` has detected the
+    // features that the functions are compiled for.
+    weights: WeightKernels {
+        // SAFETY: as above.
+        f32: kernel(Activation::F32, |rows, x, y| unsafe {
+            rows_f32(rows, x, y)
+        }),
+        // SAFETY: as above.
+        f16: kernel(Activation::F32, |rows, x, y| unsafe {
+            rows_f16(rows, x, y)
+        }),
+        // SAFETY: as above.
+        bf16: kernel(Activation::F32, |rows, x, y| unsafe {
+            rows_bf16(rows, x, y)
+        }),
+        // SAFETY: as above.
+        q8_0: kernel(Activation::Q8_0, |rows, x, y| unsafe {
+            rows_q8_0(rows, x, y)
+        }),
+        // SAFETY: as above.
+        q4_k: kernel(Activation::Q8K, |rows, x, y| unsafe {
+            rows_q4_k(rows, x, y)
+        }),
+        // SAFETY: as above.
+        q2_k: kernel(Activation::Q8K, |rows, x, y| unsafe {
+            rows_q2_k(rows, x, y)
+        }),
+        // SAFETY: as above.
+        iq2_xxs: kernel(Activation::Q8K, |rows, x, y| unsafe {
+            rows_iq2_xxs(rows, x, y)
+        }),
+        // SAFETY: as above.
+        mxfp4: kernel(Activation::Q8_0, |rows, x, y| unsafe {
+            rows_mxfp4(rows, x, y)
+        }),
+    },
+    // SAFETY: as above.
+    dot_f32: |a, b| unsafe { dot_f32(a, b) },
+    ..avx2::KERNELS
+};
+
+const fn kernel(activation: Activation, rows: RowsKernel) -> FormatKernel {
+    FormatKernel { activation, rows }
+}
+
+// ---- weights times f32: 32 columns a step --------------------------------------------------------
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn rows_f32(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    float_rows::<128>(rows, x, y, |w| f32_weights(w));
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn rows_f16(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    float_rows::<64>(rows, x, y, |w| {
+        let (w, _) = w.as_chunks::<32>();
+        [
+            _mm512_cvtph_ps(load32(&w[0])),
+            _mm512_cvtph_ps(load32(&w[1])),
+        ]
+    });
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn rows_bf16(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    float_rows::<64>(rows, x, y, |w| {
+        let (w, _) = w.as_chunks::<32>();
+        let widen = |w| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(w)));
+        [widen(load32(&w[0])), widen(load32(&w[1]))]
+    });
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len(), "vectors of one length");
+    let [sum] = float_dots::<1, 128>([to_bytes(a)], b, |w| f32_weights(w));
+    sum
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn f32_weights(w: &[u8; 128]) -> [__m512; 2] {
+    let (w, _) = w.as_chunks::<64>();
+    [
+        _mm512_castsi512_ps(load64(&w[0])),
+        _mm512_castsi512_ps(load64(&w[1])),
+    ]
+}
+
+/// Rows of weights of `STEP / 32` bytes; `weights` widens 32 of them.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn float_rows<const STEP: usize>(
+    rows: &[u8],
+    x: &[u8],
+    y: &mut [f32],
+    weights: impl Fn(&[u8; STEP]) -> [__m512; 2] + Copy,
+) {
+    let x: &[f32] = activations(x);
+    in_passes::<4, _>(
+        rows,
+        x.len() * (STEP / 32),
+        y,
+        |rows| float_dots(rows, x, weights),
+        |row| float_dots(row, x, weights),
+    );
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn float_dots<const R: usize, const STEP: usize>(
+    rows: [&[u8]; R],
+    x: &[f32],
+    weights: impl Fn(&[u8; STEP]) -> [__m512; 2],
+) -> [f32; R] {
+    let mut acc = [[_mm512_setzero_ps(); 2]; R];
+    let (xs, x_tail) = x.as_chunks::<32>();
+    let steps = rows.map(|row| &row.as_chunks::<STEP>().0[..xs.len()]);
+    for (i, x) in xs.iter().enumerate() {
+        let x = f32_weights(as_bytes(x));
+        for r in 0..R {
+            let w = weights(&steps[r][i]);
+            acc[r] = [
+                _mm512_fmadd_ps(w[0], x[0], acc[r][0]),
+                _mm512_fmadd_ps(w[1], x[1], acc[r][1]),
+            ];
+        }
+    }
+    if !x_tail.is_empty() {
+        // The columns that are left, filled up with zeros.
+        let mut x = [0.0; 32];
+        x[..x_tail.len()].copy_from_slice(x_tail);
+        let x = f32_weights(as_bytes(&x));
+        for r in 0..R {
+            let tail = rows[r].as_chunks::<STEP>().1;
+            let mut w = [0; STEP];
+            w[..tail.len()].copy_from_slice(tail);
+            let w = weights(&w);
+            acc[r] = [
+                _mm512_fmadd_ps(w[0], x[0], acc[r][0]),
+                _mm512_fmadd_ps(w[1], x[1], acc[r][1]),
+            ];
+        }
+    }
+    acc.map(|[a, b]| sum16(_mm512_add_ps(a, b)))
+}
+
+// ---- formats with Q8_0 activations ---------------------------------------------------------------
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn rows_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    let x = activations(x);
+    in_passes::<4, _>(
+        blocks(rows),
+        x.len(),
+        y,
+        |rows| q8_0_dots(rows, x),
+        |row| q8_0_dots(row, x),
+    );
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn q8_0_dots<const R: usize>(rows: [&[BlockQ8_0]; R], x: &[ActQ8_0]) -> [f32; R] {
+    let mut acc = [_mm256_setzero_ps(); R];
+    let rows = rows.map(|row| &row[..x.len()]);
+    for (i, x) in x.iter().enumerate() {
+        let xq = load32(&x.q);
+        // With w + 128 unsigned (its top bit turned): Σ w x = Σ (w + 128) x - Σ 128 x.
+        let excess = minus_dot(_mm256_set1_epi8(-128), xq);
+        for r in 0..R {
+            let w = &rows[r][i];
+            let unsigned = _mm256_xor_si256(load32(&w.q), _mm256_set1_epi8(-128));
+            let sums = _mm256_dpbusd_epi32(excess, unsigned, xq);
+            acc[r] = _mm256_fmadd_ps(
+                _mm256_set1_ps(f16(w.d) * x.d),
+                _mm256_cvtepi32_ps(sums),
+                acc[r],
+            );
+        }
+    }
+    acc.map(|a| sum8(a))
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn rows_mxfp4(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    let x = activations(x);
+    in_passes::<4, _>(
+        blocks(rows),
+        x.len(),
+        y,
+        |rows| mxfp4_dots(rows, x),
+        |row| mxfp4_dots(row, x),
+    );
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn mxfp4_dots<const R: usize>(rows: [&[BlockMxfp4]; R], x: &[ActQ8_0]) -> [f32; R] {
+    // The values plus 12 are unsigned.
+    let values = _mm256_broadcastsi128_si256(load16(&MXFP4_VALUES));
+    let values = _mm256_add_epi8(values, _mm256_set1_epi8(12));
+    let mut acc = [_mm256_setzero_ps(); R];
+    let rows = rows.map(|row| &row[..x.len()]);
+    for (i, x) in x.iter().enumerate() {
+        let xq = load32(&x.q);
+        let excess = minus_dot(_mm256_set1_epi8(12), xq);
+        for r in 0..R {
+            let w = &rows[r][i];
+            let unsigned = _mm256_shuffle_epi8(values, avx2::nibbles(&w.qs));
+            let sums = _mm256_dpbusd_epi32(excess, unsigned, xq);
+            let scale = MXFP4_SCALES[usize::from(w.e)] * x.d;
+            acc[r] = _mm256_fmadd_ps(_mm256_set1_ps(scale), _mm256_cvtepi32_ps(sums), acc[r]);
+        }
+    }
+    acc.map(|a| sum8(a))
+}
+
+/// Minus the sums by fours of unsigned `a` times signed `b`.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn minus_dot(a: __m256i, b: __m256i) -> __m256i {
+    let zero = _mm256_setzero_si256();
+    _mm256_sub_epi32(zero, _mm256_dpbusd_epi32(zero, a, b))
+}
+
+// ---- formats with Q8_K activations ---------------------------------------------------------------
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn rows_q4_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    let x = activations(x);
+    in_passes::<2, _>(
+        blocks(rows),
+        x.len(),
+        y,
+        |rows| q4_k_dots(rows, x),
+        |row| q4_k_dots(row, x),
+    );
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn q4_k_dots<const R: usize>(rows: [&[BlockQ4K]; R], x: &[ActQ8K]) -> [f32; R] {
+    // 64 bytes of quants hold the sub-blocks 4h | 4h + 2 in low and 4h + 1 | 4h + 3 in high nibbles.
+    let pick = |a, b| {
+        let (a, b) = (_mm256_set1_epi32(a), _mm256_set1_epi32(b));
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
+    };
+    let picks = [[pick(0, 2), pick(1, 3)], [pick(4, 6), pick(5, 7)]];
+    let mask = _mm512_set1_epi8(15);
+    let mut acc = [_mm512_setzero_ps(); R];
+    let mut min_acc = [_mm_setzero_ps(); R];
+    let rows = rows.map(|row| &row[..x.len()]);
+    for (i, x) in x.iter().enumerate() {
+        let xq = x.q.as_chunks::<64>().0;
+        let x_sums = sums_of_32(&x.bsums);
+        for r in 0..R {
+            let w = &rows[r][i];
+            let (scales, mins) = q4_k_scales(&w.scales);
+            let scales = _mm512_castsi256_si512(_mm256_cvtepu16_epi32(scales));
+            let mut sums = _mm512_setzero_si512();
+            for (h, qs) in w.qs.as_chunks::<64>().0.iter().enumerate() {
+                let qs = load64(qs);
+                let (x0, x1) = (load64(&xq[2 * h]), load64(&xq[2 * h + 1]));
+                let quants = [
+                    (
+                        _mm512_and_si512(qs, mask),
+                        _mm512_shuffle_i64x2::<0x44>(x0, x1),
+                    ),
+                    (
+                        _mm512_and_si512(_mm512_srli_epi16::<4>(qs), mask),
+                        _mm512_shuffle_i64x2::<0xee>(x0, x1),
+                    ),
+                ];
+                for ((q, x), pick) in quants.into_iter().zip(picks[h]) {
+                    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, x);
+                    sums = _mm512_dpwssd_epi32(sums, dots, _mm512_permutexvar_epi32(pick, scales));
+                }
+            }
+            let scale = _mm512_set1_ps(f16(w.d) * x.d);
+            acc[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums), acc[r]);
+            let min_scale = _mm_set1_ps(f16(w.dmin) * x.d);
+            let min_sums = _mm_cvtepi32_ps(_mm_madd_epi16(mins, x_sums));
+            min_acc[r] = _mm_fmadd_ps(min_scale, min_sums, min_acc[r]);
+        }
+    }
+    std::array::from_fn(|r| sum16(acc[r]) - sum4(min_acc[r]))
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn rows_q2_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    let x = activations(x);
+    in_passes::<2, _>(
+        blocks(rows),
+        x.len(),
+        y,
+        |rows| q2_k_dots(rows, x),
+        |row| q2_k_dots(row, x),
+    );
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn q2_k_dots<const R: usize>(rows: [&[BlockQ2K]; R], x: &[ActQ8K]) -> [f32; R] {
+    // Shift 2j of all 64 bytes gives the sub-blocks 2j, 2j + 1 | 8 + 2j, 9 + 2j, four lanes each.
+    let first = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 8, 8, 8, 8, 9, 9, 9, 9);
+    let mut acc = [_mm512_setzero_ps(); R];
+    let mut min_acc = [_mm256_setzero_ps(); R];
+    let rows = rows.map(|row| &row[..x.len()]);
+    for (i, x) in x.iter().enumerate() {
+        let xq = x.q.as_chunks::<32>().0;
+        let bsums = load_words(&x.bsums);
+        for r in 0..R {
+            let w = &rows[r][i];
+            let packed = load16(&w.scales);
+            let four_bits = _mm_set1_epi8(15);
+            let scales = _mm512_cvtepu8_epi32(_mm_and_si128(packed, four_bits));
+            let mins = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16::<4>(packed), four_bits));
+            let qs = load64(&w.qs);
+            let quants = [
+                qs,
+                _mm512_srli_epi16::<2>(qs),
+                _mm512_srli_epi16::<4>(qs),
+                _mm512_srli_epi16::<6>(qs),
+            ];
+            let mut sums = _mm512_setzero_si512();
+            for (j, q) in quants.into_iter().enumerate() {
+                let q = _mm512_and_si512(q, _mm512_set1_epi8(3));
+                let x = _mm512_castsi256_si512(load32(&xq[j]));
+                let x = _mm512_inserti64x4::<1>(x, load32(&xq[4 + j]));
+                let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, x);
+                let pick = _mm512_add_epi32(first, _mm512_set1_epi32(2 * j as i32));
+                sums = _mm512_dpwssd_epi32(sums, dots, _mm512_permutexvar_epi32(pick, scales));
+            }
+            let scale = _mm512_set1_ps(f16(w.d) * x.d);
+            acc[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums), acc[r]);
+            let min_scale = _mm256_set1_ps(f16(w.dmin) * x.d);
+            let min_sums = _mm256_cvtepi32_ps(_mm256_madd_epi16(mins, bsums));
+            min_acc[r] = _mm256_fmadd_ps(min_scale, min_sums, min_acc[r]);
+        }
+    }
+    std::array::from_fn(|r| sum16(acc[r]) - sum8(min_acc[r]))
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn rows_iq2_xxs(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    let x = activations(x);
+    in_passes::<2, _>(
+        blocks(rows),
+        x.len(),
+        y,
+        |rows| iq2_xxs_dots(rows, x),
+        |row| iq2_xxs_dots(row, x),
+    );
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn iq2_xxs_dots<const R: usize>(rows: [&[BlockIq2Xxs]; R], x: &[ActQ8K]) -> [f32; R] {
+    // Two groups of 32 a step: the factors of groups 2h | 2h + 1.
+    let first = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    let mut acc = [_mm512_setzero_ps(); R];
+    let rows = rows.map(|row| &row[..x.len()]);
+    for (i, x) in x.iter().enumerate() {
+        let xq = x.q.as_chunks::<64>().0;
+        for r in 0..R {
+            let w = &rows[r][i];
+            let (signs, factors) = iq2_xxs_words(&w.groups);
+            let factors = _mm512_castsi256_si512(load32::<u8>(as_bytes(&factors)));
+            let mut sums = _mm512_setzero_si512();
+            for h in 0..4 {
+                let grid = iq2_xxs_points(&w.groups[2 * h], &w.groups[2 * h + 1]);
+                let minus = u64::from(signs[2 * h]) | u64::from(signs[2 * h + 1]) << 32;
+                let x = load64(&xq[h]);
+                let x = _mm512_mask_sub_epi8(x, minus, _mm512_setzero_si512(), x);
+                let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), grid, x); // at most 4 * 43 * 127
+                let pick = _mm512_add_epi32(first, _mm512_set1_epi32(2 * h as i32));
+                sums = _mm512_dpwssd_epi32(sums, dots, _mm512_permutexvar_epi32(pick, factors));
+            }
+            let scale = _mm512_set1_ps(f16(w.d) * 0.125 * x.d);
+            acc[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums), acc[r]);
+        }
+    }
+    acc.map(|a| sum16(a))
+}
+
+/// The eight grid points of two groups.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn iq2_xxs_points(a: &[u8; 8], b: &[u8; 8]) -> __m512i {
+    let point = |index: u8| i64::from_le_bytes(IQ2_XXS_GRID[usize::from(index)]);
+    let [a, b] = [a, b].map(|g| [point(g[0]), point(g[1]), point(g[2]), point(g[3])]);
+    _mm512_setr_epi64(a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3])
+}
+
+// ---- loads, sums ---------------------------------------------------------------------------------
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn load64<T: Plain>(x: &[T; 64]) -> __m512i {
+    const { assert!(size_of::<T>() == 1) };
+    // SAFETY: `x` is 64 bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn sum16(x: __m512) -> f32 {
+    let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x)));
+    sum8(_mm256_add_ps(_mm512_castps512_ps256(x), high))
+}

@@ -1,0 +1,178 @@
+//! `infall chat`: a conversation, on a terminal or a pipe.
+//!
+//! History stays in the KV cache; a turn prefills only what is new. Reasoning is dropped from history, as the
+//! chat template asks: the session comes back to the point before it, and the bare answer is prefilled with
+//! the next turn.
+
+use super::args::{Args, Command, Flag};
+use super::generate::{self, Answer, SAMPLING_FLAGS, Settings, Stats};
+use super::model::{self, MODEL_FLAGS};
+use super::{LIMITS, note, print};
+use crate::engine::chat::{Chat, Thinking};
+use crate::engine::{Engine, Session, SessionCheckpoint, Stop, interrupt};
+use crate::error::{Error, Result};
+use crate::units::TokenId;
+use std::io::{BufRead, IsTerminal, Read};
+
+/// The subcommand.
+pub const COMMAND: Command = Command {
+    name: "chat",
+    positional: "",
+    max_positional: 0,
+    help: "holds a conversation; each line of standard input is a turn",
+    flags: &[&[Flag::with(&["--system"], "TEXT", "system text")], SAMPLING_FLAGS, MODEL_FLAGS],
+    run,
+};
+
+const HELP: &str = "\
+/think    let the model reason before it answers
+/nothink  answer at once
+/stats    figures of the last answer, and how full the context is
+/reset    forget the conversation
+/quit     leave (so does Ctrl-D); Ctrl-C stops an answer
+";
+
+struct Conversation {
+    engine: Engine,
+    session: Session,
+    settings: Settings,
+    system: String,
+    stats: Stats,
+    /// Ends of the last answer that are not in the session yet.
+    pending: Vec<TokenId>,
+    /// Where the last answer's reasoning began, if it is to be dropped.
+    rewind_to: Option<SessionCheckpoint>,
+}
+
+fn run(args: &Args) -> Result<()> {
+    let settings = Settings::new(args)?;
+    let system = args.text("--system")?.unwrap_or("").to_string();
+    let mut engine = model::open(args)?;
+    Chat::new(engine.tokenizer())?;
+    let session = engine.session()?;
+    interrupt::install()?;
+    let mut chat = Conversation {
+        engine,
+        session,
+        settings,
+        system,
+        stats: Stats::default(),
+        pending: Vec::new(),
+        rewind_to: None,
+    };
+    let terminal = std::io::stdin().is_terminal();
+    if terminal && !chat.settings.quiet {
+        note(&format!("{}, {}; /help lists the commands\n", chat.engine.name(), chat.engine.describe()));
+    }
+    loop {
+        if terminal {
+            print("> ")?;
+        }
+        let Some(line) = read_line()? else { break };
+        match line.trim() {
+            "" => {}
+            "/quit" => break,
+            "/help" => print(HELP)?,
+            "/think" => chat.settings.thinking = Thinking::On,
+            "/nothink" => chat.settings.thinking = Thinking::Off,
+            "/stats" => chat.show_stats(),
+            "/reset" => chat.reset(),
+            command if command.starts_with('/') => note(&format!("unknown command {command}; /help lists them\n")),
+            text => chat.turn(text)?,
+        }
+    }
+    if terminal { print("\n") } else { Ok(()) }
+}
+
+/// A line of input without its end, or `None` at the end of input.
+fn read_line() -> Result<Option<String>> {
+    let mut bytes = Vec::new();
+    loop {
+        let result = std::io::stdin().lock().take(LIMITS.text_bytes).read_until(b'\n', &mut bytes);
+        if interrupt::requested() {
+            // Ctrl-C at the prompt drops the line.
+            interrupt::clear();
+            print("\n> ")?;
+            bytes.clear();
+        }
+        match result {
+            Ok(0) if bytes.is_empty() => return Ok(None),
+            Ok(_) if bytes.is_empty() => {}
+            Ok(_) => break,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io("standard input", &e)),
+        }
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) => {
+            note(&format!("the line is not UTF-8 text at byte {}\n", e.utf8_error().valid_up_to()));
+            Ok(Some(String::new()))
+        }
+    }
+}
+
+impl Conversation {
+    fn reset(&mut self) {
+        self.session.clear();
+        self.pending.clear();
+        self.rewind_to = None;
+    }
+
+    fn show_stats(&mut self) {
+        let line = self.stats.line(&mut self.engine);
+        note(&format!("{line}context: {} of {} tokens\n", self.session.tokens().len(), self.session.ctx()));
+    }
+
+    /// One question and its answer. A turn that does not fit or is stopped while it is read leaves the
+    /// conversation as it was.
+    fn turn(&mut self, text: &str) -> Result<()> {
+        let thinking = self.settings.thinking;
+        if let Some(point) = self.rewind_to.take() {
+            self.engine.rewind(&mut self.session, &point)?;
+        }
+        let chat = Chat::new(self.engine.tokenizer())?;
+        let mut tokens = Vec::new();
+        if self.session.tokens().is_empty() {
+            tokens.extend(chat.opening(&self.system, thinking));
+        }
+        tokens.extend_from_slice(&self.pending);
+        tokens.extend(chat.user_turn(text, thinking));
+        let (end_think, eos) = (chat.end_think(), chat.end_of_turn());
+        if tokens.len() >= self.session.room() {
+            let (needed, room) = (tokens.len(), self.session.room());
+            note(&format!("{needed} tokens do not fit into the {room} left; /reset starts anew, --ctx sets the size\n"));
+            return Ok(());
+        }
+        let before = self.engine.checkpoint(&self.session)?;
+        let drop_reasoning = thinking != Thinking::Off;
+        let Conversation { engine, session, settings, stats, .. } = self;
+        let answer = generate::answer(engine, session, settings, &tokens, drop_reasoning, stats);
+        interrupt::clear();
+        let Answer::Given { generated, tokens, before_opener } = answer? else {
+            self.engine.rewind(&mut self.session, &before)?;
+            note("stopped while reading the prompt\n");
+            return Ok(());
+        };
+        self.rewind_to = before_opener;
+        print("\n")?;
+        self.pending.clear();
+        if drop_reasoning {
+            let content = tokens.iter().position(|t| *t == end_think).map_or(tokens.len(), |i| i + 1);
+            self.pending.push(end_think);
+            self.pending.extend_from_slice(&tokens[content..]);
+        } else {
+            self.pending.extend(generated.pending.filter(|t| *t != eos));
+        }
+        self.pending.push(eos);
+        match generated.stop {
+            Stop::ContextFull => note("the context is full; /reset starts anew, --ctx sets its size\n"),
+            Stop::Length => note("(-n reached)\n"),
+            Stop::EndOfTurn | Stop::Asked => {}
+        }
+        if !self.settings.quiet && std::io::stderr().is_terminal() {
+            note(&self.stats.line(&mut self.engine));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! What `run` and `chat` share: sampling flags, streaming an answer to stdout, and its statistics.
+
+use super::args::{Args, Flag};
+use super::progress::Progress;
+use super::{note, print};
+use crate::engine::chat::Thinking;
+use crate::engine::stream::Utf8Stream;
+use crate::engine::{Engine, Generated, Prefill, SamplerOptions, Session, SessionCheckpoint, interrupt};
+use crate::error::Result;
+use crate::sampler::Sampler;
+use crate::units::TokenId;
+use std::time::{Duration, Instant};
+
+/// Flags of everything that generates.
+pub const SAMPLING_FLAGS: &[Flag] = &[
+    Flag::with(&["-n", "--max-tokens"], "N", "tokens to generate at most (default 1024)"),
+    Flag::with(&["--temp"], "T", "temperature (default 1; 0 takes the most likely token)"),
+    Flag::with(&["--top-p"], "P", "smallest set of likely tokens with this much probability (default 1: all)"),
+    Flag::with(&["--min-p"], "P", "drop tokens less likely than P times the likeliest (default 0.05)"),
+    Flag::with(&["--top-k"], "K", "the K likeliest tokens (default 0: all)"),
+    Flag::with(&["--seed"], "S", "seed of the sampler (default: random, printed)"),
+    Flag::switch(&["--think"], "let the model reason first"),
+    Flag::switch(&["--nothink"], "answer at once (default)"),
+];
+
+/// Tokens generated when `-n` is not given.
+const MAX_TOKENS: usize = 1024;
+
+/// What the flags ask for.
+pub struct Settings {
+    /// Chooses tokens.
+    pub sampler: Sampler,
+    /// Tokens of an answer at most.
+    pub n: usize,
+    /// Whether to reason first.
+    pub thinking: Thinking,
+    /// No progress and no statistics.
+    pub quiet: bool,
+}
+
+impl Settings {
+    /// Reads the flags; prints a seed that the user did not choose but may want again.
+    pub fn new(args: &Args) -> Result<Settings> {
+        let defaults = SamplerOptions::default();
+        let seed: Option<u64> = args.number("--seed")?;
+        let options = SamplerOptions {
+            temperature: args.number("--temp")?.unwrap_or(defaults.temperature),
+            top_k: args.number("--top-k")?.unwrap_or(defaults.top_k),
+            top_p: args.number("--top-p")?.unwrap_or(defaults.top_p),
+            min_p: args.number("--min-p")?.unwrap_or(defaults.min_p),
+            seed: seed.unwrap_or_else(random_seed),
+        };
+        let thinking = if args.has("--think") && !args.has("--nothink") { Thinking::On } else { Thinking::Off };
+        let quiet = args.has("--quiet");
+        let chance = options.temperature > 0.0;
+        let text = format!("seed {}\n", options.seed);
+        let sampler = Sampler::new(options)?;
+        if seed.is_none() && chance && !quiet {
+            note(&text);
+        }
+        Ok(Settings { sampler, n: args.number("-n")?.unwrap_or(MAX_TOKENS), thinking, quiet })
+    }
+}
+
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library seeds each map's hasher from the system.
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+/// Figures of one answer.
+#[derive(Default)]
+pub struct Stats {
+    n_prompt: usize,
+    prefill: Duration,
+    n_generated: usize,
+    first_token: Option<Duration>,
+    decode: Duration,
+}
+
+impl Stats {
+    /// One line.
+    pub fn line(&self, engine: &mut Engine) -> String {
+        let rate = |n: usize, time: Duration| {
+            if n > 0 { format!("{:.1}", n as f64 / time.as_secs_f64().max(1e-9)) } else { "-".into() }
+        };
+        let first = self.first_token.map_or("-".into(), |t| format!("{:.3}", t.as_secs_f64()));
+        // The first token comes from the prefill's logits, so one decode less than tokens was timed.
+        let decoded = self.n_generated.saturating_sub(1);
+        format!(
+            "prompt {} tokens, {} t/s; generated {} tokens, {} t/s; first token {first} s; {}\n",
+            self.n_prompt,
+            rate(self.n_prompt, self.prefill),
+            self.n_generated,
+            rate(decoded, self.decode),
+            engine.describe(),
+        )
+    }
+}
+
+/// What became of a prompt.
+pub enum Answer {
+    /// The model answered.
+    Given {
+        /// How it ended.
+        generated: Generated,
+        /// The tokens shown.
+        tokens: Vec<TokenId>,
+        /// Where the opener of the answer was about to be read, if that point was asked for.
+        before_opener: Option<SessionCheckpoint>,
+    },
+    /// The user stopped it while the prompt was read.
+    PrefillStopped,
+}
+
+/// Appends `prompt`, then streams an answer to stdout until it ends or the user presses Ctrl-C.
+/// With `keep_point` the point before the last token of the prompt, the opener, is kept.
+pub fn answer(
+    engine: &mut Engine,
+    session: &mut Session,
+    settings: &mut Settings,
+    prompt: &[TokenId],
+    keep_point: bool,
+    stats: &mut Stats,
+) -> Result<Answer> {
+    let start = Instant::now();
+    let (body, opener) = prompt.split_at(if keep_point { prompt.len() - 1 } else { prompt.len() });
+    let mut progress = Progress::new("prefill", "tokens", settings.quiet);
+    let mut keep_going = |done| {
+        progress.show(done, prompt.len());
+        !interrupt::requested()
+    };
+    let mut prefill = engine.prefill(session, body, &mut keep_going)?;
+    let mut before_opener = None;
+    if keep_point && prefill == Prefill::Done {
+        before_opener = Some(engine.checkpoint(session)?);
+        prefill = engine.prefill(session, opener, &mut keep_going)?;
+    }
+    progress.clear();
+    if prefill == Prefill::Stopped {
+        return Ok(Answer::PrefillStopped);
+    }
+    let prefilled = Instant::now();
+    *stats = Stats { n_prompt: prompt.len(), prefill: prefilled - start, ..Stats::default() };
+
+    let mut text = Utf8Stream::default();
+    let mut tokens = Vec::new();
+    let mut emit = |token: TokenId, bytes: &[u8]| {
+        let now = Instant::now();
+        stats.first_token.get_or_insert(now - start);
+        stats.decode = now - prefilled;
+        stats.n_generated += 1;
+        tokens.push(token);
+        print(text.push(bytes))?;
+        Ok(!interrupt::requested())
+    };
+    let generated = engine.generate(session, &mut settings.sampler, settings.n, &mut emit)?;
+    print(text.finish())?;
+    Ok(Answer::Given { generated, tokens, before_opener })
+}

@@ -1,0 +1,61 @@
+//! The flags of everything that loads a model.
+
+use super::args::{Args, Flag};
+use super::progress::Progress;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::options::{self, KernelChoice, KvFormat, Options};
+use std::path::PathBuf;
+
+/// Which model.
+pub const MODEL_FLAG: Flag = Flag::with(
+    &["-m", "--model"],
+    "FILE",
+    "GGUF model (default: $INFALL_MODEL, else models/tiny-q4.gguf here or beside the sources)",
+);
+
+/// How to run it.
+pub const MODEL_FLAGS: &[Flag] = &[
+    MODEL_FLAG,
+    Flag::with(&["--ctx"], "N", "tokens of context (default: 32768, or what the model was trained for)"),
+    Flag::with(&["--kv"], "FORM", "KV cache: f32 | f16 | official (the release's FP8/FP4 rounding); default f16"),
+    Flag::with(&["--prefill-chunk"], "N", "prompt tokens computed together (default 256)"),
+    Flag::with(&["--strategy"], "NAME", "supply of experts: full (default)"),
+    Flag::with(&["--threads"], "N", "compute threads (default: one for each CPU)"),
+    Flag::with(&["--kernels"], "NAME", "CPU kernels: scalar | avx2 | avx512 | neon | auto (default)"),
+    Flag::switch(&["--quiet"], "no progress and no statistics"),
+];
+
+/// The model that `-m` or the defaults name.
+pub fn model_path(args: &Args) -> PathBuf {
+    args.value("-m").map_or_else(options::default_model, PathBuf::from)
+}
+
+/// The options that the flags ask for.
+pub fn options(args: &Args) -> Result<Options> {
+    let mut options = Options::new(model_path(args));
+    options.ctx = args.number("--ctx")?.unwrap_or(options.ctx);
+    options.threads = args.number("--threads")?.unwrap_or(options.threads);
+    options.prefill_chunk = args.number("--prefill-chunk")?.unwrap_or(options.prefill_chunk);
+    if let Some(name) = args.text("--kv")? {
+        options.kv = KvFormat::parse(name)?;
+    }
+    if let Some(name) = args.text("--kernels")? {
+        options.kernels = KernelChoice::parse(name)?;
+    }
+    if let Some(name) = args.text("--strategy")? {
+        options.strategy = name.into();
+    }
+    options.validate()?;
+    Ok(options)
+}
+
+/// Opens the engine that the flags ask for.
+pub fn open(args: &Args) -> Result<Engine> {
+    let options = options(args)?;
+    let mut progress = Progress::new("load", "MiB", args.has("--quiet"));
+    let mut show = |done: u64, all: u64| progress.show((done >> 20) as usize, (all >> 20) as usize);
+    let engine = Engine::open(&options, &mut show);
+    progress.clear();
+    engine
+}

@@ -1,0 +1,74 @@
+//! `infall run`: one prompt, one answer.
+
+use super::args::{Args, Command, Flag};
+use super::generate::{self, Answer, SAMPLING_FLAGS, Settings, Stats};
+use super::model::{self, MODEL_FLAGS};
+use super::{Source, note, print, read_text};
+use crate::engine::chat::Chat;
+use crate::engine::tokenizer::Special;
+use crate::engine::{Stop, interrupt};
+use crate::error::{Error, Result};
+use std::path::Path;
+
+/// The subcommand.
+pub const COMMAND: Command = Command {
+    name: "run",
+    positional: "",
+    max_positional: 0,
+    help: "answers one prompt",
+    flags: &[
+        &[
+            Flag::with(&["-p", "--prompt"], "TEXT", "the prompt (default: standard input)"),
+            Flag::with(&["-f", "--file"], "FILE", "a file that holds the prompt"),
+            Flag::with(&["--system"], "TEXT", "system text"),
+            Flag::switch(&["--raw"], "continue the text as it is, without the chat template"),
+        ],
+        SAMPLING_FLAGS,
+        MODEL_FLAGS,
+    ],
+    run,
+};
+
+fn run(args: &Args) -> Result<()> {
+    let mut settings = Settings::new(args)?;
+    let prompt = match (args.text("-p")?, args.value("-f")) {
+        (Some(_), Some(_)) => return Err(Error::usage("-p and -f are both given, expected one")),
+        (Some(text), None) => text.to_string(),
+        (None, Some(path)) => read_text(Source::File(Path::new(path)))?,
+        (None, None) => read_text(Source::Stdin)?,
+    };
+    let system = args.text("--system")?;
+    if args.has("--raw") && system.is_some() {
+        return Err(Error::usage("--system has no place in a --raw prompt"));
+    }
+    let mut engine = model::open(args)?;
+    let tokenizer = engine.tokenizer();
+    let tokens = if args.has("--raw") {
+        let bos = tokenizer.bos();
+        bos.into_iter().chain(tokenizer.encode(&prompt, Special::Parse)).collect()
+    } else {
+        let chat = Chat::new(tokenizer)?;
+        let mut tokens = chat.opening(system.unwrap_or(""), settings.thinking);
+        tokens.extend(chat.user_turn(&prompt, settings.thinking));
+        tokens
+    };
+    if tokens.is_empty() {
+        return Err(Error::usage("the prompt is empty and the vocabulary has no start token"));
+    }
+    let mut session = engine.session()?;
+    interrupt::install()?;
+    let mut stats = Stats::default();
+    match generate::answer(&mut engine, &mut session, &mut settings, &tokens, false, &mut stats)? {
+        Answer::PrefillStopped => note("stopped while reading the prompt\n"),
+        Answer::Given { generated, .. } => {
+            print("\n")?;
+            if generated.stop == Stop::ContextFull {
+                note(&format!("the context of {} tokens is full (--ctx sets its size)\n", session.ctx()));
+            }
+        }
+    }
+    if !settings.quiet {
+        note(&stats.line(&mut engine));
+    }
+    Ok(())
+}
