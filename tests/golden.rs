@@ -78,12 +78,13 @@ fn residual_streams_match_after_every_layer() {
     }
 }
 
-/// How far the integer tables may be from float64 on the micro models. Activations are rounded to 8 bits, which
-/// alone moves a logit by about 1 %, and random models flip a router's or an indexer's choice at the slightest
-/// push, so that single tokens move far. The bounds are llama.cpp's figures on the same files (measured with its
-/// float32 KV cache): (relative RMS of all logits, part of the tokens with the same most likely successor).
+/// How far the integer tables may be from float64 on the micro models: (model, relative RMS of all logits, part
+/// of the tokens with the same most likely successor). Activations are rounded to 15 bits, which moves a logit by
+/// 0.01 %; more than that comes from single tokens where two experts or two compressed rows are nearly tied and
+/// the choice flips, as it does in these random models at the slightest push (measured: 0.00015 to 0.0014, no
+/// successor changed). llama.cpp's 8-bit activations give 0.034 and 0.97 on micro-q2, 0.029 and 0.95 on micro-q4.
 const INTEGER_BOUNDS: [(&str, f64, f64); 2] =
-    [("micro-q2", 0.034, 0.97), ("micro-q4", 0.029, 0.95)];
+    [("micro-q2", 0.004, 0.99), ("micro-q4", 0.004, 0.99)];
 
 fn integer_path_is_near(name: &str, model: &Path, logits: &Path) {
     let bound = INTEGER_BOUNDS.iter().find(|b| b.0 == name).unwrap();

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0};
-use super::encode::{ActQ8_0, ActQ8K};
+use super::encode::{Act32, Act256};
 use super::rounding::BlockFp8;
 
 mod sealed {
@@ -38,7 +38,7 @@ plain!(
     BlockMxfp4,
     BlockFp8
 );
-plain!(ActQ8_0, ActQ8K);
+plain!(Act32, Act256);
 
 /// `bytes` as values; `None` when the length is no multiple of the size or the start is not aligned.
 pub fn from_bytes<T: Plain>(bytes: &[u8]) -> Option<&[T]> {

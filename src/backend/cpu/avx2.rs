@@ -13,7 +13,7 @@ use crate::backend::cpu::dispatch::{Activation, FormatKernel, Kernels, RowsKerne
 use crate::backend::cpu::rows::{activations, in_passes};
 use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0, blocks};
 use crate::quant::cast::to_bytes;
-use crate::quant::encode::{self, ActQ8_0, ActQ8K};
+use crate::quant::encode::{self, Act32, Act256};
 use crate::quant::tables::{IQ2_XXS_GRID, MXFP4_SCALES, MXFP4_VALUES};
 
 /// The table, or the names of the features this CPU lacks.
@@ -50,23 +50,23 @@ pub(super) const KERNELS: Kernels = Kernels {
             rows_bf16(rows, x, y)
         }),
         // SAFETY: as above.
-        q8_0: kernel(Activation::Q8_0, |rows, x, y| unsafe {
+        q8_0: kernel(Activation::Block32, |rows, x, y| unsafe {
             rows_q8_0(rows, x, y)
         }),
         // SAFETY: as above.
-        q4_k: kernel(Activation::Q8K, |rows, x, y| unsafe {
+        q4_k: kernel(Activation::Block256, |rows, x, y| unsafe {
             rows_q4_k(rows, x, y)
         }),
         // SAFETY: as above.
-        q2_k: kernel(Activation::Q8K, |rows, x, y| unsafe {
+        q2_k: kernel(Activation::Block256, |rows, x, y| unsafe {
             rows_q2_k(rows, x, y)
         }),
         // SAFETY: as above.
-        iq2_xxs: kernel(Activation::Q8K, |rows, x, y| unsafe {
+        iq2_xxs: kernel(Activation::Block256, |rows, x, y| unsafe {
             rows_iq2_xxs(rows, x, y)
         }),
         // SAFETY: as above.
-        mxfp4: kernel(Activation::Q8_0, |rows, x, y| unsafe {
+        mxfp4: kernel(Activation::Block32, |rows, x, y| unsafe {
             rows_mxfp4(rows, x, y)
         }),
     },
@@ -75,9 +75,9 @@ pub(super) const KERNELS: Kernels = Kernels {
     // SAFETY: as above.
     axpy: |a, x, y| unsafe { axpy(a, x, y) },
     // SAFETY: as above.
-    quantize_q8_0: |x, out| unsafe { quantize_q8_0(x, out) },
+    quantize_32: |x, out| unsafe { quantize_32(x, out) },
     // SAFETY: as above.
-    quantize_q8_k: |x, out| unsafe { quantize_q8_k(x, out) },
+    quantize_256: |x, out| unsafe { quantize_256(x, out) },
     // SAFETY: as above.
     f16_to_f32: |x, y| unsafe { f16_to_f32(x, y) },
     // SAFETY: as above.
@@ -190,7 +190,7 @@ fn float_dots<const R: usize, const STEP: usize>(
     acc.map(|[a, b]| sum8(_mm256_add_ps(a, b)))
 }
 
-// ---- formats with Q8_0 activations ---------------------------------------------------------------
+// ---- formats with blocks of 32 activations ---------------------------------------------------------------
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn rows_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
@@ -206,14 +206,14 @@ fn rows_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn q8_0_dots<const R: usize>(rows: [&[BlockQ8_0]; R], x: &[ActQ8_0]) -> [f32; R] {
+fn q8_0_dots<const R: usize>(rows: [&[BlockQ8_0]; R], x: &[Act32]) -> [f32; R] {
     let mut acc = [_mm256_setzero_ps(); R];
     let rows = rows.map(|row| &row[..x.len()]);
     for (i, x) in x.iter().enumerate() {
-        let xq = load32(&x.q);
+        let x_planes = [load32(&x.hi), load32(&x.lo)];
         for r in 0..R {
             let w = &rows[r][i];
-            let sums = dot_i8(load32(&w.q), xq);
+            let sums = dot_planes(load32(&w.q), x_planes);
             acc[r] = _mm256_fmadd_ps(
                 _mm256_set1_ps(f16(w.d) * x.d),
                 _mm256_cvtepi32_ps(sums),
@@ -238,15 +238,15 @@ fn rows_mxfp4(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn mxfp4_dots<const R: usize>(rows: [&[BlockMxfp4]; R], x: &[ActQ8_0]) -> [f32; R] {
+fn mxfp4_dots<const R: usize>(rows: [&[BlockMxfp4]; R], x: &[Act32]) -> [f32; R] {
     let values = _mm256_broadcastsi128_si256(load16(&MXFP4_VALUES));
     let mut acc = [_mm256_setzero_ps(); R];
     let rows = rows.map(|row| &row[..x.len()]);
     for (i, x) in x.iter().enumerate() {
-        let xq = load32(&x.q);
+        let x_planes = [load32(&x.hi), load32(&x.lo)];
         for r in 0..R {
             let w = &rows[r][i];
-            let sums = dot_i8(_mm256_shuffle_epi8(values, nibbles(&w.qs)), xq);
+            let sums = dot_planes(_mm256_shuffle_epi8(values, nibbles(&w.qs)), x_planes);
             let scale = MXFP4_SCALES[usize::from(w.e)] * x.d;
             acc[r] = _mm256_fmadd_ps(_mm256_set1_ps(scale), _mm256_cvtepi32_ps(sums), acc[r]);
         }
@@ -254,14 +254,27 @@ fn mxfp4_dots<const R: usize>(rows: [&[BlockMxfp4]; R], x: &[ActQ8_0]) -> [f32; 
     acc.map(|a| sum8(a))
 }
 
-/// 32 products of signed bytes, summed by fours; exact for all `w`, and `x` from -127.
+/// 32 products of signed bytes `w` and `128 hi + lo`, summed by fours; exact for all `w`.
 ///
 /// `|w| * (x with the sign of w)`: the pair sums reach 2 * 128 * 127, which fits 16 bits.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn dot_i8(w: __m256i, x: __m256i) -> __m256i {
-    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+fn dot_planes(w: __m256i, [hi, lo]: [__m256i; 2]) -> __m256i {
+    let magnitude = _mm256_abs_epi8(w);
+    let hi = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(hi, w));
+    let lo = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(lo, w));
+    _mm256_add_epi32(
+        _mm256_madd_epi16(hi, _mm256_set1_epi16(128)),
+        _mm256_madd_epi16(lo, _mm256_set1_epi16(1)),
+    )
+}
+
+/// `128 hi + lo` in each lane. Over the 32 products of a block that a lane sums, at most
+/// 31 * 43 * 16256 * 32 (IQ2_XXS), which fits 32 bits.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn join_planes([hi, lo]: [__m256i; 2]) -> __m256i {
+    _mm256_add_epi32(_mm256_slli_epi32::<7>(hi), lo)
 }
 
 /// Low nibbles in the low half, high nibbles in the high half.
@@ -273,7 +286,7 @@ pub(super) fn nibbles(bytes: &[u8; 16]) -> __m256i {
     _mm256_and_si256(both, _mm256_set1_epi8(15))
 }
 
-// ---- formats with Q8_K activations ---------------------------------------------------------------
+// ---- formats with blocks of 256 activations ---------------------------------------------------------------
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn rows_q4_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
@@ -289,38 +302,37 @@ fn rows_q4_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn q4_k_dots<const R: usize>(rows: [&[BlockQ4K]; R], x: &[ActQ8K]) -> [f32; R] {
+fn q4_k_dots<const R: usize>(rows: [&[BlockQ4K]; R], x: &[Act256]) -> [f32; R] {
     let mut acc = [_mm256_setzero_ps(); R];
-    let mut min_acc = [_mm_setzero_ps(); R];
     let rows = rows.map(|row| &row[..x.len()]);
     for (i, x) in x.iter().enumerate() {
-        let xq = x.q.as_chunks::<32>().0;
-        let x_sums = sums_of_32(&x.bsums);
+        let planes = [x.hi.as_chunks::<32>().0, x.lo.as_chunks::<32>().0];
+        let x_sums = sums_of_32(&x.sums);
         for r in 0..R {
             let w = &rows[r][i];
             let (scales, mins) = q4_k_scales(&w.scales);
             let scales = _mm256_broadcastsi128_si256(scales);
-            let mut sums = _mm256_setzero_si256();
+            let mut sums = [_mm256_setzero_si256(); 2];
             for (c, qs) in w.qs.as_chunks::<32>().0.iter().enumerate() {
                 let (qs, mask) = (load32(qs), _mm256_set1_epi8(15));
                 let low = _mm256_and_si256(qs, mask);
                 let high = _mm256_and_si256(_mm256_srli_epi16::<4>(qs), mask);
-                let low = _mm256_maddubs_epi16(low, load32(&xq[2 * c])); // at most 2 * 15 * 127
-                let high = _mm256_maddubs_epi16(high, load32(&xq[2 * c + 1]));
-                sums = _mm256_add_epi32(sums, _mm256_madd_epi16(low, spread_word(scales, 2 * c)));
-                sums = _mm256_add_epi32(
-                    sums,
-                    _mm256_madd_epi16(high, spread_word(scales, 2 * c + 1)),
-                );
+                for (k, q) in [(2 * c, low), (2 * c + 1, high)] {
+                    let scale = spread_word(scales, k);
+                    for (sums, x) in sums.iter_mut().zip(planes) {
+                        let pairs = _mm256_maddubs_epi16(q, load32(&x[k])); // at most 2 * 15 * 127
+                        *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(pairs, scale));
+                    }
+                }
             }
             let scale = _mm256_set1_ps(f16(w.d) * x.d);
-            acc[r] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sums), acc[r]);
-            let min_scale = _mm_set1_ps(f16(w.dmin) * x.d);
-            let min_sums = _mm_cvtepi32_ps(_mm_madd_epi16(mins, x_sums));
-            min_acc[r] = _mm_fmadd_ps(min_scale, min_sums, min_acc[r]);
+            acc[r] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(join_planes(sums)), acc[r]);
+            let min_scale = _mm256_set1_ps(f16(w.dmin) * x.d);
+            let mins = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(mins));
+            acc[r] = _mm256_fnmadd_ps(min_scale, _mm256_mul_ps(mins, x_sums), acc[r]);
         }
     }
-    std::array::from_fn(|r| sum8(acc[r]) - sum4(min_acc[r]))
+    acc.map(|a| sum8(a))
 }
 
 /// The eight scales and the eight minima, as 16-bit words; for the layout see `BlockQ4K::scales_mins`.
@@ -338,15 +350,14 @@ pub(super) fn q4_k_scales(packed: &[u8; 12]) -> (__m128i, __m128i) {
     (words(scales), words(mins))
 }
 
-/// Sums of 32 quants from sums of 16; at most 32 * 127, which fits 16 bits.
+/// Sums of 32 quants from sums of 16.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn sums_of_32(bsums: &[i16; 16]) -> __m128i {
-    let bsums = load_words(bsums);
-    _mm_hadd_epi16(
-        _mm256_castsi256_si128(bsums),
-        _mm256_extracti128_si256::<1>(bsums),
-    )
+pub(super) fn sums_of_32(sums: &[f32; 16]) -> __m256 {
+    let [a, b] = float_halves(sums);
+    // The pairs come out as 0 1 4 5 | 2 3 6 7 of the eight sums.
+    let mixed = _mm256_castps_pd(_mm256_hadd_ps(a, b));
+    _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(mixed))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -363,22 +374,22 @@ fn rows_q2_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn q2_k_dots<const R: usize>(rows: [&[BlockQ2K]; R], x: &[ActQ8K]) -> [f32; R] {
+fn q2_k_dots<const R: usize>(rows: [&[BlockQ2K]; R], x: &[Act256]) -> [f32; R] {
     // Even sub-blocks' scales to the low half, odd ones' to the high half: 32 weights are one of each.
     let even_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
     let (two_bits, four_bits) = (_mm256_set1_epi8(3), _mm_set1_epi8(15));
     let mut acc = [_mm256_setzero_ps(); R];
     let rows = rows.map(|row| &row[..x.len()]);
     for (i, x) in x.iter().enumerate() {
-        let xq = x.q.as_chunks::<32>().0;
-        let bsums = load_words(&x.bsums);
+        let planes = [x.hi.as_chunks::<32>().0, x.lo.as_chunks::<32>().0];
+        let x_sums = float_halves(&x.sums);
         for r in 0..R {
             let w = &rows[r][i];
             let packed = load16(&w.scales);
             let scales = _mm_shuffle_epi8(_mm_and_si128(packed, four_bits), even_odd);
             let scales = _mm256_cvtepu8_epi16(scales);
             let mins = _mm_and_si128(_mm_srli_epi16::<4>(packed), four_bits);
-            let mut sums = _mm256_setzero_si256();
+            let mut sums = [_mm256_setzero_si256(); 2];
             for (a, qs) in w.qs.as_chunks::<32>().0.iter().enumerate() {
                 let qs = load32(qs);
                 let quants = [
@@ -388,20 +399,21 @@ fn q2_k_dots<const R: usize>(rows: [&[BlockQ2K]; R], x: &[ActQ8K]) -> [f32; R] {
                     _mm256_srli_epi16::<6>(qs),
                 ];
                 for (j, q) in quants.into_iter().enumerate() {
-                    let pairs =
-                        _mm256_maddubs_epi16(_mm256_and_si256(q, two_bits), load32(&xq[4 * a + j]));
-                    let scaled = _mm256_madd_epi16(pairs, spread_word(scales, 4 * a + j));
-                    sums = _mm256_add_epi32(sums, scaled);
+                    let q = _mm256_and_si256(q, two_bits);
+                    let scale = spread_word(scales, 4 * a + j);
+                    for (sums, x) in sums.iter_mut().zip(planes) {
+                        let pairs = _mm256_maddubs_epi16(q, load32(&x[4 * a + j]));
+                        *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(pairs, scale));
+                    }
                 }
             }
-            let min_sums = _mm256_madd_epi16(_mm256_cvtepu8_epi16(mins), bsums);
-            acc[r] = _mm256_fmadd_ps(
-                _mm256_set1_ps(f16(w.d) * x.d),
-                _mm256_cvtepi32_ps(sums),
-                acc[r],
-            );
+            let scale = _mm256_set1_ps(f16(w.d) * x.d);
+            acc[r] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(join_planes(sums)), acc[r]);
+            let [low, high] = [mins, _mm_srli_si128::<8>(mins)]
+                .map(|mins| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(mins)));
+            let min_sums = _mm256_fmadd_ps(low, x_sums[0], _mm256_mul_ps(high, x_sums[1]));
             let min_scale = _mm256_set1_ps(f16(w.dmin) * x.d);
-            acc[r] = _mm256_fnmadd_ps(min_scale, _mm256_cvtepi32_ps(min_sums), acc[r]);
+            acc[r] = _mm256_fnmadd_ps(min_scale, min_sums, acc[r]);
         }
     }
     acc.map(|a| sum8(a))
@@ -421,7 +433,7 @@ fn rows_iq2_xxs(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn iq2_xxs_dots<const R: usize>(rows: [&[BlockIq2Xxs]; R], x: &[ActQ8K]) -> [f32; R] {
+fn iq2_xxs_dots<const R: usize>(rows: [&[BlockIq2Xxs]; R], x: &[Act256]) -> [f32; R] {
     // Byte b of the vector takes sign byte b / 8 of its group, and of that the bit b % 8.
     let sign_byte = _mm256_setr_epi64x(
         0,
@@ -433,22 +445,24 @@ fn iq2_xxs_dots<const R: usize>(rows: [&[BlockIq2Xxs]; R], x: &[ActQ8K]) -> [f32
     let mut acc = [_mm256_setzero_ps(); R];
     let rows = rows.map(|row| &row[..x.len()]);
     for (i, x) in x.iter().enumerate() {
-        let xq = x.q.as_chunks::<32>().0;
+        let planes = [x.hi.as_chunks::<32>().0, x.lo.as_chunks::<32>().0];
         for r in 0..R {
             let w = &rows[r][i];
             let (signs, factors) = iq2_xxs_words(&w.groups);
-            let mut sums = _mm256_setzero_si256();
+            let mut sums = [_mm256_setzero_si256(); 2];
             for g in 0..8 {
                 let grid = iq2_xxs_points(&w.groups[g]);
                 let bits = _mm256_shuffle_epi8(_mm256_set1_epi32(signs[g] as i32), sign_byte);
                 let minus = _mm256_cmpeq_epi8(_mm256_and_si256(bits, sign_bit), sign_bit);
-                let x = _mm256_sub_epi8(_mm256_xor_si256(load32(&xq[g]), minus), minus);
-                let pairs = _mm256_maddubs_epi16(grid, x); // at most 2 * 43 * 127
                 let factor = _mm256_set1_epi16(factors[g] as i16);
-                sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, factor));
+                for (sums, x) in sums.iter_mut().zip(planes) {
+                    let x = _mm256_sub_epi8(_mm256_xor_si256(load32(&x[g]), minus), minus);
+                    let pairs = _mm256_maddubs_epi16(grid, x); // at most 2 * 43 * 127
+                    *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(pairs, factor));
+                }
             }
             let scale = _mm256_set1_ps(f16(w.d) * 0.125 * x.d);
-            acc[r] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sums), acc[r]);
+            acc[r] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(join_planes(sums)), acc[r]);
         }
     }
     acc.map(|a| sum8(a))
@@ -509,13 +523,13 @@ fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantize_q8_0(x: &[f32], out: &mut [ActQ8_0]) {
-    encode::quantize_q8_0(x, out);
+fn quantize_32(x: &[f32], out: &mut [Act32]) {
+    encode::quantize_32(x, out);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantize_q8_k(x: &[f32], out: &mut [ActQ8K]) {
-    encode::quantize_q8_k(x, out);
+fn quantize_256(x: &[f32], out: &mut [Act256]) {
+    encode::quantize_256(x, out);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -582,8 +596,8 @@ pub(super) fn load32<T: crate::quant::cast::Plain>(x: &[T; 32]) -> __m256i {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn load_words(x: &[i16; 16]) -> __m256i {
-    load32::<u8>(as_bytes(x))
+fn float_halves(x: &[f32; 16]) -> [__m256; 2] {
+    f32_weights(as_bytes(x))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

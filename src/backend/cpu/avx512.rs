@@ -8,13 +8,13 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{self, as_bytes, f16, iq2_xxs_words, load_words, load16, load32, q4_k_scales};
-use super::avx2::{sum4, sum8, sums_of_32};
+use super::avx2::{self, as_bytes, f16, iq2_xxs_words, load16, load32, q4_k_scales};
+use super::avx2::{sum8, sums_of_32};
 use crate::backend::cpu::dispatch::{Activation, FormatKernel, Kernels, RowsKernel, WeightKernels};
 use crate::backend::cpu::rows::{activations, in_passes};
 use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0, blocks};
 use crate::quant::cast::{Plain, to_bytes};
-use crate::quant::encode::{ActQ8_0, ActQ8K};
+use crate::quant::encode::{Act32, Act256};
 use crate::quant::tables::{IQ2_XXS_GRID, MXFP4_SCALES, MXFP4_VALUES};
 
 /// The table, or the names of the features this CPU lacks.
@@ -52,23 +52,23 @@ const KERNELS: Kernels = Kernels {
             rows_bf16(rows, x, y)
         }),
         // SAFETY: as above.
-        q8_0: kernel(Activation::Q8_0, |rows, x, y| unsafe {
+        q8_0: kernel(Activation::Block32, |rows, x, y| unsafe {
             rows_q8_0(rows, x, y)
         }),
         // SAFETY: as above.
-        q4_k: kernel(Activation::Q8K, |rows, x, y| unsafe {
+        q4_k: kernel(Activation::Block256, |rows, x, y| unsafe {
             rows_q4_k(rows, x, y)
         }),
         // SAFETY: as above.
-        q2_k: kernel(Activation::Q8K, |rows, x, y| unsafe {
+        q2_k: kernel(Activation::Block256, |rows, x, y| unsafe {
             rows_q2_k(rows, x, y)
         }),
         // SAFETY: as above.
-        iq2_xxs: kernel(Activation::Q8K, |rows, x, y| unsafe {
+        iq2_xxs: kernel(Activation::Block256, |rows, x, y| unsafe {
             rows_iq2_xxs(rows, x, y)
         }),
         // SAFETY: as above.
-        mxfp4: kernel(Activation::Q8_0, |rows, x, y| unsafe {
+        mxfp4: kernel(Activation::Block32, |rows, x, y| unsafe {
             rows_mxfp4(rows, x, y)
         }),
     },
@@ -183,7 +183,7 @@ fn float_dots<const R: usize, const STEP: usize>(
     acc.map(|[a, b]| sum16(_mm512_add_ps(a, b)))
 }
 
-// ---- formats with Q8_0 activations ---------------------------------------------------------------
+// ---- formats with blocks of 32 activations ---------------------------------------------------------------
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn rows_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
@@ -199,17 +199,16 @@ fn rows_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn q8_0_dots<const R: usize>(rows: [&[BlockQ8_0]; R], x: &[ActQ8_0]) -> [f32; R] {
+fn q8_0_dots<const R: usize>(rows: [&[BlockQ8_0]; R], x: &[Act32]) -> [f32; R] {
     let mut acc = [_mm256_setzero_ps(); R];
     let rows = rows.map(|row| &row[..x.len()]);
     for (i, x) in x.iter().enumerate() {
-        let xq = load32(&x.q);
         // With w + 128 unsigned (its top bit turned): Σ w x = Σ (w + 128) x - Σ 128 x.
-        let excess = minus_dot(_mm256_set1_epi8(-128), xq);
+        let planes = Planes::new(x, _mm256_set1_epi8(-128));
         for r in 0..R {
             let w = &rows[r][i];
             let unsigned = _mm256_xor_si256(load32(&w.q), _mm256_set1_epi8(-128));
-            let sums = _mm256_dpbusd_epi32(excess, unsigned, xq);
+            let sums = planes.dot(unsigned);
             acc[r] = _mm256_fmadd_ps(
                 _mm256_set1_ps(f16(w.d) * x.d),
                 _mm256_cvtepi32_ps(sums),
@@ -234,19 +233,18 @@ fn rows_mxfp4(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn mxfp4_dots<const R: usize>(rows: [&[BlockMxfp4]; R], x: &[ActQ8_0]) -> [f32; R] {
+fn mxfp4_dots<const R: usize>(rows: [&[BlockMxfp4]; R], x: &[Act32]) -> [f32; R] {
     // The values plus 12 are unsigned.
     let values = _mm256_broadcastsi128_si256(load16(&MXFP4_VALUES));
     let values = _mm256_add_epi8(values, _mm256_set1_epi8(12));
     let mut acc = [_mm256_setzero_ps(); R];
     let rows = rows.map(|row| &row[..x.len()]);
     for (i, x) in x.iter().enumerate() {
-        let xq = load32(&x.q);
-        let excess = minus_dot(_mm256_set1_epi8(12), xq);
+        let planes = Planes::new(x, _mm256_set1_epi8(12));
         for r in 0..R {
             let w = &rows[r][i];
             let unsigned = _mm256_shuffle_epi8(values, avx2::nibbles(&w.qs));
-            let sums = _mm256_dpbusd_epi32(excess, unsigned, xq);
+            let sums = planes.dot(unsigned);
             let scale = MXFP4_SCALES[usize::from(w.e)] * x.d;
             acc[r] = _mm256_fmadd_ps(_mm256_set1_ps(scale), _mm256_cvtepi32_ps(sums), acc[r]);
         }
@@ -254,15 +252,46 @@ fn mxfp4_dots<const R: usize>(rows: [&[BlockMxfp4]; R], x: &[ActQ8_0]) -> [f32; 
     acc.map(|a| sum8(a))
 }
 
-/// Minus the sums by fours of unsigned `a` times signed `b`.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
-fn minus_dot(a: __m256i, b: __m256i) -> __m256i {
-    let zero = _mm256_setzero_si256();
-    _mm256_sub_epi32(zero, _mm256_dpbusd_epi32(zero, a, b))
+/// 32 activations for products with weights that an offset makes unsigned.
+struct Planes {
+    hi: __m256i,
+    lo: __m256i,
+    /// Minus the offset's products: `128 hi`, and `lo`.
+    excess: [__m256i; 2],
 }
 
-// ---- formats with Q8_K activations ---------------------------------------------------------------
+impl Planes {
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[inline]
+    fn new(x: &Act32, offset: __m256i) -> Planes {
+        let (hi, lo) = (load32(&x.hi), load32(&x.lo));
+        let zero = _mm256_setzero_si256();
+        let minus = |x| _mm256_sub_epi32(zero, _mm256_dpbusd_epi32(zero, offset, x));
+        Planes {
+            hi,
+            lo,
+            excess: [minus(hi), minus(lo)],
+        }
+    }
+
+    /// Sums by fours of the products.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[inline]
+    fn dot(&self, unsigned: __m256i) -> __m256i {
+        let hi = _mm256_dpbusd_epi32(self.excess[0], unsigned, self.hi);
+        let lo = _mm256_dpbusd_epi32(self.excess[1], unsigned, self.lo);
+        _mm256_add_epi32(_mm256_slli_epi32::<7>(hi), lo)
+    }
+}
+
+/// `128 hi + lo` in each lane, which sums 16 products of a block; as in the AVX2 table.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn join_planes([hi, lo]: [__m512i; 2]) -> __m512i {
+    _mm512_add_epi32(_mm512_slli_epi32::<7>(hi), lo)
+}
+
+// ---- formats with blocks of 256 activations ---------------------------------------------------------------
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn rows_q4_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
@@ -278,7 +307,7 @@ fn rows_q4_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn q4_k_dots<const R: usize>(rows: [&[BlockQ4K]; R], x: &[ActQ8K]) -> [f32; R] {
+fn q4_k_dots<const R: usize>(rows: [&[BlockQ4K]; R], x: &[Act256]) -> [f32; R] {
     // 64 bytes of quants hold the sub-blocks 4h | 4h + 2 in low and 4h + 1 | 4h + 3 in high nibbles.
     let pick = |a, b| {
         let (a, b) = (_mm256_set1_epi32(a), _mm256_set1_epi32(b));
@@ -287,42 +316,40 @@ fn q4_k_dots<const R: usize>(rows: [&[BlockQ4K]; R], x: &[ActQ8K]) -> [f32; R] {
     let picks = [[pick(0, 2), pick(1, 3)], [pick(4, 6), pick(5, 7)]];
     let mask = _mm512_set1_epi8(15);
     let mut acc = [_mm512_setzero_ps(); R];
-    let mut min_acc = [_mm_setzero_ps(); R];
+    let mut min_acc = [_mm256_setzero_ps(); R];
     let rows = rows.map(|row| &row[..x.len()]);
     for (i, x) in x.iter().enumerate() {
-        let xq = x.q.as_chunks::<64>().0;
-        let x_sums = sums_of_32(&x.bsums);
+        let planes = [x.hi.as_chunks::<64>().0, x.lo.as_chunks::<64>().0];
+        let x_sums = sums_of_32(&x.sums);
         for r in 0..R {
             let w = &rows[r][i];
             let (scales, mins) = q4_k_scales(&w.scales);
             let scales = _mm512_castsi256_si512(_mm256_cvtepu16_epi32(scales));
-            let mut sums = _mm512_setzero_si512();
+            let mut sums = [_mm512_setzero_si512(); 2];
             for (h, qs) in w.qs.as_chunks::<64>().0.iter().enumerate() {
                 let qs = load64(qs);
-                let (x0, x1) = (load64(&xq[2 * h]), load64(&xq[2 * h + 1]));
-                let quants = [
-                    (
-                        _mm512_and_si512(qs, mask),
-                        _mm512_shuffle_i64x2::<0x44>(x0, x1),
-                    ),
-                    (
-                        _mm512_and_si512(_mm512_srli_epi16::<4>(qs), mask),
-                        _mm512_shuffle_i64x2::<0xee>(x0, x1),
-                    ),
-                ];
-                for ((q, x), pick) in quants.into_iter().zip(picks[h]) {
-                    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, x);
-                    sums = _mm512_dpwssd_epi32(sums, dots, _mm512_permutexvar_epi32(pick, scales));
+                let low = _mm512_and_si512(qs, mask);
+                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(qs), mask);
+                let pick_low = _mm512_permutexvar_epi32(picks[h][0], scales);
+                let pick_high = _mm512_permutexvar_epi32(picks[h][1], scales);
+                for (sums, x) in sums.iter_mut().zip(planes) {
+                    let (x0, x1) = (load64(&x[2 * h]), load64(&x[2 * h + 1]));
+                    let x_low = _mm512_shuffle_i64x2::<0x44>(x0, x1);
+                    let x_high = _mm512_shuffle_i64x2::<0xee>(x0, x1);
+                    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), low, x_low);
+                    *sums = _mm512_dpwssd_epi32(*sums, dots, pick_low);
+                    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), high, x_high);
+                    *sums = _mm512_dpwssd_epi32(*sums, dots, pick_high);
                 }
             }
             let scale = _mm512_set1_ps(f16(w.d) * x.d);
-            acc[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums), acc[r]);
-            let min_scale = _mm_set1_ps(f16(w.dmin) * x.d);
-            let min_sums = _mm_cvtepi32_ps(_mm_madd_epi16(mins, x_sums));
-            min_acc[r] = _mm_fmadd_ps(min_scale, min_sums, min_acc[r]);
+            acc[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(join_planes(sums)), acc[r]);
+            let min_scale = _mm256_set1_ps(f16(w.dmin) * x.d);
+            let mins = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(mins));
+            min_acc[r] = _mm256_fmadd_ps(min_scale, _mm256_mul_ps(mins, x_sums), min_acc[r]);
         }
     }
-    std::array::from_fn(|r| sum16(acc[r]) - sum4(min_acc[r]))
+    std::array::from_fn(|r| sum16(acc[r]) - sum8(min_acc[r]))
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -339,21 +366,20 @@ fn rows_q2_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn q2_k_dots<const R: usize>(rows: [&[BlockQ2K]; R], x: &[ActQ8K]) -> [f32; R] {
+fn q2_k_dots<const R: usize>(rows: [&[BlockQ2K]; R], x: &[Act256]) -> [f32; R] {
     // Shift 2j of all 64 bytes gives the sub-blocks 2j, 2j + 1 | 8 + 2j, 9 + 2j, four lanes each.
     let first = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 8, 8, 8, 8, 9, 9, 9, 9);
     let mut acc = [_mm512_setzero_ps(); R];
-    let mut min_acc = [_mm256_setzero_ps(); R];
     let rows = rows.map(|row| &row[..x.len()]);
     for (i, x) in x.iter().enumerate() {
-        let xq = x.q.as_chunks::<32>().0;
-        let bsums = load_words(&x.bsums);
+        let planes = [x.hi.as_chunks::<32>().0, x.lo.as_chunks::<32>().0];
+        let x_sums = _mm512_castsi512_ps(load64::<u8>(as_bytes(&x.sums)));
         for r in 0..R {
             let w = &rows[r][i];
             let packed = load16(&w.scales);
             let four_bits = _mm_set1_epi8(15);
             let scales = _mm512_cvtepu8_epi32(_mm_and_si128(packed, four_bits));
-            let mins = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16::<4>(packed), four_bits));
+            let mins = _mm512_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16::<4>(packed), four_bits));
             let qs = load64(&w.qs);
             let quants = [
                 qs,
@@ -361,23 +387,26 @@ fn q2_k_dots<const R: usize>(rows: [&[BlockQ2K]; R], x: &[ActQ8K]) -> [f32; R] {
                 _mm512_srli_epi16::<4>(qs),
                 _mm512_srli_epi16::<6>(qs),
             ];
-            let mut sums = _mm512_setzero_si512();
+            let mut sums = [_mm512_setzero_si512(); 2];
             for (j, q) in quants.into_iter().enumerate() {
                 let q = _mm512_and_si512(q, _mm512_set1_epi8(3));
-                let x = _mm512_castsi256_si512(load32(&xq[j]));
-                let x = _mm512_inserti64x4::<1>(x, load32(&xq[4 + j]));
-                let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, x);
                 let pick = _mm512_add_epi32(first, _mm512_set1_epi32(2 * j as i32));
-                sums = _mm512_dpwssd_epi32(sums, dots, _mm512_permutexvar_epi32(pick, scales));
+                let scale = _mm512_permutexvar_epi32(pick, scales);
+                for (sums, x) in sums.iter_mut().zip(planes) {
+                    let low = _mm512_castsi256_si512(load32(&x[j]));
+                    let x = _mm512_inserti64x4::<1>(low, load32(&x[4 + j]));
+                    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, x);
+                    *sums = _mm512_dpwssd_epi32(*sums, dots, scale);
+                }
             }
             let scale = _mm512_set1_ps(f16(w.d) * x.d);
-            acc[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums), acc[r]);
-            let min_scale = _mm256_set1_ps(f16(w.dmin) * x.d);
-            let min_sums = _mm256_cvtepi32_ps(_mm256_madd_epi16(mins, bsums));
-            min_acc[r] = _mm256_fmadd_ps(min_scale, min_sums, min_acc[r]);
+            acc[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(join_planes(sums)), acc[r]);
+            let min_scale = _mm512_set1_ps(f16(w.dmin) * x.d);
+            let min_sums = _mm512_mul_ps(_mm512_cvtepi32_ps(mins), x_sums);
+            acc[r] = _mm512_fnmadd_ps(min_scale, min_sums, acc[r]);
         }
     }
-    std::array::from_fn(|r| sum16(acc[r]) - sum8(min_acc[r]))
+    acc.map(|a| sum16(a))
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -394,29 +423,32 @@ fn rows_iq2_xxs(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn iq2_xxs_dots<const R: usize>(rows: [&[BlockIq2Xxs]; R], x: &[ActQ8K]) -> [f32; R] {
+fn iq2_xxs_dots<const R: usize>(rows: [&[BlockIq2Xxs]; R], x: &[Act256]) -> [f32; R] {
     // Two groups of 32 a step: the factors of groups 2h | 2h + 1.
     let first = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     let mut acc = [_mm512_setzero_ps(); R];
     let rows = rows.map(|row| &row[..x.len()]);
     for (i, x) in x.iter().enumerate() {
-        let xq = x.q.as_chunks::<64>().0;
+        let planes = [x.hi.as_chunks::<64>().0, x.lo.as_chunks::<64>().0];
         for r in 0..R {
             let w = &rows[r][i];
             let (signs, factors) = iq2_xxs_words(&w.groups);
             let factors = _mm512_castsi256_si512(load32::<u8>(as_bytes(&factors)));
-            let mut sums = _mm512_setzero_si512();
+            let mut sums = [_mm512_setzero_si512(); 2];
             for h in 0..4 {
                 let grid = iq2_xxs_points(&w.groups[2 * h], &w.groups[2 * h + 1]);
                 let minus = u64::from(signs[2 * h]) | u64::from(signs[2 * h + 1]) << 32;
-                let x = load64(&xq[h]);
-                let x = _mm512_mask_sub_epi8(x, minus, _mm512_setzero_si512(), x);
-                let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), grid, x); // at most 4 * 43 * 127
                 let pick = _mm512_add_epi32(first, _mm512_set1_epi32(2 * h as i32));
-                sums = _mm512_dpwssd_epi32(sums, dots, _mm512_permutexvar_epi32(pick, factors));
+                let factor = _mm512_permutexvar_epi32(pick, factors);
+                for (sums, x) in sums.iter_mut().zip(planes) {
+                    let x = load64(&x[h]);
+                    let x = _mm512_mask_sub_epi8(x, minus, _mm512_setzero_si512(), x);
+                    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), grid, x); // at most 4 * 43 * 127
+                    *sums = _mm512_dpwssd_epi32(*sums, dots, factor);
+                }
             }
             let scale = _mm512_set1_ps(f16(w.d) * 0.125 * x.d);
-            acc[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums), acc[r]);
+            acc[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(join_planes(sums)), acc[r]);
         }
     }
     acc.map(|a| sum16(a))

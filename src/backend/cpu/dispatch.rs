@@ -4,7 +4,7 @@ use super::scalar;
 use crate::error::{Error, Result};
 use crate::options::KernelChoice;
 use crate::quant::Format;
-use crate::quant::encode::{ActQ8_0, ActQ8K};
+use crate::quant::encode::{Act32, Act256};
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
@@ -18,16 +18,16 @@ use super::neon;
 pub enum Activation {
     /// Plain f32.
     F32,
-    /// Blocks of 32, [`ActQ8_0`].
-    Q8_0,
-    /// Blocks of 256, [`ActQ8K`].
-    Q8K,
+    /// Blocks of 32, [`Act32`].
+    Block32,
+    /// Blocks of 256, [`Act256`].
+    Block256,
 }
 
 /// `y[i]` = row i · x for `y.len()` consecutive rows of one matrix.
 ///
 /// `rows.len()` is `y.len()` times the bytes of a row. `x` is the bytes of the prepared vector: `[f32]`,
-/// `[ActQ8_0]` or `[ActQ8K]` as the [`Activation`] says, so with the alignment of f32. Each `y[i]` is summed
+/// `[Act32]` or `[Act256]` as the [`Activation`] says, so with the alignment of f32. Each `y[i]` is summed
 /// in an order that depends on nothing but the length of the row. Lengths that do not fit are a mistake
 /// of the caller and panic; the content of rows and vector is free, and what is NaN stays NaN.
 pub type RowsKernel = fn(rows: &[u8], x: &[u8], y: &mut [f32]);
@@ -73,10 +73,10 @@ pub struct Kernels {
     pub dot_f32: fn(&[f32], &[f32]) -> f32,
     /// `y += a * x`, for vectors of one length.
     pub axpy: fn(a: f32, x: &[f32], y: &mut [f32]),
-    /// As [`crate::quant::encode::quantize_q8_0`], to the bit.
-    pub quantize_q8_0: fn(&[f32], &mut [ActQ8_0]),
-    /// As [`crate::quant::encode::quantize_q8_k`], to the bit.
-    pub quantize_q8_k: fn(&[f32], &mut [ActQ8K]),
+    /// As [`crate::quant::encode::quantize_32`], to the bit.
+    pub quantize_32: fn(&[f32], &mut [Act32]),
+    /// As [`crate::quant::encode::quantize_256`], to the bit.
+    pub quantize_256: fn(&[f32], &mut [Act256]),
     /// Widens f16 bits, for slices of one length.
     pub f16_to_f32: fn(&[u16], &mut [f32]),
     /// Rounds to f16 bits, nearest-even, for slices of one length.

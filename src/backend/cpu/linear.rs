@@ -8,7 +8,7 @@ use super::pool::{Pool, Tiled};
 use super::{Cpu, Matrix};
 use crate::backend::Product;
 use crate::quant::cast;
-use crate::quant::encode::{ActQ8_0, ActQ8K};
+use crate::quant::encode::{Act32, Act256};
 
 /// Products that [`matmul`] computes in one pass at most.
 pub const MAX_PRODUCTS: usize = 8;
@@ -16,8 +16,8 @@ pub const MAX_PRODUCTS: usize = 8;
 /// Activations in the forms that kernels read, made once for all products of the same rows.
 #[derive(Default)]
 pub struct Prepared {
-    q8_0: Vec<ActQ8_0>,
-    q8_k: Vec<ActQ8K>,
+    blocks_32: Vec<Act32>,
+    blocks_256: Vec<Act256>,
 }
 
 impl Prepared {
@@ -32,20 +32,20 @@ impl Prepared {
     ) {
         match form {
             Activation::F32 => {}
-            Activation::Q8_0 => {
+            Activation::Block32 => {
                 let blocks = cols / 32;
-                grow(&mut self.q8_0, rows.len() / 32, ActQ8_0::ZERO);
-                let out = &mut self.q8_0[..rows.len() / 32];
+                grow(&mut self.blocks_32, rows.len() / 32, Act32::ZERO);
+                let out = &mut self.blocks_32[..rows.len() / 32];
                 each_row(pool, out, blocks, |r, out| {
-                    (kernels.quantize_q8_0)(&rows[r * cols..][..cols], out)
+                    (kernels.quantize_32)(&rows[r * cols..][..cols], out)
                 });
             }
-            Activation::Q8K => {
+            Activation::Block256 => {
                 let blocks = cols / 256;
-                grow(&mut self.q8_k, rows.len() / 256, ActQ8K::ZERO);
-                let out = &mut self.q8_k[..rows.len() / 256];
+                grow(&mut self.blocks_256, rows.len() / 256, Act256::ZERO);
+                let out = &mut self.blocks_256[..rows.len() / 256];
                 each_row(pool, out, blocks, |r, out| {
-                    (kernels.quantize_q8_k)(&rows[r * cols..][..cols], out)
+                    (kernels.quantize_256)(&rows[r * cols..][..cols], out)
                 });
             }
         }
@@ -55,8 +55,8 @@ impl Prepared {
     pub fn row<'a>(&'a self, form: Activation, rows: &'a [f32], cols: usize, r: usize) -> &'a [u8] {
         match form {
             Activation::F32 => cast::to_bytes(&rows[r * cols..][..cols]),
-            Activation::Q8_0 => cast::to_bytes(&self.q8_0[r * (cols / 32)..][..cols / 32]),
-            Activation::Q8K => cast::to_bytes(&self.q8_k[r * (cols / 256)..][..cols / 256]),
+            Activation::Block32 => cast::to_bytes(&self.blocks_32[r * (cols / 32)..][..cols / 32]),
+            Activation::Block256 => cast::to_bytes(&self.blocks_256[r * (cols / 256)..][..cols / 256]),
         }
     }
 }
@@ -89,7 +89,7 @@ pub fn matmul(cpu: &mut Cpu, n: usize, x: &[f32], products: &mut [Product<'_, Cp
     assert!(products.len() <= MAX_PRODUCTS, "products of one call");
     let cols = products.first().map_or(0, |p| p.weight.cols);
     let x = &x[..n * cols];
-    for form in [Activation::Q8_0, Activation::Q8K] {
+    for form in [Activation::Block32, Activation::Block256] {
         if products
             .iter()
             .any(|p| p.weight.kernel.activation == form)

@@ -1,7 +1,7 @@
 //! Plain Rust kernels: the truth the other tables are tested against.
 //!
 //! [`KERNELS`] multiplies every format with f32 activations: dequantise, then one f32 sum in index order.
-//! The functions `rows_*_q8_*` are the integer twins: what a fast integer kernel computes, written plainly.
+//! The functions of [`integer_twin`] are what a fast integer kernel computes, written plainly.
 
 use half::f16;
 
@@ -12,7 +12,7 @@ use crate::quant::blocks::{
     BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0, blocks, dequantize_row, f16_value,
 };
 use crate::quant::cast::Plain;
-use crate::quant::encode::{ActQ8_0, ActQ8K, quantize_q8_0, quantize_q8_k};
+use crate::quant::encode::{Act32, Act256, quantize_32, quantize_256};
 use crate::quant::tables::MXFP4_SCALES;
 
 /// The scalar table.
@@ -30,8 +30,8 @@ pub const KERNELS: Kernels = Kernels {
     },
     dot_f32,
     axpy,
-    quantize_q8_0: |x, out| quantize_q8_0(x, out),
-    quantize_q8_k: |x, out| quantize_q8_k(x, out),
+    quantize_32: |x, out| quantize_32(x, out),
+    quantize_256: |x, out| quantize_256(x, out),
     f16_to_f32,
     f32_to_f16,
 };
@@ -46,11 +46,11 @@ const fn with_f32(rows: RowsKernel) -> FormatKernel {
 /// The integer twin of `format`'s fast kernels, for formats that have one.
 pub fn integer_twin(format: Format) -> Option<FormatKernel> {
     let (activation, rows): (_, RowsKernel) = match format {
-        Format::Q8_0 => (Activation::Q8_0, rows_q8_0_q8_0),
-        Format::Mxfp4 => (Activation::Q8_0, rows_mxfp4_q8_0),
-        Format::Q4K => (Activation::Q8K, rows_q4_k_q8_k),
-        Format::Q2K => (Activation::Q8K, rows_q2_k_q8_k),
-        Format::Iq2Xxs => (Activation::Q8K, rows_iq2_xxs_q8_k),
+        Format::Q8_0 => (Activation::Block32, rows_q8_0),
+        Format::Mxfp4 => (Activation::Block32, rows_mxfp4),
+        Format::Q4K => (Activation::Block256, rows_q4_k),
+        Format::Q2K => (Activation::Block256, rows_q2_k),
+        Format::Iq2Xxs => (Activation::Block256, rows_iq2_xxs),
         Format::F32 | Format::F16 | Format::Bf16 | Format::I32 => return None,
     };
     Some(FormatKernel { activation, rows })
@@ -83,69 +83,65 @@ pub fn rows_f32(format: Format, rows: &[u8], x: &[u8], y: &mut [f32]) {
     in_passes(rows, row_bytes, y, row, row);
 }
 
-/// Q8_0 · Q8_0: the sum over blocks of `d_w * d_x * Σ q_w q_x`.
-pub fn rows_q8_0_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    twin_rows(rows, x, y, |w: &BlockQ8_0, x: &ActQ8_0| {
-        let sum: i32 =
-            w.q.iter()
-                .zip(x.q)
-                .map(|(w, x)| i32::from(*w) * i32::from(x))
-                .sum();
+/// The quant of an activation.
+fn act(hi: i8, lo: i8) -> i64 {
+    128 * i64::from(hi) + i64::from(lo)
+}
+
+/// Q8_0: the sum over blocks of `d_w * d_x * Σ q_w q_x`.
+fn rows_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    twin_rows(rows, x, y, |w: &BlockQ8_0, x: &Act32| {
+        let sum: i64 = (0..32).map(|e| i64::from(w.q[e]) * act(x.hi[e], x.lo[e])).sum();
         f16_value(w.d) * x.d * sum as f32
     });
 }
 
-/// MXFP4 · Q8_0: the sum over blocks of `scale_w * d_x * Σ v_w q_x`.
-pub fn rows_mxfp4_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    twin_rows(rows, x, y, |w: &BlockMxfp4, x: &ActQ8_0| {
-        let sum: i32 =
-            x.q.iter()
-                .enumerate()
-                .map(|(e, x)| i32::from(w.quant(e)) * i32::from(*x))
-                .sum();
+/// MXFP4: the sum over blocks of `scale_w * d_x * Σ v_w q_x`.
+fn rows_mxfp4(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    twin_rows(rows, x, y, |w: &BlockMxfp4, x: &Act32| {
+        let sum: i64 = (0..32).map(|e| i64::from(w.quant(e)) * act(x.hi[e], x.lo[e])).sum();
         MXFP4_SCALES[usize::from(w.e)] * x.d * sum as f32
     });
 }
 
-/// Q4_K · Q8_K: the sum over blocks of `d_x d Σ_k scale_k Σ q_w q_x - d_x dmin Σ_k min_k Σ q_x`.
-pub fn rows_q4_k_q8_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    twin_rows(rows, x, y, |w: &BlockQ4K, x: &ActQ8K| {
+/// Q4_K: the sum over blocks of `d_x d Σ_k scale_k Σ q_w q_x - d_x dmin Σ_k min_k Σ q_x`.
+fn rows_q4_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    twin_rows(rows, x, y, |w: &BlockQ4K, x: &Act256| {
         let (scales, mins) = w.scales_mins();
         let (mut sum, mut min_sum) = (0, 0);
-        for (e, q) in x.q.iter().enumerate() {
-            sum += i32::from(scales[e / 32]) * i32::from(w.quant(e)) * i32::from(*q);
-        }
-        for (s, bsum) in x.bsums.iter().enumerate() {
-            min_sum += i32::from(mins[s / 2]) * i32::from(*bsum);
+        for e in 0..256 {
+            let q = act(x.hi[e], x.lo[e]);
+            sum += i64::from(scales[e / 32]) * i64::from(w.quant(e)) * q;
+            min_sum += i64::from(mins[e / 32]) * q;
         }
         f16_value(w.d) * x.d * sum as f32 - f16_value(w.dmin) * x.d * min_sum as f32
     });
 }
 
-/// Q2_K · Q8_K: the sum over blocks of `d_x d Σ_s scale_s Σ q_w q_x - d_x dmin Σ_s min_s Σ q_x`.
-pub fn rows_q2_k_q8_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    twin_rows(rows, x, y, |w: &BlockQ2K, x: &ActQ8K| {
+/// Q2_K: the sum over blocks of `d_x d Σ_s scale_s Σ q_w q_x - d_x dmin Σ_s min_s Σ q_x`.
+fn rows_q2_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    twin_rows(rows, x, y, |w: &BlockQ2K, x: &Act256| {
         let (mut sum, mut min_sum) = (0, 0);
-        for (e, q) in x.q.iter().enumerate() {
-            sum += i32::from(w.scales[e / 16] & 15) * i32::from(w.quant(e)) * i32::from(*q);
-        }
-        for (scale, bsum) in w.scales.iter().zip(x.bsums) {
-            min_sum += i32::from(scale >> 4) * i32::from(bsum);
+        for e in 0..256 {
+            let (scale, q) = (w.scales[e / 16], act(x.hi[e], x.lo[e]));
+            sum += i64::from(scale & 15) * i64::from(w.quant(e)) * q;
+            min_sum += i64::from(scale >> 4) * q;
         }
         f16_value(w.d) * x.d * sum as f32 - f16_value(w.dmin) * x.d * min_sum as f32
     });
 }
 
-/// IQ2_XXS · Q8_K: the sum over blocks of `d_x d / 8 Σ_g factor_g Σ ±grid q_x`.
-pub fn rows_iq2_xxs_q8_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    twin_rows(rows, x, y, |w: &BlockIq2Xxs, x: &ActQ8K| {
+/// IQ2_XXS: the sum over blocks of `d_x d / 8 Σ_g factor_g Σ ±grid q_x`.
+fn rows_iq2_xxs(rows: &[u8], x: &[u8], y: &mut [f32]) {
+    twin_rows(rows, x, y, |w: &BlockIq2Xxs, x: &Act256| {
         let mut sum = 0;
-        for (g, x) in x.q.as_chunks::<32>().0.iter().enumerate() {
+        for g in 0..8 {
             let (factor, points) = w.group(g);
-            for ((row, signs), x) in points.into_iter().zip(x.as_chunks::<8>().0) {
+            for (k, (row, signs)) in points.into_iter().enumerate() {
                 for j in 0..8 {
-                    let sign = 1 - 2 * i32::from(signs >> j & 1);
-                    sum += i32::from(factor) * sign * i32::from(row[j]) * i32::from(x[j]);
+                    let e = 32 * g + 8 * k + j;
+                    let sign = 1 - 2 * i64::from(signs >> j & 1);
+                    sum += i64::from(factor) * sign * i64::from(row[j]) * act(x.hi[e], x.lo[e]);
                 }
             }
         }
