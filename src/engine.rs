@@ -7,17 +7,18 @@ use crate::graph::Graph;
 use crate::graph::kv::Checkpoint;
 use crate::graph::weights::Weights;
 use crate::os::{self, File};
+use crate::model;
 use crate::options::{DEFAULT_CTX, Options};
-use crate::sampler::Sampler;
 use crate::supply;
 use crate::text::tokenizer::Tokenizer;
 use crate::units::TokenId;
+use std::path::Path;
 
 pub use crate::gguf::{Gguf, TensorInfo};
 pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
 pub use crate::os::interrupt;
-pub use crate::sampler::SamplerOptions;
+pub use crate::sampler::{Sampler, SamplerOptions};
 pub use crate::session::Prefill;
 pub use crate::text::{chat, stream, tokenizer};
 
@@ -25,6 +26,17 @@ pub use crate::text::{chat, stream, tokenizer};
 pub type Session = crate::session::Session<Cpu>;
 /// A point that a session can come back to.
 pub type SessionCheckpoint = Checkpoint<Cpu>;
+
+/// A model file that was understood, before its weights are loaded: what can be wrong with a prompt or an
+/// option shows here.
+pub struct Prepared {
+    options: Options,
+    open_supply: supply::OpenSupply,
+    file: File,
+    model: Model,
+    tokenizer: Tokenizer,
+    ctx: usize,
+}
 
 /// A model, ready to compute.
 pub struct Engine {
@@ -59,59 +71,111 @@ pub struct Generated {
     pub pending: Option<TokenId>,
 }
 
-/// Reads the directory of a model file and binds its tensors, without its weights.
+/// Reads the header of a file; [`Model::bind`] gives it its meaning.
 ///
-/// Errors: the file cannot be read, is no GGUF, or holds no model of this architecture.
-pub fn inspect(path: &std::path::Path) -> Result<Model> {
-    let file = File::open(path)?;
-    bind(&file)
+/// Errors: the file cannot be read or is no GGUF.
+pub fn header(path: &Path) -> Result<Gguf> {
+    Gguf::read(&File::open(path)?)
 }
 
 /// Reads the vocabulary of a model file; the file may hold nothing else.
 ///
-/// Errors: as [`inspect`], and a vocabulary that contradicts itself.
-pub fn vocabulary(path: &std::path::Path) -> Result<Tokenizer> {
-    let file = File::open(path)?;
-    let name = path.display();
-    let gguf = Gguf::read(&file).context(|| &name)?;
-    let vocabulary = crate::model::vocabulary(gguf).context(|| &name)?;
-    Tokenizer::new(vocabulary).context(|| &name)
+/// Errors: as [`header`], and a vocabulary that contradicts itself.
+pub fn vocabulary(path: &Path) -> Result<Tokenizer> {
+    tokenizer_of(&header(path)?)
 }
 
-fn bind(file: &File) -> Result<Model> {
-    Gguf::read(file).and_then(Model::bind).context(|| os::ReadAt::name(file).to_string())
+fn tokenizer_of(gguf: &Gguf) -> Result<Tokenizer> {
+    Tokenizer::new(model::vocabulary(gguf)?).context(|| &gguf.name)
+}
+
+impl Prepared {
+    /// Reads everything of a model file but its weights.
+    ///
+    /// Errors: wrong options, an unreadable or foreign file.
+    pub fn new(options: Options) -> Result<Prepared> {
+        options.validate()?;
+        let open_supply = supply::strategy(&options.strategy)?;
+        let file = File::open(&options.model)?;
+        let model = Model::bind(Gguf::read(&file)?)?;
+        let tokenizer = tokenizer_of(&model.gguf)?;
+        let ctx = match options.ctx {
+            0 => DEFAULT_CTX.min(model.config.n_ctx_train),
+            ctx => ctx,
+        };
+        Ok(Prepared {
+            options,
+            open_supply,
+            file,
+            model,
+            tokenizer,
+            ctx,
+        })
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Things worth telling that are no faults.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.model.notes.clone();
+        let trained = self.model.config.n_ctx_train;
+        if self.ctx > trained {
+            notes.push(format!(
+                "--ctx {} is more than the {trained} tokens the model was trained for",
+                self.ctx
+            ));
+        }
+        notes
+    }
+
+    /// An error when `n` tokens do not fit the context.
+    pub fn check_prompt(&self, n: usize) -> Result<()> {
+        if n > self.ctx {
+            let ctx = self.ctx;
+            return Err(Error::usage(format!(
+                "the prompt has {n} tokens, expected at most {ctx} (--ctx sets the size of the context)"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Loads the weights; `progress(done, all)` tells the bytes loaded.
+    ///
+    /// Errors: a failed read, refused memory, kernels that this CPU cannot run.
+    pub fn load(self, progress: &mut dyn FnMut(u64, u64)) -> Result<Engine> {
+        let Prepared { options, model, .. } = self;
+        let name = model.gguf.name.clone();
+        let n_threads = match options.threads {
+            0 => os::n_cpus(),
+            n => n,
+        };
+        let mut backend = Cpu::new(options.kernels, n_threads)?;
+        let opened = (self.open_supply)(&self.file, &model, progress).context(|| &name)?;
+        let weights = Weights::load(&model, &opened.fixed, &mut backend, options.kv);
+        let weights = weights.context(|| &name)?;
+        let chunk = options.prefill_chunk.min(self.ctx);
+        let graph = Graph::new(
+            model.config,
+            backend,
+            weights,
+            opened.experts,
+            chunk,
+            options.kv,
+        )?;
+        Ok(Engine {
+            graph,
+            tokenizer: self.tokenizer,
+            name,
+            strategy: options.strategy,
+            ctx: self.ctx,
+        })
+    }
 }
 
 impl Engine {
-    /// Opens a model; `progress(done, all)` tells the bytes loaded.
-    ///
-    /// Errors: wrong options, an unreadable or foreign file, refused memory.
-    pub fn open(options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Engine> {
-        options.validate()?;
-        let open_supply = supply::strategy(&options.strategy)?;
-        let n_threads = if options.threads == 0 { os::n_cpus() } else { options.threads };
-        let mut backend = Cpu::new(options.kernels, n_threads)?;
-
-        let file = File::open(&options.model)?;
-        let name = options.model.display().to_string();
-        let mut model = bind(&file)?;
-        let longest = model.config.n_ctx_train;
-        let ctx = if options.ctx == 0 { DEFAULT_CTX.min(longest) } else { options.ctx };
-        if ctx > longest {
-            return Err(Error::usage(format!("--ctx: found {ctx}, expected at most {longest} for {name}")));
-        }
-        let tokenizer = Tokenizer::new(model.take_vocabulary()?).context(|| &name)?;
-        if tokenizer.len() > model.config.n_vocab {
-            let (found, expected) = (tokenizer.len(), model.config.n_vocab);
-            return Err(Error::format(format!("{name}: vocabulary of {found} tokens, expected at most {expected}")));
-        }
-        let opened = open_supply(&file, &model, progress).context(|| &name)?;
-        let weights = Weights::load(&model, &opened.fixed, &mut backend, options.kv).context(|| &name)?;
-        let chunk = options.prefill_chunk.min(ctx);
-        let graph = Graph::new(model.config, backend, weights, opened.experts, chunk, options.kv)?;
-        Ok(Engine { graph, tokenizer, name, strategy: options.strategy.clone(), ctx })
-    }
-
     /// The model file.
     pub fn name(&self) -> &str {
         &self.name

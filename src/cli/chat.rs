@@ -47,8 +47,9 @@ struct Conversation {
 fn run(args: &Args) -> Result<()> {
     let settings = Settings::new(args)?;
     let system = args.text("--system")?.unwrap_or("").to_string();
-    let mut engine = model::open(args)?;
-    Chat::new(engine.tokenizer())?;
+    let prepared = model::prepare(args)?;
+    Chat::new(prepared.tokenizer())?;
+    let mut engine = model::load(prepared, args)?;
     let session = engine.session()?;
     interrupt::install()?;
     let mut chat = Conversation {

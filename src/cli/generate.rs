@@ -5,9 +5,8 @@ use super::progress::Progress;
 use super::{note, print};
 use crate::engine::chat::Thinking;
 use crate::engine::stream::Utf8Stream;
-use crate::engine::{Engine, Generated, Prefill, SamplerOptions, Session, SessionCheckpoint, interrupt};
+use crate::engine::{Engine, Generated, Prefill, Sampler, SamplerOptions, Session, SessionCheckpoint, interrupt};
 use crate::error::Result;
-use crate::sampler::Sampler;
 use crate::units::TokenId;
 use std::time::{Duration, Instant};
 

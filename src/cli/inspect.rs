@@ -2,7 +2,7 @@
 
 use super::args::{Args, Command, Flag};
 use super::{model, print};
-use crate::engine::{self, LayerKind, Model};
+use crate::engine::{self, Gguf, LayerKind, Model};
 use crate::error::Result;
 use crate::units::{Bytes, LayerId};
 use std::fmt::Write;
@@ -22,19 +22,26 @@ pub const COMMAND: Command = Command {
 const PAGES: [u64; 2] = [4096, 16384];
 
 fn run(args: &Args) -> Result<()> {
-    let path = args.positional.first().map_or_else(|| model::model_path(args), PathBuf::from);
-    let model = engine::inspect(&path)?;
+    let path = args
+        .positional
+        .first()
+        .map_or_else(|| model::model_path(args), PathBuf::from);
+    let gguf = engine::header(&path)?;
     let mut out = String::new();
     // Writing to a String does not fail.
-    let _ = report(&model, &mut out);
+    let _ = header(&gguf, &mut out);
     if args.has("--tensors") {
-        let _ = tensors(&model, &mut out);
+        let _ = tensors(&gguf, &mut out);
     }
+    // What stands in the file is shown even if it is no model that can run.
+    print(&out)?;
+    let model = Model::bind(gguf)?;
+    out.clear();
+    let _ = meaning(&model, &mut out);
     print(&out)
 }
 
-fn report(model: &Model, out: &mut String) -> std::fmt::Result {
-    let (gguf, c) = (&model.gguf, &model.config);
+fn header(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
     writeln!(out, "{}: GGUF version {}, {}", gguf.name, gguf.version, Bytes(gguf.file_len))?;
     writeln!(out, "{} tensors from byte {}, aligned to {}", gguf.tensors.len(), gguf.data_start, gguf.alignment)?;
     writeln!(out, "\nmetadata")?;
@@ -42,6 +49,11 @@ fn report(model: &Model, out: &mut String) -> std::fmt::Result {
         let value = gguf.value(key).map_or_else(String::new, |v| v.summary());
         writeln!(out, "  {key:<52} {value}")?;
     }
+    Ok(())
+}
+
+fn meaning(model: &Model, out: &mut String) -> std::fmt::Result {
+    let c = &model.config;
     writeln!(out, "\nlayers (attention, choice of experts)")?;
     let kinds: Vec<String> = c.layers.iter().map(|l| format!("{} {}", kind(l.kind), choice(l.hash_routed))).collect();
     let mut start = 0;
@@ -93,9 +105,9 @@ fn choice(hash_routed: bool) -> &'static str {
     if hash_routed { "(by token)" } else { "(by score)" }
 }
 
-fn tensors(model: &Model, out: &mut String) -> std::fmt::Result {
+fn tensors(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
     writeln!(out, "\ntensors (dims fastest first)")?;
-    for t in &model.gguf.tensors {
+    for t in &gguf.tensors {
         let (dims, format) = (format!("{:?}", t.dims), t.format.name());
         writeln!(out, "  {:<42} {dims:<22} {format:<8} {:>14} + {}", t.name, t.extent.offset, t.extent.len)?;
     }

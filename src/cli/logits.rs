@@ -34,12 +34,10 @@ fn run(args: &Args) -> Result<()> {
     let tokens = parse_ids(&read_text(Source::File(list))?)?;
     let decode_from = args.number("--decode-from")?.unwrap_or(tokens.len()).min(tokens.len());
 
-    let mut engine = model::open(args)?;
+    let prepared = model::prepare_for(args, tokens.len())?;
+    prepared.check_prompt(tokens.len())?;
+    let mut engine = model::load(prepared, args)?;
     let mut session = engine.session()?;
-    if tokens.len() > session.ctx() {
-        let (found, ctx) = (tokens.len(), session.ctx());
-        return Err(Error::usage(format!("{found} tokens, expected at most {ctx} (--ctx sets it)")));
-    }
     let failed = |e: &std::io::Error| Error::io(out.display(), e);
     let mut file = BufWriter::new(std::fs::File::create(out).map_err(|e| failed(&e))?);
     let mut progress = Progress::new("logits", "tokens", args.has("--quiet"));

@@ -2,7 +2,8 @@
 
 use super::args::{Args, Flag};
 use super::progress::Progress;
-use crate::engine::Engine;
+use super::note;
+use crate::engine::{Engine, Prepared};
 use crate::error::Result;
 use crate::options::{self, KernelChoice, KvFormat, Options};
 use std::path::PathBuf;
@@ -50,12 +51,29 @@ pub fn options(args: &Args) -> Result<Options> {
     Ok(options)
 }
 
-/// Opens the engine that the flags ask for.
-pub fn open(args: &Args) -> Result<Engine> {
-    let options = options(args)?;
+/// Reads everything but the weights of the model that the flags ask for.
+pub fn prepare(args: &Args) -> Result<Prepared> {
+    prepare_for(args, 0)
+}
+
+/// As [`prepare`]; without `--ctx` the context holds `n` tokens, if that is more than 0.
+pub fn prepare_for(args: &Args, n: usize) -> Result<Prepared> {
+    let mut options = options(args)?;
+    if options.ctx == 0 {
+        options.ctx = n;
+    }
+    let prepared = Prepared::new(options)?;
+    if !args.has("--quiet") {
+        prepared.notes().iter().for_each(|text| note(&format!("note: {text}\n")));
+    }
+    Ok(prepared)
+}
+
+/// Loads its weights.
+pub fn load(prepared: Prepared, args: &Args) -> Result<Engine> {
     let mut progress = Progress::new("load", "MiB", args.has("--quiet"));
     let mut show = |done: u64, all: u64| progress.show((done >> 20) as usize, (all >> 20) as usize);
-    let engine = Engine::open(&options, &mut show);
+    let engine = prepared.load(&mut show);
     progress.clear();
     engine
 }

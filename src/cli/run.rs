@@ -41,8 +41,8 @@ fn run(args: &Args) -> Result<()> {
     if args.has("--raw") && system.is_some() {
         return Err(Error::usage("--system has no place in a --raw prompt"));
     }
-    let mut engine = model::open(args)?;
-    let tokenizer = engine.tokenizer();
+    let prepared = model::prepare(args)?;
+    let tokenizer = prepared.tokenizer();
     let tokens = if args.has("--raw") {
         let bos = tokenizer.bos();
         bos.into_iter().chain(tokenizer.encode(&prompt, Special::Parse)).collect()
@@ -55,6 +55,8 @@ fn run(args: &Args) -> Result<()> {
     if tokens.is_empty() {
         return Err(Error::usage("the prompt is empty and the vocabulary has no start token"));
     }
+    prepared.check_prompt(tokens.len())?;
+    let mut engine = model::load(prepared, args)?;
     let mut session = engine.session()?;
     interrupt::install()?;
     let mut stats = Stats::default();

@@ -26,8 +26,8 @@ impl<B: Backend> Session<B> {
     /// An empty session over an empty cache.
     pub fn new(kv: KvCache<B>) -> Session<B> {
         Session {
+            tokens: Vec::with_capacity(kv.ctx()),
             kv,
-            tokens: Vec::new(),
             logits: Vec::new(),
         }
     }

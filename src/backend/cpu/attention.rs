@@ -1,12 +1,14 @@
 //! Attention: queries and keys, the indexer's choice, softmax with sinks over raw and compressed rows.
 
 use super::kv_rows::Rows;
-use super::{Cpu, Dot, Thread, norm_scale};
+use super::dispatch::Kernels;
+use super::{Cpu, Thread, norm_scale};
 use crate::backend::{Attend, Compressed, Heads, RowForm, Select};
+use crate::error::Result;
 use crate::quant::rounding;
 
 /// Keys that are brought to f32 together.
-const KEY_TILE: usize = 64;
+pub const KEY_TILE: usize = 64;
 
 /// Rotates the last values of a row by `rope = (cos, sin)...`, pairs of neighbours. `direction` -1 undoes it.
 pub fn rotate(row: &mut [f32], rope: &[f32], direction: f32) {
@@ -55,11 +57,13 @@ pub struct Selection {
 
 impl Selection {
     /// Room for `n` tokens.
-    pub fn new(n: usize, top_k: usize) -> Selection {
-        Selection {
-            ids: vec![0; n * top_k],
+    ///
+    /// Errors: memory is refused.
+    pub fn new(n: usize, top_k: usize) -> Result<Selection> {
+        Ok(Selection {
+            ids: super::zeroed(n * top_k)?,
             top_k,
-        }
+        })
     }
 
     /// The rows chosen for token `t` of the chunk.
@@ -76,7 +80,7 @@ pub fn n_visible(pos: usize, ratio: usize) -> usize {
 /// See [`crate::backend::Backend::select`]. Tokens that see no more than `top_k` rows get no entry: they
 /// attend to all.
 pub fn select(cpu: &mut Cpu, step: &Select<'_, Cpu>, selection: &mut Selection) {
-    let dot = cpu.kernels.dot_f32;
+    let kernels = cpu.kernels;
     let first = (0..step.n).find(|t| n_visible(step.pos + t, step.ratio) > step.top_k);
     let Some(first) = first else { return };
     let ids = &mut selection.ids[first * step.top_k..step.n * step.top_k];
@@ -94,7 +98,7 @@ pub fn select(cpu: &mut Cpu, step: &Select<'_, Cpu>, selection: &mut Selection) 
             |i, scores, own| {
                 let len = KEY_TILE.min(n_rows - i * KEY_TILE);
                 score_rows(
-                    dot,
+                    &kernels,
                     step,
                     first,
                     i * KEY_TILE,
@@ -112,14 +116,14 @@ pub fn select(cpu: &mut Cpu, step: &Select<'_, Cpu>, selection: &mut Selection) 
             let t = first + i;
             let n_rows = n_visible(step.pos + t, step.ratio);
             own.scores.resize(own.scores.len().max(n_rows), 0.0);
-            score_rows(dot, step, t, 0, &mut own.scores[..n_rows], &mut own.row);
+            score_rows(&kernels, step, t, 0, &mut own.scores[..n_rows], &mut own.row);
             top_rows(&own.scores[..n_rows], &mut own.order, ids);
         });
 }
 
 /// `scores[i]` of row `start + i`: sum over heads of weight times the positive part of the dot product.
 fn score_rows(
-    dot: Dot,
+    kernels: &Kernels,
     step: &Select<'_, Cpu>,
     t: usize,
     start: usize,
@@ -130,8 +134,9 @@ fn score_rows(
     let weight = &step.head_weight[t * step.n_head..][..step.n_head];
     row.resize(row.len().max(step.dim), 0.0);
     let row = &mut row[..step.dim];
+    let dot = kernels.dot_f32;
     for (i, score) in scores.iter_mut().enumerate() {
-        step.rows.load(start + i, row);
+        step.rows.load(start + i, kernels, row);
         let heads = q.chunks_exact(step.dim).zip(weight);
         *score = heads
             .map(|(q, w)| w * step.scale * dot(q, row).max(0.0))
@@ -166,7 +171,7 @@ pub fn attend(cpu: &mut Cpu, step: Attend<'_, Cpu>) {
     let heads_each = (1..=n_head)
         .find(|h| n_head.is_multiple_of(*h) && n_head / h <= shares)
         .unwrap_or(n_head);
-    let kernels = (cpu.kernels.dot_f32, cpu.kernels.axpy);
+    let kernels = cpu.kernels;
     let mut out = std::mem::take(step.out);
     let row_len = heads_each * step.heads.dim;
     let used = step.n * n_head * step.heads.dim;
@@ -176,7 +181,7 @@ pub fn attend(cpu: &mut Cpu, step: Attend<'_, Cpu>) {
         &mut cpu.threads,
         |i, out, own| {
             let first = i * heads_each;
-            attend_heads(kernels, &step, first / n_head, first % n_head, out, own);
+            attend_heads(&kernels, &step, first / n_head, first % n_head, out, own);
         },
     );
     *step.out = out;
@@ -185,13 +190,14 @@ pub fn attend(cpu: &mut Cpu, step: Attend<'_, Cpu>) {
 /// Heads `head..` of token `t`, as many as `out` holds. One pass over the keys in tiles: the running maximum
 /// rescales what was summed so far. The sink starts it: maximum = sink, sum = 1, no value.
 fn attend_heads(
-    (dot, axpy): (Dot, fn(f32, &[f32], &mut [f32])),
+    kernels: &Kernels,
     step: &Attend<'_, Cpu>,
     t: usize,
     head: usize,
     out: &mut [f32],
     own: &mut Thread,
 ) {
+    let (dot, axpy) = (kernels.dot_f32, kernels.axpy);
     let dim = step.heads.dim;
     let n_head = out.len() / dim;
     let q = &step.q[(t * step.heads.n + head) * dim..][..out.len()];
@@ -209,7 +215,7 @@ fn attend_heads(
         let len = KEY_TILE.min(keys.len() - start);
         let tile = &mut own.keys[..len * dim];
         for (i, key) in tile.chunks_exact_mut(dim).enumerate() {
-            keys.load(start + i, key);
+            keys.load(start + i, kernels, key);
         }
         for h in 0..n_head {
             let q = &q[h * dim..][..dim];
@@ -291,16 +297,16 @@ impl<'a> Keys<'a> {
         self.n_raw + self.n_compressed
     }
 
-    fn load(&self, i: usize, key: &mut [f32]) {
+    fn load(&self, i: usize, kernels: &Kernels, key: &mut [f32]) {
         if i < self.n_raw {
             let p = self.first_raw + i;
             match p.checked_sub(self.pos) {
-                Some(in_chunk) => self.chunk.load(in_chunk, key),
-                None => self.ring.load(p % self.window, key),
+                Some(in_chunk) => self.chunk.load(in_chunk, kernels, key),
+                None => self.ring.load(p % self.window, kernels, key),
             }
         } else if let Some((rows, chosen)) = self.compressed {
             let w = i - self.n_raw;
-            rows.load(chosen.map_or(w, |ids| ids[w] as usize), key);
+            rows.load(chosen.map_or(w, |ids| ids[w] as usize), kernels, key);
         }
     }
 }

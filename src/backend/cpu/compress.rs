@@ -40,7 +40,7 @@ pub fn step(cpu: &mut Cpu, step: &mut Compress<'_, Cpu>) {
     for (i, row) in pooled.chunks_exact(step.dim).take(n_windows).enumerate() {
         let scratch = &mut cpu.threads[0].row;
         scratch.resize(scratch.len().max(step.dim), 0.0);
-        step.rows.store(first + i, row, scratch);
+        step.rows.store(first + i, &cpu.kernels, row, scratch);
     }
     cpu.pooled = pooled;
     history.commit();

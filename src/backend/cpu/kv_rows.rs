@@ -1,9 +1,10 @@
 //! Stores of KV-cache rows: rounding into a small form when a row is stored, f32 when it is loaded.
 
+use super::dispatch::Kernels;
 use crate::backend::RowForm;
 use crate::error::{Error, Result};
 use crate::os::AlignedBuf;
-use crate::quant::blocks::{BlockMxfp4, blocks as blocks_of};
+use crate::quant::blocks::BlockMxfp4;
 use crate::quant::cast;
 use crate::quant::rounding::{self, BlockFp8};
 
@@ -29,7 +30,7 @@ impl Rows {
             dim,
             row_bytes: row_bytes(form, dim)?,
             capacity,
-            segments: Vec::new(),
+            segments: Vec::with_capacity(capacity.div_ceil(SEGMENT)),
         })
     }
 
@@ -57,41 +58,45 @@ impl Rows {
     }
 
     /// Rounds and stores row `i`; room must have been made for it. `scratch` holds a row.
-    pub fn store(&mut self, i: usize, row: &[f32], scratch: &mut [f32]) {
+    pub fn store(&mut self, i: usize, kernels: &Kernels, row: &[f32], scratch: &mut [f32]) {
         assert_eq!(row.len(), self.dim, "width of a row");
         let (form, at) = (self.form, (i % SEGMENT) * self.row_bytes);
         let bytes = &mut self.segments[i / SEGMENT].as_mut_slice()[at..at + self.row_bytes];
         match form {
             RowForm::F32 => bytes.copy_from_slice(cast::to_bytes(row)),
-            RowForm::F16 => store_16(row, bytes, |v| half::f16::from_f32(v).to_bits()),
+            RowForm::F16 => (kernels.f32_to_f16)(row, values_of_mut(bytes)),
             RowForm::Fp8 { n_rot } => {
                 let (nope, rotary) = row.split_at(self.dim - n_rot);
                 let (blocks, tail) = bytes.split_at_mut(self.row_bytes - 2 * n_rot);
-                rounding::fp8_encode(nope, blocks_of_mut(blocks));
-                store_16(rotary, tail, |v| half::bf16::from_f32(v).to_bits());
+                rounding::fp8_encode(nope, values_of_mut(blocks));
+                for (v, b) in rotary.iter().zip(tail.chunks_exact_mut(2)) {
+                    b.copy_from_slice(&half::bf16::from_f32(*v).to_le_bytes());
+                }
             }
             RowForm::Fp4 => {
                 let rotated = &mut scratch[..row.len()];
                 rotated.copy_from_slice(row);
                 rounding::hadamard(rotated);
-                rounding::fp4_encode(rotated, blocks_of_mut(bytes));
+                rounding::fp4_encode(rotated, values_of_mut(bytes));
             }
         }
     }
 
     /// The values of row `i` as stored. Rows of the FP4 form stay Hadamard-rotated.
-    pub fn load(&self, i: usize, row: &mut [f32]) {
+    pub fn load(&self, i: usize, kernels: &Kernels, row: &mut [f32]) {
         let bytes = self.bytes(i);
         match self.form {
             RowForm::F32 => cast::to_bytes_mut(row).copy_from_slice(bytes),
-            RowForm::F16 => load_16(bytes, row, |v| half::f16::from_bits(v).to_f32()),
+            RowForm::F16 => (kernels.f16_to_f32)(values_of(bytes), row),
             RowForm::Fp8 { n_rot } => {
                 let (nope, rotary) = row.split_at_mut(self.dim - n_rot);
                 let (blocks, tail) = bytes.split_at(self.row_bytes - 2 * n_rot);
-                rounding::fp8_decode(blocks_of(blocks), nope);
-                load_16(tail, rotary, |v| half::bf16::from_bits(v).to_f32());
+                rounding::fp8_decode(values_of(blocks), nope);
+                for (v, b) in rotary.iter_mut().zip(tail.chunks_exact(2)) {
+                    *v = half::bf16::from_le_bytes([b[0], b[1]]).to_f32();
+                }
             }
-            RowForm::Fp4 => rounding::fp4_decode(blocks_of(bytes), row),
+            RowForm::Fp4 => rounding::fp4_decode(values_of(bytes), row),
         }
     }
 
@@ -149,20 +154,14 @@ fn row_bytes(form: RowForm, dim: usize) -> Result<usize> {
     })
 }
 
-/// The blocks of a stored row, to be written.
-fn blocks_of_mut<T: cast::Plain>(bytes: &mut [u8]) -> &mut [T] {
-    // Blocks are aligned to 1 byte, and a row is whole blocks, so the cast does not fail.
+/// A part of a stored row as its values.
+fn values_of<T: cast::Plain>(bytes: &[u8]) -> &[T] {
+    // A row starts at a multiple of its length in a page-aligned segment and is whole values (blocks are
+    // aligned to 1 byte, f16 rows of 2 bytes a value to 2), so the cast does not fail.
+    cast::from_bytes(bytes).unwrap_or_default()
+}
+
+/// The same, to be written.
+fn values_of_mut<T: cast::Plain>(bytes: &mut [u8]) -> &mut [T] {
     cast::from_bytes_mut(bytes).unwrap_or_default()
-}
-
-fn store_16(row: &[f32], bytes: &mut [u8], bits: impl Fn(f32) -> u16) {
-    for (v, b) in row.iter().zip(bytes.chunks_exact_mut(2)) {
-        b.copy_from_slice(&bits(*v).to_le_bytes());
-    }
-}
-
-fn load_16(bytes: &[u8], row: &mut [f32], value: impl Fn(u16) -> f32) {
-    for (v, b) in row.iter_mut().zip(bytes.chunks_exact(2)) {
-        *v = value(u16::from_le_bytes([b[0], b[1]]));
-    }
 }

@@ -47,7 +47,7 @@ pub struct Cpu {
     pooled: Vec<f32>,
 }
 
-/// Scratch of one compute thread; grows to what the longest context so far needed.
+/// Scratch of one compute thread.
 #[derive(Default)]
 struct Thread {
     /// Keys in f32.
@@ -121,18 +121,19 @@ fn rms_norm_row(dot: Dot, x: &mut [f32], weight: &[f32], eps: f32) {
         .for_each(|(v, w)| *v = *v * norm * w);
 }
 
-/// A vector of `len` values of a type's default, or an error when memory is refused.
-fn zeroed(len: usize) -> Result<Vec<f32>> {
+/// `len` values of a type's default, or an error when memory is refused.
+fn zeroed<T: Clone + Default>(len: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
-    values.try_reserve_exact(len).map_err(|_| {
-        Error::limit(
-            "memory: a buffer of f32 values",
-            len,
-            "what the system gives",
-        )
-    })?;
-    values.resize(len, 0.0);
+    reserve(&mut values, len)?;
+    values.resize(len, T::default());
     Ok(values)
+}
+
+/// Room for `len` values in all, or an error when memory is refused.
+fn reserve<T>(values: &mut Vec<T>, len: usize) -> Result<()> {
+    values
+        .try_reserve_exact(len.saturating_sub(values.len()))
+        .map_err(|_| Error::limit("memory: values of a buffer", len, "what the system gives"))
 }
 
 impl Backend for Cpu {
@@ -176,6 +177,12 @@ impl Backend for Cpu {
     }
 
     fn rows(&mut self, form: RowForm, dim: usize, capacity: usize) -> Result<kv_rows::Rows> {
+        // An indexer scores all rows of a store: made here, so that no token has to. Memory that no
+        // context has grown into is never touched.
+        for thread in &mut self.threads {
+            reserve(&mut thread.scores, capacity.next_multiple_of(attention::KEY_TILE))?;
+            reserve(&mut thread.order, capacity)?;
+        }
         kv_rows::Rows::new(form, dim, capacity)
     }
 
@@ -184,7 +191,7 @@ impl Backend for Cpu {
     }
 
     fn selection(&mut self, n: usize, top_k: usize) -> Result<attention::Selection> {
-        Ok(attention::Selection::new(n, top_k))
+        attention::Selection::new(n, top_k)
     }
 
     fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<()> {
@@ -315,7 +322,7 @@ impl Backend for Cpu {
         for (t, k) in k.chunks_exact_mut(norm.len()).take(n).enumerate() {
             rms_norm_row(dot, k, norm, eps);
             attention::rotate(k, &rope[t * n_rot..][..n_rot], 1.0);
-            chunk.store(t, k, &mut []);
+            chunk.store(t, &self.kernels, k, &mut []);
         }
         Ok(())
     }
