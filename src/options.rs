@@ -84,6 +84,56 @@ fn name_of<T: PartialEq>(value: T, table: &[(&'static str, T)]) -> &'static str 
         .map_or("?", |(n, _)| n)
 }
 
+/// Memory for routed experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// What the machine has left.
+    Auto,
+    /// This many experts.
+    Experts(u64),
+    /// This many bytes.
+    Bytes(u64),
+}
+
+impl Budget {
+    /// `auto`, `1200` (experts) or `8GB` (GiB, whole numbers, any case).
+    pub fn parse(text: &str) -> Result<Budget> {
+        let wrong = || {
+            let expected = "expected auto, a number of experts (1200) or whole gibibytes (8GB)";
+            Error::usage(format!("--budget: found '{text}', {expected}"))
+        };
+        if text.eq_ignore_ascii_case("auto") {
+            return Ok(Budget::Auto);
+        }
+        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(wrong());
+        }
+        let n: u64 = digits.parse().map_err(|_| wrong())?;
+        match &text[digits.len()..] {
+            _ if n == 0 => Err(wrong()),
+            "" => u32::try_from(n).map(|n| Budget::Experts(n.into())).map_err(|_| wrong()),
+            unit if unit.eq_ignore_ascii_case("gb") => {
+                n.checked_mul(1 << 30).map(Budget::Bytes).ok_or_else(wrong)
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// How experts are read.
+#[derive(Clone, Debug)]
+pub struct SupplyOptions {
+    /// Memory for them.
+    pub budget: Budget,
+    /// Threads that read.
+    pub readers: usize,
+    /// Whether reads begin as soon as experts are known, before their layer.
+    pub read_ahead: bool,
+    /// Whether slabs and fixed weights are kept from being swapped out, as far as the system allows.
+    pub lock: bool,
+}
+
 /// What an engine is opened with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -91,6 +141,8 @@ pub struct Options {
     pub model: PathBuf,
     /// Name of the expert-supply strategy.
     pub strategy: String,
+    /// How it reads experts.
+    pub supply: SupplyOptions,
     /// Compute threads; 0 means one for each CPU this process may use.
     pub threads: usize,
     /// CPU kernel table.
@@ -129,6 +181,12 @@ impl Options {
         Options {
             model: model.into(),
             strategy: "full".into(),
+            supply: SupplyOptions {
+                budget: Budget::Auto,
+                readers: 8,
+                read_ahead: true,
+                lock: true,
+            },
             threads: 0,
             kernels: KernelChoice::Auto,
             kv: KvFormat::F16,
@@ -148,6 +206,33 @@ impl Options {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_are_experts_or_whole_gibibytes_17() {
+        let gib = |n: u64| Budget::Bytes(n << 30);
+        for (text, expected) in [
+            ("auto", Budget::Auto),
+            ("32", Budget::Experts(32)),
+            ("32GB", gib(32)),
+            ("8gb", gib(8)),
+            ("1Gb", gib(1)),
+            ("4294967295", Budget::Experts(u64::from(u32::MAX))),
+        ] {
+            assert_eq!(Budget::parse(text).unwrap(), expected, "{text}");
+        }
+        for text in [
+            "", "0", "0GB", "1.5GB", "GB", "-1", "+1", "-1GB", "8 GB", "8G", "8GiB", "8MB", "GB8", "x", "1200x",
+            "4294967296", "99999999999999999999", "99999999999999999999GB", "17179869184GB", "٣",
+        ] {
+            let error = Budget::parse(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("'{text}'")), "{error}");
+        }
     }
 }
 

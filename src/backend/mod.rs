@@ -235,8 +235,10 @@ pub struct Experts<'a, B: Backend + ?Sized> {
     pub x: &'a B::Buffer,
     /// `[n, n_expert_used]`
     pub routes: &'a Routes,
-    /// For each expert of this call the indices into `routes` that chose it.
+    /// For each chosen expert the indices into `routes` that chose it.
     pub groups: &'a Groups,
+    /// The groups of this call.
+    pub which: &'a [usize],
     /// Weights of the expert of group `g`.
     pub weights: &'a (dyn Fn(usize) -> ExpertRef<'a> + Sync),
     /// Scratch, `[n n_expert_used, n_ff]`.
@@ -254,6 +256,8 @@ pub struct Groups {
     pub starts: Vec<usize>,
     /// Indices into the routes, by expert, ascending within one.
     pub routes: Vec<usize>,
+    /// Routes of each group.
+    pub counts: Vec<usize>,
 }
 
 impl Groups {
@@ -271,6 +275,8 @@ impl Groups {
             }
         }
         self.starts.push(ids.len());
+        self.counts.clear();
+        self.counts.extend(self.starts.windows(2).map(|w| w[1] - w[0]));
     }
 
     /// The routes of group `g`.

@@ -42,19 +42,9 @@ pub fn moe<B: Backend>(
     backend.route(step, &mut s.routes)?;
     s.groups.fill(&s.routes.ids);
 
-    supply.acquire(layer, &s.groups.experts)?;
-    let (supply, chosen) = (&*supply, &s.groups.experts);
-    backend.experts(Experts {
-        n,
-        shape: w.shape,
-        x: &s.x,
-        routes: &s.routes,
-        groups: &s.groups,
-        weights: &|g| supply.expert(layer, chosen[g]),
-        hidden: &mut s.hidden,
-        out: &mut s.routed,
-    })?;
+    supply.begin(layer, &s.groups.experts, &s.groups.counts)?;
 
+    // The shared expert, while missing experts are read.
     let gate = Product {
         weight: &w.gate_shared,
         y: &mut s.gate_shared,
@@ -74,5 +64,26 @@ pub fn moe<B: Backend>(
             y: &mut s.y,
         }],
     )?;
+
+    loop {
+        let which = supply.next()?;
+        if which.is_empty() {
+            break;
+        }
+        s.ready.clear();
+        s.ready.extend_from_slice(which);
+        let (supply, chosen) = (&*supply, &s.groups.experts);
+        backend.experts(Experts {
+            n,
+            shape: w.shape,
+            x: &s.x,
+            routes: &s.routes,
+            groups: &s.groups,
+            which: &s.ready,
+            weights: &|g| supply.expert(layer, chosen[g]),
+            hidden: &mut s.hidden,
+            out: &mut s.routed,
+        })?;
+    }
     backend.combine(n, c.n_expert_used, c.n_embd, &s.routed, &mut s.y)
 }

@@ -49,6 +49,8 @@ pub struct Scratch<B: Backend> {
     pub scores: B::Buffer,
     pub routes: Routes,
     pub groups: Groups,
+    /// Groups that can be computed now.
+    pub ready: Vec<usize>,
     /// `[n n_expert_used, n_ff_expert]`
     pub hidden: B::Buffer,
     /// `[n n_expert_used, n_embd]`
@@ -91,6 +93,7 @@ impl<B: Backend> Scratch<B> {
             scores: buffer(n * c.n_expert)?,
             routes: Routes::default(),
             groups: Groups::default(),
+            ready: Vec::with_capacity(c.n_expert),
             hidden: buffer(n * c.n_expert_used * c.n_ff_expert)?,
             routed: buffer(n * c.n_expert_used * c.n_embd)?,
             gate_shared: buffer(n * c.n_expert_shared * c.n_ff_expert)?,

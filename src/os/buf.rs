@@ -66,6 +66,17 @@ impl AlignedBuf {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
+    /// The address of the first byte, for readers that share the buffer out.
+    pub(super) fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// Keeps the bytes from being swapped out; false when the system refuses.
+    pub fn lock(&self) -> bool {
+        // SAFETY: `start` and `len` are one mapping of ours; locking changes no contents.
+        self.len == 0 || unsafe { libc::mlock(self.start.as_ptr().cast(), self.len) } == 0
+    }
+
     /// The bytes, to be changed.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as in `as_slice`, and `&mut self` makes this the only access.

@@ -20,11 +20,16 @@ impl File {
     ///
     /// Errors: `Io` when the system refuses or `path` is no regular file (a directory, pipe, device).
     pub fn open(path: &Path) -> Result<File> {
-        let name = path.display().to_string();
         // Without O_NONBLOCK the opening of a named pipe would wait for a writer; regular files ignore it.
+        File::open_with(path, libc::O_NONBLOCK)
+    }
+
+    /// Opens with more flags.
+    pub(super) fn open_with(path: &Path, flags: libc::c_int) -> Result<File> {
+        let name = path.display().to_string();
         let file = OpenOptions::new()
             .read(true)
-            .custom_flags(libc::O_NONBLOCK)
+            .custom_flags(flags)
             .open(path)
             .map_err(|e| Error::io(&name, &e))?;
         let metadata = file.metadata().map_err(|e| Error::io(&name, &e))?;
@@ -40,6 +45,22 @@ impl File {
             name,
             len: metadata.len(),
         })
+    }
+
+    /// One read: the number of bytes that came, 0 at the end of the file.
+    ///
+    /// Errors: `Io` when the system refuses.
+    pub(super) fn read_some(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        loop {
+            match self.file.read_at(buf, offset) {
+                Ok(n) => return Ok(n),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    let what = format!("{}: read of {} bytes at {offset}", self.name, buf.len());
+                    return Err(Error::io(what, &e));
+                }
+            }
+        }
     }
 }
 
@@ -58,18 +79,13 @@ impl ReadAt for File {
         let mut done = 0;
         while done < buf.len() {
             let read = match offset.checked_add(done as u64) {
-                Some(at) => self.file.read_at(&mut buf[done..], at),
-                None => Ok(0), // past every file's end
+                Some(at) => self.read_some(at, &mut buf[done..])?,
+                None => 0, // past every file's end
             };
-            match read {
-                Ok(0) => return Err(short_read(&self.name, offset, buf.len(), done)),
-                Ok(n) => done += n,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    let what = format!("{}: read of {} bytes at {offset}", self.name, buf.len());
-                    return Err(Error::io(what, &e));
-                }
+            if read == 0 {
+                return Err(short_read(&self.name, offset, buf.len(), done));
             }
+            done += read;
         }
         Ok(())
     }
@@ -123,7 +139,7 @@ impl ReadAt for MemFile {
     }
 }
 
-fn short_read(name: &str, offset: u64, wanted: usize, found: usize) -> Error {
+pub(super) fn short_read(name: &str, offset: u64, wanted: usize, found: usize) -> Error {
     Error::format(format!(
         "{name}: read at {offset}: found {found} bytes, expected {wanted}"
     ))

@@ -1,9 +1,52 @@
 //! What only Linux has.
+#![allow(unsafe_code)]
 
+use super::{DirectFile, File};
+use crate::error::Result;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 /// Reads pages into the page cache and maps them.
 pub const MADV_POPULATE: libc::c_int = libc::MADV_POPULATE_READ;
+
+/// The alignment that every block device accepts, used where the system does not tell one.
+const DIRECT_ALIGNMENT: usize = 4096;
+
+/// Opens with O_DIRECT, or through the page cache where the file system knows no such reads.
+pub fn open_direct(path: &Path) -> Result<DirectFile> {
+    let cached = File::open(path)?;
+    match File::open_with(path, libc::O_DIRECT | libc::O_NONBLOCK) {
+        Err(error) => Ok(DirectFile::cached(cached, error.to_string())),
+        Ok(file) => match direct_alignment(&file) {
+            Some(0) => Ok(DirectFile::cached(cached, "the file system has no direct reads".into())),
+            Some(alignment) => Ok(DirectFile::new(file, alignment)),
+            None => Ok(DirectFile::new(file, DIRECT_ALIGNMENT)),
+        },
+    }
+}
+
+/// What statx says of addresses and offsets, 0 where direct reads are impossible, `None` where it says nothing.
+fn direct_alignment(file: &File) -> Option<usize> {
+    // SAFETY: all-zero is a valid statx buffer.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open through the call, the path is empty as AT_EMPTY_PATH asks, and `found` may
+    // be written.
+    let code = unsafe {
+        libc::statx(
+            file.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            &raw mut found,
+        )
+    };
+    if code != 0 || found.stx_mask & libc::STATX_DIOALIGN == 0 {
+        return None;
+    }
+    let alignment = found.stx_dio_mem_align.max(found.stx_dio_offset_align) as usize;
+    // Whole pages keep every file system content; they cost at most two pages a read.
+    Some(if alignment == 0 { 0 } else { alignment.max(DIRECT_ALIGNMENT) })
+}
 
 pub fn available_memory() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;

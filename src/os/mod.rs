@@ -4,6 +4,7 @@
 //! [`AlignedBuf`] own their pages and give them back; nothing here knows what a tensor is.
 
 mod buf;
+mod direct;
 mod file;
 pub mod interrupt;
 #[cfg(target_os = "linux")]
@@ -12,8 +13,10 @@ mod linux;
 mod macos;
 mod map;
 mod memory;
+pub mod slots;
 
 pub use buf::AlignedBuf;
+pub use direct::DirectFile;
 pub use file::{File, MemFile};
 #[cfg(target_os = "linux")]
 use linux as platform;
@@ -39,6 +42,19 @@ pub trait ReadAt: Send + Sync {
     /// Errors: `Format` when there are fewer bytes, `Io` when the system refuses. After an error the
     /// contents of `buf` mean nothing.
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Offsets and lengths of [`ReadAt::read_window`] are multiples of this.
+    fn alignment(&self) -> usize {
+        1
+    }
+
+    /// Fills `buf`, of which `need` bytes at its start must come: the file may end before the rest. Where
+    /// [`ReadAt::alignment`] is above 1, `offset`, the address of `buf` and its length are multiples of it.
+    ///
+    /// Errors: as [`ReadAt::read_exact_at`].
+    fn read_window(&self, offset: u64, buf: &mut [u8], need: usize) -> Result<()> {
+        self.read_exact_at(offset, &mut buf[..need])
+    }
 
     /// What to call it in messages.
     fn name(&self) -> &str;

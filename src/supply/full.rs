@@ -1,48 +1,77 @@
 //! Strategy `full`: the whole model mapped and resident. The twin the other strategies are tested against.
 
 use super::fixed::Fixed;
-use super::{ExpertSupply, Opened};
+use super::{ExpertSupply, Opened, Opening, Stats};
 use crate::error::Result;
-use crate::model::Model;
 use crate::model::experts::{ExpertMap, ExpertRef};
-use crate::os::{File, Map, Memory, Slice};
+use crate::os::{File, Map, Memory, ReadAt, Slice};
 use crate::units::{ExpertId, Extent, LayerId};
 use std::sync::Arc;
 
 /// Bytes made resident between two reports of progress.
-const STEP: usize = 64 << 20;
+const STEP: u64 = 64 << 20;
 
 struct Full {
     file: Slice,
     map: ExpertMap,
+    /// Indices of the layer's experts: all are ready.
+    chosen: Vec<usize>,
+    given: bool,
+    stats: Stats,
 }
 
 /// Maps the file and asks the system to read all of it.
-pub fn open(file: &File, model: &Model, progress: &mut dyn FnMut(u64, u64)) -> Result<Opened> {
-    let map = Map::new(file)?;
-    let len = map.as_slice().len() as u64;
-    for offset in (0..len).step_by(STEP) {
-        progress(offset, len);
-        map.populate(Extent {
-            offset,
-            len: STEP as u64,
-        });
-    }
-    let memory = Arc::new(Memory::Map(map));
+pub fn open(opening: Opening<'_>) -> Result<Opened> {
+    let Opening { file, model, progress, .. } = opening;
+    let len = file.len();
+    let memory = map(file, &[Extent { offset: 0, len }], progress)?;
     let file = Slice::new(&memory, Extent { offset: 0, len })?;
     let experts = Box::new(Full {
         file,
         map: model.experts.clone(),
+        chosen: Vec::with_capacity(model.config.n_expert),
+        given: true,
+        stats: Stats::default(),
     });
     Ok(Opened {
         fixed: Fixed::whole_file(memory),
         experts,
+        notes: Vec::new(),
     })
 }
 
+/// Maps a file and has the system read some of it now.
+pub fn map(file: &File, wanted: &[Extent], progress: &mut dyn FnMut(u64, u64)) -> Result<Arc<Memory>> {
+    let map = Map::new(file)?;
+    let all = wanted.iter().map(|e| e.len).sum();
+    let mut done = 0;
+    for extent in wanted {
+        for at in (0..extent.len).step_by(STEP as usize) {
+            let len = STEP.min(extent.len - at);
+            progress(done, all);
+            map.populate(Extent { offset: extent.offset + at, len });
+            done += len;
+        }
+    }
+    Ok(Arc::new(Memory::Map(map)))
+}
+
 impl ExpertSupply for Full {
-    fn acquire(&mut self, _: LayerId, _: &[ExpertId]) -> Result<()> {
+    fn begin(&mut self, _: LayerId, experts: &[ExpertId], _: &[usize]) -> Result<()> {
+        let n = experts.len();
+        self.stats.touches += n as u64;
+        self.stats.hits += n as u64;
+        self.chosen.clear();
+        self.chosen.extend(0..n);
+        self.given = false;
         Ok(())
+    }
+
+    fn next(&mut self) -> Result<&[usize]> {
+        if std::mem::replace(&mut self.given, true) {
+            return Ok(&[]);
+        }
+        Ok(&self.chosen)
     }
 
     fn expert(&self, layer: LayerId, expert: ExpertId) -> ExpertRef<'_> {
@@ -54,5 +83,9 @@ impl ExpertSupply for Full {
             up: part(e.up),
             down: part(e.down),
         }
+    }
+
+    fn stats(&self) -> Stats {
+        self.stats
     }
 }

@@ -96,6 +96,7 @@ pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) -> Result<()> {
         x,
         routes,
         groups,
+        which,
         weights,
         hidden,
         out,
@@ -126,7 +127,7 @@ pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) -> Result<()> {
             let range = columns.start * bytes..columns.end * bytes;
             let (mut gate, mut up) = ([0.0; MAX_TILE], [0.0; MAX_TILE]);
             let (gate, up) = (&mut gate[..columns.len()], &mut up[..columns.len()]);
-            for g in 0..groups.experts.len() {
+            for &g in which {
                 let expert = weights(g);
                 for &r in groups.of(g) {
                     let x = prepared.row(gate_up.activation, x, shape.n_embd, r / n_used);
@@ -159,7 +160,7 @@ pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) -> Result<()> {
         |_, mut tile| {
             let columns = tile.columns();
             let range = columns.start * bytes..columns.end * bytes;
-            for g in 0..groups.experts.len() {
+            for &g in which {
                 let expert = weights(g);
                 for &r in groups.of(g) {
                     let h = prepared.row(down.activation, hidden, shape.n_ff, r);

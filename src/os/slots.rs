@@ -1,0 +1,389 @@
+//! FENCE: buffers that reader threads fill and one owner reads.
+//!
+//! ```text
+//! owner:    add --> idle -- fill --> loading -- wait --> idle (bytes can be read) -- fill --> ...
+//! readers:                  demand before read-ahead, several parts of one buffer at a time
+//! ```
+//!
+//! Promise: while a slot is loading, only readers touch its memory, each a part of its own; the owner sees its
+//! bytes only when all parts are done. A slot can be filled again only through `&mut Slots`, so no borrow of
+//! its bytes is left then.
+#![allow(unsafe_code)]
+
+use super::{AlignedBuf, ReadAt};
+use crate::error::{Error, Result};
+use std::cell::UnsafeCell;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// A slot of one [`Slots`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlotId(u32);
+
+/// What a reader fetches in one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Where it goes in the buffer.
+    pub at: usize,
+    /// Bytes to read, a whole number of the file's alignment.
+    pub len: usize,
+    /// Bytes that must come; the file may end before the others.
+    pub need: usize,
+}
+
+/// Whether somebody waits for a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Wanted now.
+    Demand,
+    /// Likely wanted soon; done when nothing is wanted now.
+    Ahead,
+}
+
+/// Buffers of any size, and the threads that fill them from one file.
+pub struct Slots {
+    shared: Arc<Shared>,
+    slots: Vec<Option<Arc<Slot>>>,
+    free_ids: Vec<SlotId>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+struct Slot {
+    buf: UnsafeCell<AlignedBuf>,
+    /// Parts that are not read yet. Above 0 the memory belongs to the readers.
+    left: AtomicUsize,
+    fault: Mutex<Option<Error>>,
+}
+
+// SAFETY: `buf` is touched by readers only while `left` is above 0, each in its own part (`Slots::fill` checks
+// that parts do not overlap), and by the owner only while `left` is 0; `left` orders the two (release on each
+// finished part, acquire before the owner looks).
+unsafe impl Sync for Slot {}
+
+struct Task {
+    slot: Arc<Slot>,
+    part: Part,
+}
+
+struct Shared {
+    file: Arc<dyn ReadAt>,
+    queue: Mutex<Queue>,
+    /// A task was added, or the end was asked for.
+    work: Condvar,
+    /// The last part of a slot is done.
+    done: Condvar,
+    n_reads: AtomicU64,
+    n_bytes: AtomicU64,
+}
+
+struct Queue {
+    demand: VecDeque<Task>,
+    ahead: VecDeque<Task>,
+    stop: bool,
+}
+
+impl Slots {
+    /// No slots yet, and `n_readers` threads that read `file`. Up to `n_slots` slots can be made, whose fills
+    /// have at most `n_parts` parts waiting at a time without allocation.
+    ///
+    /// Errors: the system refuses a thread.
+    pub fn new(file: Arc<dyn ReadAt>, n_readers: usize, n_slots: usize, n_parts: usize) -> Result<Slots> {
+        let shared = Arc::new(Shared {
+            file,
+            queue: Mutex::new(Queue {
+                demand: VecDeque::with_capacity(n_parts),
+                ahead: VecDeque::with_capacity(n_parts),
+                stop: false,
+            }),
+            work: Condvar::new(),
+            done: Condvar::new(),
+            n_reads: AtomicU64::new(0),
+            n_bytes: AtomicU64::new(0),
+        });
+        let mut slots = Slots {
+            shared,
+            slots: Vec::with_capacity(n_slots),
+            free_ids: Vec::with_capacity(n_slots),
+            readers: Vec::with_capacity(n_readers),
+        };
+        for id in 0..n_readers.max(1) {
+            let shared = Arc::clone(&slots.shared);
+            let reader = std::thread::Builder::new()
+                .name(format!("reader-{id}"))
+                .stack_size(READER_STACK)
+                .spawn(move || shared.serve())
+                .map_err(|e| Error::io(format!("starting reader {id} of {n_readers}"), &e))?;
+            slots.readers.push(reader);
+        }
+        Ok(slots)
+    }
+
+    /// A new idle slot of `len` zero bytes that starts at a page.
+    ///
+    /// Errors: memory is refused.
+    pub fn add(&mut self, len: usize) -> Result<SlotId> {
+        let slot = Some(Arc::new(Slot {
+            buf: UnsafeCell::new(AlignedBuf::zeroed(len)?),
+            left: AtomicUsize::new(0),
+            fault: Mutex::new(None),
+        }));
+        if let Some(id) = self.free_ids.pop() {
+            self.slots[id.0 as usize] = slot;
+            return Ok(id);
+        }
+        self.slots.push(slot);
+        Ok(SlotId(self.slots.len() as u32 - 1))
+    }
+
+    /// Gives the memory of an idle slot back.
+    pub fn remove(&mut self, id: SlotId) {
+        assert!(self.is_idle(id), "a slot in use is not removed");
+        self.slots[id.0 as usize] = None;
+        self.free_ids.push(id);
+    }
+
+    /// Keeps an idle slot from being swapped out; false when the system refuses.
+    pub fn lock(&self, id: SlotId) -> bool {
+        assert!(self.is_idle(id), "a slot is locked before it is filled");
+        // SAFETY: the slot is idle, so nobody writes to it; see `Slot`.
+        unsafe { &*self.slot(id).buf.get() }.lock()
+    }
+
+    /// Has readers fill an idle slot. Its former contents are gone.
+    pub fn fill(&mut self, id: SlotId, urgency: Urgency, parts: &[Part]) {
+        let slot = self.slot(id);
+        assert!(slot.left.load(Ordering::Acquire) == 0, "a slot is filled once at a time");
+        // SAFETY: the slot is idle and `&mut self` leaves no borrow of its bytes.
+        let len = unsafe { &*slot.buf.get() }.as_slice().len();
+        let mut end = 0;
+        for part in parts {
+            assert!(part.at >= end && part.need <= part.len, "parts in order");
+            end = part.at + part.len;
+        }
+        assert!(end <= len, "parts within the slot");
+        slot.left.store(parts.len(), Ordering::Release);
+        let slot = Arc::clone(slot);
+        let mut queue = self.shared.lock();
+        let list = match urgency {
+            Urgency::Demand => &mut queue.demand,
+            Urgency::Ahead => &mut queue.ahead,
+        };
+        list.extend(parts.iter().map(|part| Task { slot: Arc::clone(&slot), part: *part }));
+        drop(queue);
+        self.shared.work.notify_all();
+    }
+
+    /// Makes what is left of a read-ahead a demand.
+    pub fn hurry(&mut self, id: SlotId) {
+        let slot = self.slot(id);
+        let mut queue = self.shared.lock();
+        for _ in 0..queue.ahead.len() {
+            match queue.ahead.pop_front() {
+                Some(task) if Arc::ptr_eq(&task.slot, slot) => queue.demand.push_back(task),
+                Some(task) => queue.ahead.push_back(task),
+                None => break,
+            }
+        }
+    }
+
+    /// Takes back the reads ahead of a slot that no reader has begun; it then ends with a fault.
+    pub fn cancel_ahead(&mut self, id: SlotId) {
+        let slot = self.slot(id);
+        let mut queue = self.shared.lock();
+        queue.ahead.retain(|task| {
+            let keep = !Arc::ptr_eq(&task.slot, slot);
+            if !keep {
+                task.slot.fail(Error::format("the read was cancelled"));
+                task.slot.finish_part();
+            }
+            keep
+        });
+    }
+
+    /// Whether no reader works on the slot.
+    pub fn is_idle(&self, id: SlotId) -> bool {
+        self.slot(id).left.load(Ordering::Acquire) == 0
+    }
+
+    /// Waits until the slot is idle.
+    ///
+    /// Errors: the first fault of its readers; the bytes then mean nothing.
+    pub fn wait(&mut self, id: SlotId) -> Result<()> {
+        let slot = Arc::clone(self.slot(id));
+        let mut queue = self.shared.lock();
+        while slot.left.load(Ordering::Acquire) != 0 {
+            queue = self.shared.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(queue);
+        let fault = slot.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        fault.map_or(Ok(()), Err)
+    }
+
+    /// The bytes of an idle slot.
+    pub fn bytes(&self, id: SlotId) -> &[u8] {
+        assert!(self.is_idle(id), "a slot is read when it is filled");
+        // SAFETY: the slot is idle (acquire), and becomes loading only through `&mut self`, which cannot exist
+        // while this borrow lives.
+        unsafe { &*self.slot(id).buf.get() }.as_slice()
+    }
+
+    /// Reads and bytes so far.
+    pub fn totals(&self) -> (u64, u64) {
+        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        (load(&self.shared.n_reads), load(&self.shared.n_bytes))
+    }
+
+    fn slot(&self, id: SlotId) -> &Arc<Slot> {
+        match self.slots.get(id.0 as usize) {
+            Some(Some(slot)) => slot,
+            _ => panic!("{id:?} was removed"),
+        }
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        {
+            let mut queue = self.shared.lock();
+            queue.stop = true;
+            queue.demand.clear();
+            queue.ahead.clear();
+        }
+        self.shared.work.notify_all();
+        for reader in self.readers.drain(..) {
+            // A reader does not panic; if it did there is nothing to save here.
+            let _ = reader.join();
+        }
+    }
+}
+
+/// A reader calls pread and formats an error at most.
+const READER_STACK: usize = 128 << 10;
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self) {
+        let mut queue = self.lock();
+        loop {
+            if queue.stop {
+                return;
+            }
+            let task = queue.demand.pop_front().or_else(|| queue.ahead.pop_front());
+            let Some(task) = task else {
+                queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(queue);
+            self.read(&task);
+            queue = self.lock();
+            // Under the lock, so that a waiting owner cannot miss it.
+            if task.slot.finish_part() {
+                self.done.notify_all();
+            }
+        }
+    }
+
+    fn read(&self, Task { slot, part }: &Task) {
+        // SAFETY: `left` counts this part, so the memory belongs to the readers; the part lies in the buffer and
+        // overlaps no other (checked by `fill`), and each part is taken from the queue once.
+        let buf = unsafe { std::slice::from_raw_parts_mut((*slot.buf.get()).start().add(part.at), part.len) };
+        match self.file.read_window(part.offset, buf, part.need) {
+            Ok(()) => {
+                self.n_reads.fetch_add(1, Ordering::Relaxed);
+                self.n_bytes.fetch_add(part.len as u64, Ordering::Relaxed);
+            }
+            Err(error) => slot.fail(error),
+        }
+    }
+}
+
+impl Slot {
+    /// Keeps the first fault.
+    fn fail(&self, error: Error) {
+        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        fault.get_or_insert(error);
+    }
+
+    /// Whether it was the last.
+    fn finish_part(&self) -> bool {
+        self.left.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MemFile;
+    use super::*;
+
+    fn slots(bytes: Vec<u8>, n_readers: usize) -> Slots {
+        Slots::new(Arc::new(MemFile::new("memory", bytes)), n_readers, 8, 64).unwrap()
+    }
+
+    fn part(offset: u64, at: usize, len: usize) -> Part {
+        Part { offset, at, len, need: len }
+    }
+
+    #[test]
+    fn parts_come_from_everywhere_and_go_to_their_places() {
+        let bytes: Vec<u8> = (0..1000u32).map(|i| (i % 251) as u8).collect();
+        for n_readers in [1, 2, 9] {
+            let mut slots = slots(bytes.clone(), n_readers);
+            let (a, b) = (slots.add(100).unwrap(), slots.add(50).unwrap());
+            for round in 0..50 {
+                slots.fill(a, Urgency::Demand, &[part(10, 0, 30), part(500, 30, 60)]);
+                slots.fill(b, Urgency::Ahead, &[part(900 + round, 0, 50)]);
+                if round % 2 == 0 {
+                    slots.hurry(b);
+                }
+                slots.wait(a).unwrap();
+                slots.wait(b).unwrap();
+                assert_eq!(slots.bytes(a)[..30], bytes[10..40]);
+                assert_eq!(slots.bytes(a)[30..90], bytes[500..560]);
+                assert_eq!(slots.bytes(b), &bytes[900 + round as usize..][..50]);
+            }
+            assert_eq!(slots.totals(), (150, 50 * 140));
+        }
+    }
+
+    #[test]
+    fn a_fault_reaches_the_one_who_waits_and_the_slot_can_be_filled_again() {
+        let mut slots = slots(vec![7; 100], 2);
+        let id = slots.add(64).unwrap();
+        slots.fill(id, Urgency::Demand, &[part(0, 0, 32), part(90, 32, 32)]);
+        let error = slots.wait(id).unwrap_err();
+        assert!(error.to_string().contains("read at 90"), "{error}");
+        slots.fill(id, Urgency::Demand, &[part(0, 0, 64)]);
+        slots.wait(id).unwrap();
+        assert_eq!(slots.bytes(id), [7; 64]);
+    }
+
+    #[test]
+    fn cancelled_reads_end_with_a_fault_and_leave_the_slot_idle() {
+        let mut slots = slots(vec![7; 100], 1);
+        let ids: Vec<SlotId> = (0..8).map(|_| slots.add(64).unwrap()).collect();
+        ids.iter().for_each(|id| slots.fill(*id, Urgency::Ahead, &[part(0, 0, 32), part(32, 32, 32)]));
+        for id in ids {
+            slots.cancel_ahead(id);
+            // What a reader had begun may still come whole.
+            let result = slots.wait(id);
+            assert!(slots.is_idle(id));
+            assert!(result.is_ok() || result.unwrap_err().to_string().contains("cancelled"));
+            slots.remove(id);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "parts in order")]
+    fn parts_that_overlap_are_a_mistake() {
+        let mut slots = slots(vec![7; 100], 1);
+        let id = slots.add(64).unwrap();
+        slots.fill(id, Urgency::Demand, &[part(0, 0, 33), part(40, 32, 32)]);
+    }
+}

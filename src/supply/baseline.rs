@@ -1,0 +1,25 @@
+//! Strategy `baseline`: the published engines' way. Fixed weights are mapped; experts are read through the page
+//! cache into owned slabs, so that the page cache is a second cache that no budget bounds.
+
+use super::cache::{Cache, CacheOptions};
+use super::fixed::Fixed;
+use super::policy::Policy;
+use super::{Opened, Opening, full};
+use crate::error::Result;
+use crate::os::File;
+use std::sync::Arc;
+
+/// Maps the file for the fixed weights and opens it a second time for the experts.
+pub fn open(opening: Opening<'_>) -> Result<Opened> {
+    let Opening { path, file, model, options, budget, progress } = opening;
+    let map = full::map(file, &model.weights.extents, progress)?;
+    let cache = CacheOptions {
+        budget,
+        n_readers: options.readers,
+        policy: Policy::Halving,
+        read_ahead: options.read_ahead,
+        lock: options.lock,
+    };
+    let experts = Cache::new(&model.experts, Arc::new(File::open(path)?), model.config.n_expert_used, cache)?;
+    Ok(Opened { fixed: Fixed::whole_file(map), experts: Box::new(experts), notes: Vec::new() })
+}

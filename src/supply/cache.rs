@@ -1,0 +1,453 @@
+//! Experts in owned slabs, read on demand and given up by worth: what `baseline` and `nommap` share.
+//!
+//! ```text
+//! absent -- place --> placed -- read --> loading -- wait --> ready -- evict --> absent
+//!            (a slab is reserved)  (readers own it)        (kernels may read it)
+//! ```
+//!
+//! Which slab an expert gets is decided by `place` alone, and that depends on what was chosen and never on how
+//! fast a read was: reading ahead changes time only, not which experts are resident.
+
+use super::ExpertSupply;
+use super::policy::{Policy, Worth};
+use super::slab::{MAX_PARTS, SlabLayout};
+use super::stats::Stats;
+use crate::error::{Error, Result};
+use crate::model::experts::{ExpertMap, ExpertRef};
+use crate::os::ReadAt;
+use crate::os::slots::{Part, SlotId, Slots, Urgency};
+use crate::units::{Bytes, ExpertId, LayerId};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How a cache works.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheOptions {
+    /// Bytes of slabs at most.
+    pub budget: u64,
+    /// Threads that read.
+    pub n_readers: usize,
+    /// Which expert is given up.
+    pub policy: Policy,
+    /// Whether reads begin as soon as the experts of a coming layer are known.
+    pub read_ahead: bool,
+    /// Whether slabs are kept from being swapped out.
+    pub lock: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Absent,
+    Placed,
+    Loading(Urgency),
+    Ready,
+}
+
+struct Entry {
+    slot: Option<SlotId>,
+    state: State,
+    /// Not to be given up: chosen by the layer in work and not computed yet, or expected.
+    wanted: bool,
+    /// Where it stands in `Cache::resident`.
+    at: u32,
+}
+
+/// See the module.
+pub struct Cache {
+    map: ExpertMap,
+    layouts: Vec<SlabLayout>,
+    slots: Slots,
+    options: CacheOptions,
+    entries: Vec<Entry>,
+    /// Keys that have a slab.
+    resident: Vec<u32>,
+    /// Idle slabs without an expert, and their bytes.
+    free: Vec<(SlotId, usize)>,
+    /// Bytes of all slabs.
+    used: u64,
+    locked: u64,
+    worth: Worth,
+    /// Placed before their layer began.
+    expected: Vec<u32>,
+    work: Work,
+    stats: Stats,
+}
+
+/// The layer in work.
+struct Work {
+    layer: LayerId,
+    chosen: Vec<ExpertId>,
+    done: Vec<bool>,
+    /// Indices into `chosen` that were given out last.
+    batch: Vec<usize>,
+}
+
+impl Cache {
+    /// An empty cache over the experts of `file`.
+    ///
+    /// Errors: the budget does not hold the experts of one token in one layer; memory or threads are refused.
+    pub fn new(map: &ExpertMap, file: Arc<dyn ReadAt>, n_used: usize, options: CacheOptions) -> Result<Cache> {
+        let alignment = file.alignment();
+        let layouts: Vec<SlabLayout> =
+            (0..map.layers.len()).map(|l| SlabLayout::new(map, LayerId(l), alignment)).collect();
+        let largest = layouts.iter().map(SlabLayout::len).max().unwrap_or(0);
+        let least = (n_used * largest) as u64;
+        if options.budget < least {
+            return Err(Error::limit("least budget of experts: one layer's choice needs", Bytes(least), Bytes(options.budget)));
+        }
+        let n_keys = map.n_experts_total();
+        let smallest = layouts.iter().map(SlabLayout::len).min().unwrap_or(1).max(1);
+        let n_slots = ((options.budget / smallest as u64) as usize).min(n_keys);
+        let n_parts = MAX_PARTS * map.n_expert;
+        let mut slots = Slots::new(file, options.n_readers, n_slots, n_parts)?;
+        let mut free = Vec::with_capacity(n_slots);
+        let mut used = 0;
+        if largest == smallest {
+            // All slabs are alike: made now, they take memory when they are first filled.
+            for _ in 0..n_slots {
+                free.push((slots.add(largest)?, largest));
+                used += largest as u64;
+            }
+        }
+        let absent = || Entry { slot: None, state: State::Absent, wanted: false, at: 0 };
+        Ok(Cache {
+            map: map.clone(),
+            layouts,
+            slots,
+            options,
+            entries: (0..n_keys).map(|_| absent()).collect(),
+            resident: Vec::with_capacity(n_slots),
+            free,
+            used,
+            locked: 0,
+            worth: Worth::new(options.policy, n_keys),
+            expected: Vec::with_capacity(n_keys),
+            work: Work {
+                layer: LayerId(0),
+                chosen: Vec::with_capacity(map.n_expert),
+                done: Vec::with_capacity(map.n_expert),
+                batch: Vec::with_capacity(map.n_expert),
+            },
+            stats: Stats::default(),
+        })
+    }
+
+    /// Bytes of slabs that the system keeps from being swapped out.
+    pub fn locked_bytes(&self) -> u64 {
+        self.locked
+    }
+
+    /// Experts that are ready, by layer and id: for tests.
+    pub fn is_ready(&self, layer: LayerId, expert: ExpertId) -> bool {
+        self.entries[self.key(layer, expert)].state == State::Ready
+    }
+
+    fn key(&self, layer: LayerId, expert: ExpertId) -> usize {
+        layer.0 * self.map.n_expert + expert.0 as usize
+    }
+
+    fn id(&self, key: usize) -> (LayerId, ExpertId) {
+        (LayerId(key / self.map.n_expert), ExpertId((key % self.map.n_expert) as u32))
+    }
+
+    /// Reserves a slab for an absent expert, giving up others where the budget asks for it; false when nothing
+    /// can be given up now.
+    fn place(&mut self, key: usize) -> Result<bool> {
+        let len = self.layouts[self.id(key).0.0].len();
+        let slot = match self.free.iter().rposition(|(_, free)| *free == len) {
+            Some(i) => self.free.swap_remove(i).0,
+            None => match self.make_room(len)? {
+                Some(slot) => slot,
+                None => return Ok(false),
+            },
+        };
+        let entry = &mut self.entries[key];
+        (entry.slot, entry.state, entry.at) = (Some(slot), State::Placed, self.resident.len() as u32);
+        self.resident.push(key as u32);
+        Ok(true)
+    }
+
+    /// A slab of `len` bytes within the budget.
+    fn make_room(&mut self, len: usize) -> Result<Option<SlotId>> {
+        while self.used + len as u64 > self.options.budget {
+            if let Some((slot, other)) = self.free.pop() {
+                self.slots.remove(slot);
+                self.used -= other as u64;
+                continue;
+            }
+            let entries = &self.entries;
+            let evictable = |key: &usize| !entries[*key].wanted && entries[*key].state == State::Ready;
+            let keys = self.resident.iter().map(|k| *k as usize).filter(evictable);
+            let Some(victim) = self.worth.least(keys) else { return Ok(None) };
+            self.stats.evictions += 1;
+            self.forget(victim);
+            // The slab went to the free ones: taken again if it fits, else removed above.
+            if let Some(&(slot, other)) = self.free.last()
+                && other == len
+            {
+                self.free.pop();
+                return Ok(Some(slot));
+            }
+        }
+        let slot = self.slots.add(len)?;
+        self.used += len as u64;
+        Ok(Some(slot))
+    }
+
+    /// Takes the slab of an expert that no reader works for.
+    fn forget(&mut self, key: usize) {
+        let len = self.layouts[self.id(key).0.0].len();
+        let entry = &mut self.entries[key];
+        let Some(slot) = entry.slot.take() else { return };
+        let at = entry.at as usize;
+        (entry.state, entry.wanted) = (State::Absent, false);
+        self.resident.swap_remove(at);
+        if let Some(&moved) = self.resident.get(at) {
+            self.entries[moved as usize].at = at as u32;
+        }
+        self.free.push((slot, len));
+    }
+
+    /// Starts the reads of a placed expert.
+    fn read(&mut self, key: usize, urgency: Urgency, split: usize) {
+        let (layer, expert) = self.id(key);
+        let Some(slot) = self.entries[key].slot else { return };
+        let mut parts = [Part { offset: 0, at: 0, len: 0, need: 0 }; MAX_PARTS];
+        let n = self.layouts[layer.0].parts(self.map.extents(layer, expert), split, &mut parts);
+        self.slots.fill(slot, urgency, &parts[..n]);
+        self.entries[key].state = State::Loading(urgency);
+        self.stats.experts_read += 1;
+    }
+
+    /// Waits for the readers of a loading expert.
+    fn settle(&mut self, key: usize) -> Result<()> {
+        let (layer, expert) = self.id(key);
+        let Some(slot) = self.entries[key].slot else { return Ok(()) };
+        if let State::Loading(Urgency::Ahead) = self.entries[key].state {
+            self.slots.hurry(slot);
+        }
+        let result = match self.slots.is_idle(slot) {
+            true => self.slots.wait(slot),
+            false => {
+                let start = Instant::now();
+                let result = self.slots.wait(slot);
+                self.stats.stall_ns += start.elapsed().as_nanos() as u64;
+                result
+            }
+        };
+        if let Err(error) = result {
+            self.forget(key);
+            return Err(error.context(format_args!("expert {} of layer {}", expert.0, layer.0)));
+        }
+        self.entries[key].state = State::Ready;
+        if self.options.lock && self.slots.lock(slot) {
+            self.locked += self.layouts[layer.0].len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Drops an expert that was placed ahead and is not needed.
+    fn drop_expected(&mut self, key: usize) {
+        self.entries[key].wanted = false;
+        match self.entries[key].state {
+            State::Absent | State::Ready => return,
+            State::Placed => {}
+            State::Loading(_) => {
+                self.stats.ahead_wasted += 1;
+                if let Some(slot) = self.entries[key].slot {
+                    self.slots.cancel_ahead(slot);
+                    // Cancelled or not, it is not used.
+                    let _ = self.slots.wait(slot);
+                }
+            }
+        }
+        self.forget(key);
+    }
+
+    /// Starts the reads of chosen experts as far as slabs can be had; gives the number now loading.
+    fn start_reads(&mut self) -> Result<usize> {
+        let layer = self.work.layer;
+        let mut placed = 0;
+        let mut loading = 0;
+        for i in 0..self.work.chosen.len() {
+            let key = self.key(layer, self.work.chosen[i]);
+            if self.work.done[i] {
+                continue;
+            }
+            if self.entries[key].state == State::Absent && self.place(key)? {
+                self.entries[key].wanted = true;
+            }
+            placed += usize::from(self.entries[key].state == State::Placed);
+            loading += usize::from(matches!(self.entries[key].state, State::Loading(_)));
+        }
+        // Few misses are split so that all readers have work.
+        let split = self.options.n_readers.div_ceil(3 * placed.max(1));
+        for i in 0..self.work.chosen.len() {
+            let key = self.key(layer, self.work.chosen[i]);
+            if !self.work.done[i] && self.entries[key].state == State::Placed {
+                self.read(key, Urgency::Demand, split);
+            }
+        }
+        Ok(placed + loading)
+    }
+
+    /// Gives out what is ready and not done.
+    fn take_ready(&mut self) {
+        let (layer, n_expert) = (self.work.layer.0, self.map.n_expert);
+        let (work, entries) = (&mut self.work, &self.entries);
+        for (i, expert) in work.chosen.iter().enumerate() {
+            let key = layer * n_expert + expert.0 as usize;
+            if !work.done[i] && entries[key].state == State::Ready {
+                work.batch.push(i);
+            }
+        }
+    }
+
+    fn next_batch(&mut self) -> Result<()> {
+        let layer = self.work.layer;
+        while let Some(i) = self.work.batch.pop() {
+            self.work.done[i] = true;
+            let key = self.key(layer, self.work.chosen[i]);
+            self.entries[key].wanted = false;
+        }
+        self.take_ready();
+        let loading = self.start_reads()?;
+        if !self.work.batch.is_empty() || loading == 0 {
+            return match self.work.done.iter().zip(0..).find(|(done, i)| !**done && !self.work.batch.contains(i)) {
+                // Neither ready nor loading, and nothing to be given up: what was expected too early goes.
+                Some(_) if self.work.batch.is_empty() => self.make_way(),
+                _ => Ok(()),
+            };
+        }
+        // Wait for the first of those that load, then take all that are there.
+        let mut waited = false;
+        for i in 0..self.work.chosen.len() {
+            let key = self.key(layer, self.work.chosen[i]);
+            let State::Loading(_) = self.entries[key].state else { continue };
+            let idle = self.entries[key].slot.is_some_and(|slot| self.slots.is_idle(slot));
+            if idle || !waited {
+                waited = true;
+                self.settle(key)?;
+            }
+        }
+        self.take_ready();
+        Ok(())
+    }
+
+    /// Drops what was expected for later layers, so that the layer in work can go on.
+    fn make_way(&mut self) -> Result<()> {
+        if self.expected.is_empty() {
+            return Err(Error::limit("experts of one layer", Bytes(self.used), Bytes(self.options.budget)));
+        }
+        while let Some(key) = self.expected.pop() {
+            self.drop_expected(key as usize);
+        }
+        self.next_batch()
+    }
+
+    /// Leaves no reader at work for the layer and nothing protected.
+    fn abandon(&mut self) {
+        for i in 0..self.work.chosen.len() {
+            let key = self.key(self.work.layer, self.work.chosen[i]);
+            self.entries[key].wanted = false;
+            match self.entries[key].state {
+                // A second fault adds nothing to the first.
+                State::Loading(_) => drop(self.settle(key)),
+                State::Placed => self.forget(key),
+                State::Absent | State::Ready => {}
+            }
+        }
+        self.work.chosen.clear();
+        self.work.done.clear();
+        self.work.batch.clear();
+    }
+}
+
+impl ExpertSupply for Cache {
+    fn expect(&mut self, layer: LayerId, experts: &[ExpertId]) -> Result<()> {
+        for expert in experts {
+            let key = self.key(layer, *expert);
+            if self.entries[key].wanted || (self.entries[key].state == State::Absent && !self.place(key)?) {
+                continue;
+            }
+            self.entries[key].wanted = true;
+            self.expected.push(key as u32);
+            if self.options.read_ahead && self.entries[key].state == State::Placed {
+                self.read(key, Urgency::Ahead, 1);
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, layer: LayerId, experts: &[ExpertId], counts: &[usize]) -> Result<()> {
+        self.abandon();
+        let n_expert = self.map.n_expert;
+        // What was expected of this layer and is not chosen is dropped.
+        let mut i = 0;
+        while i < self.expected.len() {
+            let key = self.expected[i] as usize;
+            if key / n_expert > layer.0 {
+                i += 1;
+                continue;
+            }
+            self.expected.swap_remove(i);
+            if key / n_expert < layer.0 || experts.binary_search(&ExpertId((key % n_expert) as u32)).is_err() {
+                self.drop_expected(key);
+            }
+        }
+        self.work.layer = layer;
+        for (expert, count) in experts.iter().zip(counts) {
+            let key = self.key(layer, *expert);
+            self.worth.touch(key, *count);
+            self.stats.touches += 1;
+            match self.entries[key].state {
+                State::Ready => self.stats.hits += 1,
+                state => {
+                    self.stats.misses += 1;
+                    self.stats.ahead_used += u64::from(matches!(state, State::Loading(_)));
+                }
+            }
+            self.entries[key].wanted = self.entries[key].slot.is_some();
+            self.work.chosen.push(*expert);
+            self.work.done.push(false);
+        }
+        // Reads begin now; the caller has other work to do before it asks.
+        let started = self.start_reads();
+        if started.is_err() {
+            self.abandon();
+        }
+        started.map(drop)
+    }
+
+    fn next(&mut self) -> Result<&[usize]> {
+        let found = self.next_batch();
+        if found.is_err() {
+            self.abandon();
+        }
+        found.map(|()| &self.work.batch[..])
+    }
+
+    fn expert(&self, layer: LayerId, expert: ExpertId) -> ExpertRef<'_> {
+        let key = self.key(layer, expert);
+        let Entry { slot: Some(slot), state: State::Ready, .. } = self.entries[key] else {
+            panic!("{expert:?} of {layer:?} was not given out");
+        };
+        self.layouts[layer.0].view(self.map.extents(layer, expert), self.slots.bytes(slot))
+    }
+
+    fn token(&mut self) {
+        self.worth.token();
+    }
+
+    fn rest(&mut self) {
+        self.abandon();
+        while let Some(key) = self.expected.pop() {
+            self.drop_expected(key as usize);
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        let (reads, read_bytes) = self.slots.totals();
+        Stats { reads, read_bytes, ..self.stats }
+    }
+}

@@ -1,0 +1,29 @@
+//! Strategy `nommap`: tensor data is never mapped, and never in the page cache.
+//!
+//! Fixed weights are read once into owned memory; experts are read past the page cache straight into their
+//! slabs. What the program holds is what it says it holds.
+
+use super::cache::{Cache, CacheOptions};
+use super::fixed::Fixed;
+use super::policy::Policy;
+use super::{Opened, Opening};
+use crate::error::Result;
+use crate::os::DirectFile;
+use std::sync::Arc;
+
+/// Opens the model file a second time, for reads past the cache.
+pub fn open(opening: Opening<'_>) -> Result<Opened> {
+    let Opening { path, model, options, budget, progress, .. } = opening;
+    let file = Arc::new(DirectFile::open(path)?);
+    let notes = file.refused().map(|why| format!("expert reads go through the page cache: {why}"));
+    let fixed = Fixed::read(&*file, model, options.readers, options.lock, progress)?;
+    let cache = CacheOptions {
+        budget,
+        n_readers: options.readers,
+        policy: Policy::HalfLife,
+        read_ahead: options.read_ahead,
+        lock: options.lock,
+    };
+    let experts = Cache::new(&model.experts, file, model.config.n_expert_used, cache)?;
+    Ok(Opened { fixed, experts: Box::new(experts), notes: notes.into_iter().collect() })
+}
