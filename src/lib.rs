@@ -33,6 +33,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod backend;
+pub mod cli;
+pub mod engine;
 pub mod error;
 pub mod gguf;
 pub mod graph;
@@ -40,6 +42,9 @@ pub mod model;
 pub mod options;
 pub mod os;
 pub mod quant;
+pub mod rng;
+pub mod sampler;
 pub mod session;
 pub mod supply;
+pub mod text;
 pub mod units;
