@@ -1,6 +1,5 @@
 //! The engine as the command line and the server see it: open a model, hold sessions, generate tokens.
 
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::error::{Context, Error, Result};
 use crate::graph::Graph;
@@ -182,8 +181,8 @@ impl Engine {
     }
 
     /// Strategy, backend and kernel table.
-    pub fn describe(&mut self) -> String {
-        format!("strategy {}, {}", self.strategy, self.graph.backend().describe())
+    pub fn describe(&self) -> String {
+        format!("strategy {}, {}", self.strategy, self.graph.describe())
     }
 
     /// The model's tokenizer.

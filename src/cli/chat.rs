@@ -120,8 +120,8 @@ impl Conversation {
         self.rewind_to = None;
     }
 
-    fn show_stats(&mut self) {
-        let line = self.stats.line(&mut self.engine);
+    fn show_stats(&self) {
+        let line = self.stats.line(&self.engine);
         note(&format!("{line}context: {} of {} tokens\n", self.session.tokens().len(), self.session.ctx()));
     }
 
@@ -172,7 +172,7 @@ impl Conversation {
             Stop::EndOfTurn | Stop::Asked => {}
         }
         if !self.settings.quiet && std::io::stderr().is_terminal() {
-            note(&self.stats.line(&mut self.engine));
+            note(&self.stats.line(&self.engine));
         }
         Ok(())
     }

@@ -79,7 +79,7 @@ pub struct Stats {
 
 impl Stats {
     /// One line.
-    pub fn line(&self, engine: &mut Engine) -> String {
+    pub fn line(&self, engine: &Engine) -> String {
         let rate = |n: usize, time: Duration| {
             if n > 0 { format!("{:.1}", n as f64 / time.as_secs_f64().max(1e-9)) } else { "-".into() }
         };

@@ -1,7 +1,7 @@
 //! The command line: the table of subcommands, and what they share.
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use args::{Args, Command};
+use args::Command;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 

@@ -70,7 +70,7 @@ fn run(args: &Args) -> Result<()> {
         }
     }
     if !settings.quiet {
-        note(&stats.line(&mut engine));
+        note(&stats.line(&engine));
     }
     Ok(())
 }
