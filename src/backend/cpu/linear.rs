@@ -90,10 +90,7 @@ pub fn matmul(cpu: &mut Cpu, n: usize, x: &[f32], products: &mut [Product<'_, Cp
     let cols = products.first().map_or(0, |p| p.weight.cols);
     let x = &x[..n * cols];
     for form in [Activation::Q8_0, Activation::Q8K] {
-        if products
-            .iter()
-            .any(|p| p.weight.kernel.activation == form)
-        {
+        if products.iter().any(|p| p.weight.kernel.activation == form) {
             cpu.prepared
                 .fill(&cpu.kernels, &mut cpu.pool, form, x, cols);
         }

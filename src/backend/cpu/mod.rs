@@ -17,11 +17,11 @@ mod attention;
 mod compress;
 pub mod dispatch;
 mod hyper;
+mod kv_rows;
 mod linear;
 mod moe;
 mod pool;
 mod rows;
-mod kv_rows;
 pub mod scalar;
 
 #[cfg(target_arch = "x86_64")]
