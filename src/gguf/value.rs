@@ -50,7 +50,11 @@ impl Value {
     pub fn summary(&self) -> String {
         fn list<T: std::fmt::Debug>(values: &[T]) -> String {
             let shown: Vec<_> = values.iter().take(8).map(|v| format!("{v:?}")).collect();
-            let more = if values.len() > shown.len() { ", ..." } else { "" };
+            let more = if values.len() > shown.len() {
+                ", ..."
+            } else {
+                ""
+            };
             format!("[{}{more}] {} elements", shown.join(", "), values.len())
         }
         match self {

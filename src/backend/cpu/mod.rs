@@ -17,11 +17,11 @@ mod attention;
 mod compress;
 pub mod dispatch;
 mod hyper;
+mod kv_rows;
 mod linear;
 mod moe;
 mod pool;
 mod rows;
-mod kv_rows;
 pub mod scalar;
 
 #[cfg(target_arch = "x86_64")]
@@ -180,7 +180,10 @@ impl Backend for Cpu {
         // An indexer scores all rows of a store: made here, so that no token has to. Memory that no
         // context has grown into is never touched.
         for thread in &mut self.threads {
-            reserve(&mut thread.scores, capacity.next_multiple_of(attention::KEY_TILE))?;
+            reserve(
+                &mut thread.scores,
+                capacity.next_multiple_of(attention::KEY_TILE),
+            )?;
             reserve(&mut thread.order, capacity)?;
         }
         kv_rows::Rows::new(form, dim, capacity)
