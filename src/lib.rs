@@ -40,6 +40,7 @@ pub mod model;
 pub mod options;
 pub mod os;
 pub mod quant;
+pub mod rng;
 pub mod session;
 pub mod supply;
 pub mod units;
