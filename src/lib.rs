@@ -41,6 +41,7 @@ pub mod options;
 pub mod os;
 pub mod quant;
 pub mod rng;
+pub mod sampler;
 pub mod session;
 pub mod supply;
 pub mod units;
