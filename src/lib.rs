@@ -44,4 +44,5 @@ pub mod rng;
 pub mod sampler;
 pub mod session;
 pub mod supply;
+pub mod text;
 pub mod units;
