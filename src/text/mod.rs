@@ -1,3 +1,8 @@
 //! Text to tokens and back, and the form in which a conversation is put to the model.
 
+mod bpe;
+mod pretokenize;
+mod special;
 pub mod stream;
+pub mod tokenizer;
+mod unicode;
