@@ -1,4 +1,5 @@
 //! The program as a user meets it: arguments, output, exit codes, odd input.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

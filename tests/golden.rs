@@ -1,4 +1,5 @@
 //! The whole forward pass against logits and residual streams of independent implementations.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

@@ -2,7 +2,7 @@
 //!
 //! Integer kernels are held against `scalar::integer_twin`, everything with f32 activations against a sum in
 //! f64, and so are the twins. How far a result may be off stands in `BOUNDS`.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod kernel_cases;
 

@@ -1,4 +1,5 @@
 //! The decode loop allocates nothing: memory is made at start, and a token only uses it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(unsafe_code)]
 
 mod common;

@@ -2,26 +2,27 @@
 //! model's; hostile vocabularies; the time that a long text takes.
 //!
 //! `dsv4-vocab.gguf` is the vocabulary of the DeepSeek-V4 release (MIT license) without weights.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 
 use common::{golden, tiny};
 use infall::error::ErrorKind;
 use infall::gguf::Gguf;
-use infall::model::{VocabularyParts, vocabulary};
+
 use infall::os::File;
 use infall::rng::Rng;
 use infall::text::chat::{Chat, Message, Thinking};
 use infall::text::tokenizer::{Special, Tokenizer};
+use infall::text::vocabulary::Vocabulary;
 use infall::units::TokenId;
 use serde_json::Value;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-fn parts(path: &Path) -> VocabularyParts {
-    vocabulary(&Gguf::read(&File::open(path).unwrap()).unwrap()).unwrap()
+fn parts(path: &Path) -> Vocabulary {
+    Vocabulary::read(&Gguf::read(&File::open(path).unwrap()).unwrap()).unwrap()
 }
 
 /// The tokenizer of DeepSeek-V4.
@@ -285,9 +286,9 @@ fn stand_in(byte: u8) -> char {
 }
 
 /// A sound vocabulary: the bytes, by number, then `more`.
-fn small(more: &[&str], merges: &[&str]) -> VocabularyParts {
+fn small(more: &[&str], merges: &[&str]) -> Vocabulary {
     let bytes = (0..=255).map(|byte| stand_in(byte).to_string());
-    VocabularyParts {
+    Vocabulary {
         model: "gpt2".into(),
         pre: "joyai-llm".into(),
         tokens: bytes
@@ -326,7 +327,7 @@ fn a_small_vocabulary_works() {
 #[test]
 fn hostile_vocabularies_are_errors() {
     let long = "<".repeat(300) + "｜";
-    let with = |change: fn(&mut VocabularyParts)| {
+    let with = |change: fn(&mut Vocabulary)| {
         let mut parts = small(&["ab"], &["a b"]);
         change(&mut parts);
         parts

@@ -1,5 +1,6 @@
 //! The structure that src/lib.rs promises, held against the sources: who imports whom, where unsafe code stands,
 //! where features are read.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
 

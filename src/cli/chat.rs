@@ -20,7 +20,11 @@ pub const COMMAND: Command = Command {
     positional: "",
     max_positional: 0,
     help: "holds a conversation; each line of standard input is a turn",
-    flags: &[&[Flag::with(&["--system"], "TEXT", "system text")], SAMPLING_FLAGS, MODEL_FLAGS],
+    flags: &[
+        &[Flag::with(&["--system"], "TEXT", "system text")],
+        SAMPLING_FLAGS,
+        MODEL_FLAGS,
+    ],
     run,
 };
 
@@ -63,7 +67,11 @@ fn run(args: &Args) -> Result<()> {
     };
     let terminal = std::io::stdin().is_terminal();
     if terminal && !chat.settings.quiet {
-        note(&format!("{}, {}; /help lists the commands\n", chat.engine.name(), chat.engine.describe()));
+        note(&format!(
+            "{}, {}; /help lists the commands\n",
+            chat.engine.name(),
+            chat.engine.describe()
+        ));
     }
     loop {
         if terminal {
@@ -78,7 +86,9 @@ fn run(args: &Args) -> Result<()> {
             "/nothink" => chat.settings.thinking = Thinking::Off,
             "/stats" => chat.show_stats(),
             "/reset" => chat.reset(),
-            command if command.starts_with('/') => note(&format!("unknown command {command}; /help lists them\n")),
+            command if command.starts_with('/') => {
+                note(&format!("unknown command {command}; /help lists them\n"))
+            }
             text => chat.turn(text)?,
         }
     }
@@ -89,7 +99,10 @@ fn run(args: &Args) -> Result<()> {
 fn read_line() -> Result<Option<String>> {
     let mut bytes = Vec::new();
     loop {
-        let result = std::io::stdin().lock().take(LIMITS.text_bytes).read_until(b'\n', &mut bytes);
+        let result = std::io::stdin()
+            .lock()
+            .take(LIMITS.text_bytes)
+            .read_until(b'\n', &mut bytes);
         if interrupt::requested() {
             // Ctrl-C at the prompt drops the line.
             interrupt::clear();
@@ -107,7 +120,10 @@ fn read_line() -> Result<Option<String>> {
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Some(text)),
         Err(e) => {
-            note(&format!("the line is not UTF-8 text at byte {}\n", e.utf8_error().valid_up_to()));
+            note(&format!(
+                "the line is not UTF-8 text at byte {}\n",
+                e.utf8_error().valid_up_to()
+            ));
             Ok(Some(String::new()))
         }
     }
@@ -122,7 +138,11 @@ impl Conversation {
 
     fn show_stats(&self) {
         let line = self.stats.line(&self.engine);
-        note(&format!("{line}context: {} of {} tokens\n", self.session.tokens().len(), self.session.ctx()));
+        note(&format!(
+            "{line}context: {} of {} tokens\n",
+            self.session.tokens().len(),
+            self.session.ctx()
+        ));
     }
 
     /// One question and its answer. A turn that does not fit or is stopped while it is read leaves the
@@ -142,15 +162,28 @@ impl Conversation {
         let (end_think, eos) = (chat.end_think(), chat.end_of_turn());
         if tokens.len() >= self.session.room() {
             let (needed, room) = (tokens.len(), self.session.room());
-            note(&format!("{needed} tokens do not fit into the {room} left; /reset starts anew, --ctx sets the size\n"));
+            note(&format!(
+                "{needed} tokens do not fit into the {room} left; /reset starts anew, --ctx sets the size\n"
+            ));
             return Ok(());
         }
         let before = self.engine.checkpoint(&self.session)?;
         let drop_reasoning = thinking != Thinking::Off;
-        let Conversation { engine, session, settings, stats, .. } = self;
+        let Conversation {
+            engine,
+            session,
+            settings,
+            stats,
+            ..
+        } = self;
         let answer = generate::answer(engine, session, settings, &tokens, drop_reasoning, stats);
         interrupt::clear();
-        let Answer::Given { generated, tokens, before_opener } = answer? else {
+        let Answer::Given {
+            generated,
+            tokens,
+            before_opener,
+        } = answer?
+        else {
             self.engine.rewind(&mut self.session, &before)?;
             note("stopped while reading the prompt\n");
             return Ok(());
@@ -159,7 +192,10 @@ impl Conversation {
         print("\n")?;
         self.pending.clear();
         if drop_reasoning {
-            let content = tokens.iter().position(|t| *t == end_think).map_or(tokens.len(), |i| i + 1);
+            let content = tokens
+                .iter()
+                .position(|t| *t == end_think)
+                .map_or(tokens.len(), |i| i + 1);
             self.pending.push(end_think);
             self.pending.extend_from_slice(&tokens[content..]);
         } else {
@@ -167,7 +203,9 @@ impl Conversation {
         }
         self.pending.push(eos);
         match generated.stop {
-            Stop::ContextFull => note("the context is full; /reset starts anew, --ctx sets its size\n"),
+            Stop::ContextFull => {
+                note("the context is full; /reset starts anew, --ctx sets its size\n")
+            }
             Stop::Length => note("(-n reached)\n"),
             Stop::EndOfTurn | Stop::Asked => {}
         }

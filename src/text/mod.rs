@@ -7,3 +7,4 @@ mod special;
 pub mod stream;
 pub mod tokenizer;
 mod unicode;
+pub mod vocabulary;

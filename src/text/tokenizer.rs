@@ -10,8 +10,8 @@
 use super::bpe::{Merge, Merges, Scratch};
 use super::pretokenize::pieces;
 use super::special::Specials;
+use super::vocabulary::Vocabulary;
 use crate::error::{Context, Error, Result};
-use crate::model::VocabularyParts;
 use crate::units::TokenId;
 use std::collections::HashMap;
 
@@ -80,7 +80,7 @@ impl Tokenizer {
     /// Errors: `Unsupported` for another family or another way to split; `Limit` for too long a special token;
     /// `Format` when a merge is malformed, occurs twice or names a token that is not there, when a byte has no
     /// token, and when an id is too large.
-    pub fn new(parts: VocabularyParts) -> Result<Tokenizer> {
+    pub fn new(parts: Vocabulary) -> Result<Tokenizer> {
         check_family(&parts)?;
         let n_tokens = parts.tokens.len();
         if !parts.token_types.is_empty() && parts.token_types.len() != n_tokens {
@@ -225,7 +225,7 @@ fn token_bytes<'a>(bytes: &'a [u8], ends: &[usize], id: usize) -> &'a [u8] {
     &bytes[begin..ends[id]]
 }
 
-fn check_family(parts: &VocabularyParts) -> Result<()> {
+fn check_family(parts: &Vocabulary) -> Result<()> {
     if parts.model != MODEL {
         let found = short(&parts.model);
         return Err(Error::unsupported(format!(

@@ -142,10 +142,10 @@ fn rows_iq2_xxs(rows: &[u8], x: &[u8], y: &mut [f32]) {
         for g in 0..8 {
             let (factor, points) = w.group(g);
             for (k, (row, signs)) in points.into_iter().enumerate() {
-                for j in 0..8 {
+                for (j, point) in row.iter().enumerate() {
                     let e = 32 * g + 8 * k + j;
                     let sign = 1 - 2 * i64::from(signs >> j & 1);
-                    sum += i64::from(factor) * sign * i64::from(row[j]) * act(x.hi[e], x.lo[e]);
+                    sum += i64::from(factor) * sign * i64::from(*point) * act(x.hi[e], x.lo[e]);
                 }
             }
         }
