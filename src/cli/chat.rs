@@ -12,7 +12,7 @@ use crate::engine::chat::{Chat, Thinking};
 use crate::engine::{Engine, Session, SessionCheckpoint, Stop, interrupt};
 use crate::error::{Error, Result};
 use crate::units::TokenId;
-use std::io::{BufRead, IsTerminal, Read};
+use std::io::{BufRead, IsTerminal};
 
 /// The subcommand.
 pub const COMMAND: Command = Command {
@@ -49,12 +49,13 @@ struct Conversation {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let settings = Settings::new(args)?;
+    let mut settings = Settings::new(args)?;
     let system = args.text("--system")?.unwrap_or("").to_string();
     let prepared = model::prepare(args)?;
     Chat::new(prepared.tokenizer())?;
     let mut engine = model::load(prepared, args)?;
     let session = engine.session()?;
+    settings.tell_seed();
     interrupt::install()?;
     let mut chat = Conversation {
         engine,
@@ -96,25 +97,32 @@ fn run(args: &Args) -> Result<()> {
 }
 
 /// A line of input without its end, or `None` at the end of input.
+///
+/// The standard library's own line reading goes on after Ctrl-C; here it drops the line.
 fn read_line() -> Result<Option<String>> {
+    let mut stdin = std::io::stdin().lock();
     let mut bytes = Vec::new();
     loop {
-        let result = std::io::stdin()
-            .lock()
-            .take(LIMITS.text_bytes)
-            .read_until(b'\n', &mut bytes);
-        if interrupt::requested() {
-            // Ctrl-C at the prompt drops the line.
-            interrupt::clear();
-            print("\n> ")?;
-            bytes.clear();
-        }
-        match result {
-            Ok(0) if bytes.is_empty() => return Ok(None),
-            Ok(_) if bytes.is_empty() => {}
-            Ok(_) => break,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+        let (n, ended) = match stdin.fill_buf() {
+            Ok([]) if bytes.is_empty() => return Ok(None),
+            Ok([]) => break,
+            Ok(found) => {
+                let end = found.iter().position(|b| *b == b'\n');
+                bytes.extend_from_slice(&found[..end.unwrap_or(found.len())]);
+                (end.map_or(found.len(), |i| i + 1), end.is_some())
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => (0, false),
             Err(e) => return Err(Error::io("standard input", &e)),
+        };
+        stdin.consume(n);
+        if interrupt::requested() {
+            interrupt::clear();
+            bytes.clear();
+            print("\n> ")?;
+        } else if ended {
+            break;
+        } else if bytes.len() as u64 > LIMITS.text_bytes {
+            return Err(Error::limit("bytes of a line", "found", LIMITS.text_bytes));
         }
     }
     match String::from_utf8(bytes) {

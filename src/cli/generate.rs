@@ -57,10 +57,12 @@ pub struct Settings {
     pub thinking: Thinking,
     /// No progress and no statistics.
     pub quiet: bool,
+    /// A seed that the user did not choose, but may want again.
+    seed_to_tell: Option<u64>,
 }
 
 impl Settings {
-    /// Reads the flags; prints a seed that the user did not choose but may want again.
+    /// Reads the flags.
     pub fn new(args: &Args) -> Result<Settings> {
         let defaults = SamplerOptions::default();
         let seed: Option<u64> = args.number("--seed")?;
@@ -77,18 +79,23 @@ impl Settings {
             Thinking::Off
         };
         let quiet = args.has("--quiet");
-        let chance = options.temperature > 0.0;
-        let text = format!("seed {}\n", options.seed);
+        let drawn = seed.is_none() && options.temperature > 0.0 && !quiet;
+        let seed_to_tell = drawn.then_some(options.seed);
         let sampler = Sampler::new(options)?;
-        if seed.is_none() && chance && !quiet {
-            note(&text);
-        }
         Ok(Settings {
             sampler,
             n: args.number("-n")?.unwrap_or(MAX_TOKENS),
             thinking,
             quiet,
+            seed_to_tell,
         })
+    }
+
+    /// Prints a seed that the user did not choose, once.
+    pub fn tell_seed(&mut self) {
+        if let Some(seed) = self.seed_to_tell.take() {
+            note(&format!("seed {seed}\n"));
+        }
     }
 }
 

@@ -69,6 +69,7 @@ fn run(args: &Args) -> Result<()> {
     prepared.check_prompt(tokens.len())?;
     let mut engine = model::load(prepared, args)?;
     let mut session = engine.session()?;
+    settings.tell_seed();
     interrupt::install()?;
     let mut stats = Stats::default();
     match generate::answer(

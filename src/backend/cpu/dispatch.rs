@@ -123,7 +123,8 @@ pub fn select(choice: KernelChoice) -> Result<Kernels> {
         _ => format!("another kind of processor than {}", std::env::consts::ARCH),
     };
     Err(Error::unsupported(format!(
-        "kernels {choice:?} need {missing}"
+        "--kernels {}: this needs {missing}",
+        choice.name()
     )))
 }
 
