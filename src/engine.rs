@@ -1,16 +1,15 @@
 //! The engine as the command line and the server see it: open a model, hold sessions, generate tokens.
 
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::error::{Context, Error, Result};
 use crate::graph::Graph;
 use crate::graph::kv::Checkpoint;
 use crate::graph::weights::Weights;
-use crate::os::{self, File};
-use crate::model;
 use crate::options::{DEFAULT_CTX, Options};
+use crate::os::{self, File};
 use crate::supply;
 use crate::text::tokenizer::Tokenizer;
+use crate::text::vocabulary::Vocabulary;
 use crate::units::TokenId;
 use std::path::Path;
 
@@ -86,7 +85,7 @@ pub fn vocabulary(path: &Path) -> Result<Tokenizer> {
 }
 
 fn tokenizer_of(gguf: &Gguf) -> Result<Tokenizer> {
-    Tokenizer::new(model::vocabulary(gguf)?).context(|| &gguf.name)
+    Tokenizer::new(Vocabulary::read(gguf)?).context(|| &gguf.name)
 }
 
 impl Prepared {
@@ -99,6 +98,13 @@ impl Prepared {
         let file = File::open(&options.model)?;
         let model = Model::bind(Gguf::read(&file)?)?;
         let tokenizer = tokenizer_of(&model.gguf)?;
+        let (n_tokens, n_vocab) = (tokenizer.len(), model.config.n_vocab);
+        if n_tokens > n_vocab {
+            let name = &model.gguf.name;
+            return Err(Error::format(format!(
+                "{name}: found {n_tokens} tokens, expected at most {n_vocab}, the rows of the output"
+            )));
+        }
         let ctx = match options.ctx {
             0 => DEFAULT_CTX.min(model.config.n_ctx_train),
             ctx => ctx,
@@ -182,8 +188,8 @@ impl Engine {
     }
 
     /// Strategy, backend and kernel table.
-    pub fn describe(&mut self) -> String {
-        format!("strategy {}, {}", self.strategy, self.graph.backend().describe())
+    pub fn describe(&self) -> String {
+        format!("strategy {}, {}", self.strategy, self.graph.describe())
     }
 
     /// The model's tokenizer.
@@ -239,22 +245,36 @@ impl Engine {
         n: usize,
         emit: &mut dyn FnMut(TokenId, &[u8]) -> Result<bool>,
     ) -> Result<Generated> {
-        let mut done = Generated { n_tokens: 0, stop: Stop::Length, pending: None };
+        let mut done = Generated {
+            n_tokens: 0,
+            stop: Stop::Length,
+            pending: None,
+        };
         while done.n_tokens < n {
             if let Some(token) = done.pending.take() {
                 if session.room() == 0 {
-                    return Ok(Generated { stop: Stop::ContextFull, pending: Some(token), ..done });
+                    return Ok(Generated {
+                        stop: Stop::ContextFull,
+                        pending: Some(token),
+                        ..done
+                    });
                 }
                 self.decode(session, token)?;
             }
             let token = sampler.sample(session.logits())?;
             done.pending = Some(token);
             if Some(token) == self.tokenizer.eos() {
-                return Ok(Generated { stop: Stop::EndOfTurn, ..done });
+                return Ok(Generated {
+                    stop: Stop::EndOfTurn,
+                    ..done
+                });
             }
             done.n_tokens += 1;
             if !emit(token, self.tokenizer.token_bytes(token))? {
-                return Ok(Generated { stop: Stop::Asked, ..done });
+                return Ok(Generated {
+                    stop: Stop::Asked,
+                    ..done
+                });
             }
         }
         Ok(done)

@@ -61,6 +61,11 @@ impl KernelChoice {
     pub fn parse(name: &str) -> Result<KernelChoice> {
         by_name("--kernels", name, &KernelChoice::NAMES)
     }
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        name_of(self, &KernelChoice::NAMES)
+    }
 }
 
 fn by_name<T: Copy>(flag: &str, name: &str, table: &[(&str, T)]) -> Result<T> {

@@ -1,4 +1,5 @@
 //! The program as a user meets it: arguments, output, exit codes, odd input.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 
@@ -36,7 +37,11 @@ fn run(args: &[&str]) -> Ran {
 /// With `input` on stdin.
 fn run_with(args: &[&str], input: &[u8]) -> Ran {
     let mut command = infall();
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
     ran(child.wait_with_output().unwrap())
@@ -71,10 +76,23 @@ impl Drop for Temporary {
 fn the_main_job_answers_and_tells_its_figures() {
     let ran = run(&["run", "--temp", "0", "-n", "64", "-p", "What is Unix?"]);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    assert!(ran.out.starts_with("[In the authors' words, “A weak pun on Multics”; "), "{}", ran.out);
+    assert!(
+        ran.out
+            .starts_with("[In the authors' words, “A weak pun on Multics”; "),
+        "{}",
+        ran.out
+    );
     let lines: Vec<&str> = ran.err.lines().collect();
     assert_eq!(lines.len(), 1, "one line of statistics: {}", ran.err);
-    for part in ["prompt 8 tokens, ", "generated ", " t/s", "first token ", "strategy full", "backend cpu", "kernels "] {
+    for part in [
+        "prompt 8 tokens, ",
+        "generated ",
+        " t/s",
+        "first token ",
+        "strategy full",
+        "backend cpu",
+        "kernels ",
+    ] {
         assert!(lines[0].contains(part), "{part} in {}", lines[0]);
     }
 }
@@ -86,8 +104,15 @@ fn prompts_are_rendered_and_answered_as_by_the_oracle() {
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let mut n = 0;
     for case in json["cases"].as_array().unwrap() {
-        let Some(prompt) = case["prompt"].as_str() else { continue };
-        let ids: Vec<String> = case["greedy_ids"].as_array().unwrap().iter().map(|id| id.to_string()).collect();
+        let Some(prompt) = case["prompt"].as_str() else {
+            continue;
+        };
+        let ids: Vec<String> = case["greedy_ids"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|id| id.to_string())
+            .collect();
         let limit = ids.len().to_string();
         let shown: Vec<String> = ids.into_iter().filter(|id| id != "1").collect();
         let expected = run(&["tokenize", "--decode", &shown.join(" ")]).out;
@@ -110,17 +135,32 @@ fn a_conversation_on_a_pipe_keeps_its_history() {
         "<｜User｜>What is Unix?<｜Assistant｜></think>{}<｜end▁of▁sentence｜><｜User｜>Define hacker.<｜Assistant｜></think>",
         first.strip_suffix('\n').unwrap()
     );
-    let second = run(&["run", "--raw", "--temp", "0", "-n", "40", "--quiet", "-p", &raw]).out;
+    let second = run(&[
+        "run", "--raw", "--temp", "0", "-n", "40", "--quiet", "-p", &raw,
+    ])
+    .out;
     let third = one("Define hacker.");
     assert_ne!(second, third, "history matters, or this test shows nothing");
     assert_eq!(chat.out, format!("{first}{second}{third}"));
-    assert!(chat.err.contains("context: ") && chat.err.contains("unknown command /nonsense"), "{}", chat.err);
+    assert!(
+        chat.err.contains("context: ") && chat.err.contains("unknown command /nonsense"),
+        "{}",
+        chat.err
+    );
 }
 
 #[test]
 fn the_end_of_input_ends_a_conversation() {
-    let chat = run_with(&["chat", "--temp", "0", "-n", "3", "--quiet"], b"What is Unix?");
-    assert_eq!((chat.code, chat.out.lines().count()), (Some(0), 1), "{}", chat.err);
+    let chat = run_with(
+        &["chat", "--temp", "0", "-n", "3", "--quiet"],
+        b"What is Unix?",
+    );
+    assert_eq!(
+        (chat.code, chat.out.lines().count()),
+        (Some(0), 1),
+        "{}",
+        chat.err
+    );
     assert_eq!(run_with(&["chat"], b"").code, Some(0));
 }
 
@@ -130,7 +170,13 @@ fn sampling_repeats_with_its_seed_and_prints_a_seed_of_its_own() {
     let (a, b) = (run(&args), run(&args));
     assert_eq!(a.out, b.out);
     let c = run(&["run", "-n", "24", "-p", "What is wizard?"]);
-    let seed = c.err.lines().next().unwrap().strip_prefix("seed ").expect("the seed is printed");
+    let seed = c
+        .err
+        .lines()
+        .next()
+        .unwrap()
+        .strip_prefix("seed ")
+        .expect("the seed is printed");
     let d = run(&["run", "-n", "24", "-p", "What is wizard?", "--seed", seed]);
     assert_eq!(c.out, d.out);
 }
@@ -150,9 +196,20 @@ fn every_subcommand_lists_its_flags_and_names_a_wrong_one() {
     for command in ["run", "chat", "inspect", "logits", "tokenize"] {
         let help = run(&[command, "--help"]);
         assert_eq!(help.code, Some(0));
-        assert!(help.out.contains("-m, --model") && help.out.contains(command), "{}", help.out);
+        assert!(
+            help.out.contains("-m, --model") && help.out.contains(command),
+            "{}",
+            help.out
+        );
         if matches!(command, "run" | "chat" | "logits") {
-            for flag in ["--threads", "--kernels", "--kv", "--ctx", "--prefill-chunk", "--strategy"] {
+            for flag in [
+                "--threads",
+                "--kernels",
+                "--kv",
+                "--ctx",
+                "--prefill-chunk",
+                "--strategy",
+            ] {
                 assert!(help.out.contains(flag), "{command} {flag}");
             }
         }
@@ -173,21 +230,49 @@ fn usage_errors_name_flag_found_and_expected() {
         (&["run", "-p", "x", "--temp", "hot"], "--temp: found 'hot'"),
         (&["run", "-p", "x", "--temp", "nan"], "--temp"),
         (&["run", "-p", "x", "--top-p", "1.5"], "--top-p"),
-        (&["run", "-p", "x", "--kv", "f64"], "--kv: 'f64' is unknown, expected f32 | f16 | official"),
-        (&["run", "-p", "x", "--kernels", "mmx"], "--kernels: 'mmx' is unknown"),
-        (&["run", "-p", "x", "--strategy", "magic"], "--strategy: 'magic' is unknown"),
-        (&["run", "-p", "x", "--threads", "1000000"], "--threads: found 1000000"),
-        (&["run", "-p", "x", "--prefill-chunk", "0"], "--prefill-chunk: found 0"),
-        (&["run", "-p", "x", "--ctx", "99999999999"], "--ctx: found 99999999999"),
-        (&["run", "-p", "What is Unix?", "--ctx", "4"], "the prompt has 8 tokens, expected at most 4"),
+        (
+            &["run", "-p", "x", "--kv", "f64"],
+            "--kv: 'f64' is unknown, expected f32 | f16 | official",
+        ),
+        (
+            &["run", "-p", "x", "--kernels", "mmx"],
+            "--kernels: 'mmx' is unknown",
+        ),
+        (
+            &["run", "-p", "x", "--strategy", "magic"],
+            "--strategy: 'magic' is unknown",
+        ),
+        (
+            &["run", "-p", "x", "--threads", "1000000"],
+            "--threads: found 1000000",
+        ),
+        (
+            &["run", "-p", "x", "--prefill-chunk", "0"],
+            "--prefill-chunk: found 0",
+        ),
+        (
+            &["run", "-p", "x", "--ctx", "99999999999"],
+            "--ctx: found 99999999999",
+        ),
+        (
+            &["run", "-p", "What is Unix?", "--ctx", "4"],
+            "the prompt has 8 tokens, expected at most 4",
+        ),
         (&["run", "-p", "x", "-f", "y"], "-p and -f"),
-        (&["tokenize", "--decode", "4096"], "found id 4096, expected below 4096"),
+        (
+            &["tokenize", "--decode", "4096"],
+            "found id 4096, expected below 4096",
+        ),
         (&["logits", "--out", "x"], "--tokens"),
     ];
     for (args, expected) in cases {
         let ran = run(args);
         assert_eq!(ran.code, Some(2), "{args:?}: {}", ran.err);
-        assert!(ran.err.contains(expected) && ran.out.is_empty(), "{args:?}: {}", ran.err);
+        assert!(
+            ran.err.contains(expected) && ran.out.is_empty(),
+            "{args:?}: {}",
+            ran.err
+        );
     }
 }
 
@@ -205,13 +290,21 @@ fn files_that_are_no_models_are_refused_by_name() {
         (cut.text(), "is it cut off?"),
         (folder.to_str().unwrap(), "a directory"),
     ] {
-        for args in [&["run", "-p", "x", "-m", path][..], &["inspect", path], &["tokenize", "-m", path, "x"]] {
+        for args in [
+            &["run", "-p", "x", "-m", path][..],
+            &["inspect", path],
+            &["tokenize", "-m", path, "x"],
+        ] {
             if args[0] != "run" && path == cut.text() && args[0] == "tokenize" {
                 continue; // checked as a whole below
             }
             let ran = run(args);
             assert_eq!(ran.code, Some(1), "{args:?}: {}", ran.err);
-            assert!(ran.err.contains(path) && ran.err.contains(expected), "{args:?}: {}", ran.err);
+            assert!(
+                ran.err.contains(path) && ran.err.contains(expected),
+                "{args:?}: {}",
+                ran.err
+            );
         }
     }
     let ran = run(&["tokenize", "-m", cut.text(), "x"]);
@@ -226,21 +319,45 @@ fn odd_prompts_are_answered_or_refused() {
     assert_eq!(run(&["run", "-n", "4", "-p", ""]).code, Some(0));
     assert_eq!(run(&["run", "--raw", "-n", "4", "-p", ""]).code, Some(0));
     let all_bytes: Vec<u8> = (1..128).collect();
-    assert_eq!(run_with(&["run", "-n", "4", "--quiet"], &all_bytes).code, Some(0));
+    assert_eq!(
+        run_with(&["run", "-n", "4", "--quiet"], &all_bytes).code,
+        Some(0)
+    );
     let binary = run_with(&["run", "-n", "4"], b"ab\xff\xfe");
     assert_eq!(binary.code, Some(1));
-    assert!(binary.err.contains("standard input: not UTF-8 text at byte 2"), "{}", binary.err);
-    let binary = ran(infall().args(["run", "-p"]).arg(OsStr::from_bytes(b"a\xff")).output().unwrap());
+    assert!(
+        binary
+            .err
+            .contains("standard input: not UTF-8 text at byte 2"),
+        "{}",
+        binary.err
+    );
+    let binary = ran(infall()
+        .args(["run", "-p"])
+        .arg(OsStr::from_bytes(b"a\xff"))
+        .output()
+        .unwrap());
     assert_eq!(binary.code, Some(2));
-    assert!(binary.err.contains("-p: not UTF-8 text at byte 1"), "{}", binary.err);
+    assert!(
+        binary.err.contains("-p: not UTF-8 text at byte 1"),
+        "{}",
+        binary.err
+    );
 }
 
 #[test]
 fn the_context_may_fill_up() {
     let ran = run(&["run", "--temp", "0", "--ctx", "12", "-p", "What is Unix?"]);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    assert!(ran.err.contains("the context of 12 tokens is full"), "{}", ran.err);
-    let chat = run_with(&["chat", "--temp", "0", "--ctx", "30", "-n", "4"], b"What is Unix?\nDefine hacker and wizard and all the others, please.\n");
+    assert!(
+        ran.err.contains("the context of 12 tokens is full"),
+        "{}",
+        ran.err
+    );
+    let chat = run_with(
+        &["chat", "--temp", "0", "--ctx", "30", "-n", "4"],
+        b"What is Unix?\nDefine hacker and wizard and all the others, please.\n",
+    );
     assert_eq!(chat.code, Some(0));
     assert!(chat.err.contains("do not fit"), "{}", chat.err);
 }
@@ -248,15 +365,37 @@ fn the_context_may_fill_up() {
 #[test]
 fn logits_are_rows_of_little_endian_floats() {
     let model = golden("micro-q2.gguf");
-    let (ids, expected) = (golden("micro.ids.txt"), common::floats(&golden("micro-q2.logits.f32")));
-    for more in [&[][..], &["--prefill-chunk", "7"], &["--decode-from", "1"], &["--decode-from", "390"]] {
+    let (ids, expected) = (
+        golden("micro.ids.txt"),
+        common::floats(&golden("micro-q2.logits.f32")),
+    );
+    for more in [
+        &[][..],
+        &["--prefill-chunk", "7"],
+        &["--decode-from", "1"],
+        &["--decode-from", "390"],
+    ] {
         let out = Temporary::new(&format!("logits{}", more.concat()));
-        let fixed = ["logits", "--kernels", "scalar", "--kv", "f32", "--out", out.text(), "-m", model.to_str().unwrap()];
+        let fixed = [
+            "logits",
+            "--kernels",
+            "scalar",
+            "--kv",
+            "f32",
+            "--out",
+            out.text(),
+            "-m",
+            model.to_str().unwrap(),
+        ];
         let ran = run(&[&fixed[..], &["--tokens", ids.to_str().unwrap()], more].concat());
         assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""), "{}", ran.err);
         let found = common::floats(&out.0);
         assert_eq!(found.len(), 400 * 512);
-        let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let worst = found
+            .iter()
+            .zip(&expected)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
         assert!(worst <= 1e-3, "{more:?}: {worst}");
     }
 }
@@ -277,11 +416,17 @@ fn tokenize_goes_both_ways() {
     let ids = run(&["tokenize", "--ids", "What is Unix?"]);
     assert_eq!(ids.code, Some(0), "{}", ids.err);
     assert!(!ids.out.trim().is_empty() && ids.out.lines().count() == 1);
-    assert_eq!(run(&["tokenize", "--decode", &ids.out]).out, "What is Unix?\n");
+    assert_eq!(
+        run(&["tokenize", "--decode", &ids.out]).out,
+        "What is Unix?\n"
+    );
     let special = "<｜User｜>Hi";
     let plain = run(&["tokenize", "--ids", special]).out;
     let parsed = run(&["tokenize", "--ids", "--special", special]).out;
-    assert!(parsed.split(' ').count() < plain.split(' ').count(), "{parsed} {plain}");
+    assert!(
+        parsed.split(' ').count() < plain.split(' ').count(),
+        "{parsed} {plain}"
+    );
     assert_eq!(run(&["tokenize", "--ids", ""]).out, "\n");
 }
 
@@ -290,7 +435,15 @@ fn inspect_tells_what_a_file_holds() {
     let ran = run(&["inspect", tiny().to_str().unwrap(), "--tensors"]);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     // An expert is gate, up and down of 256 x 256 in Q4_K: 3 * 256 * 144 bytes.
-    for part in ["deepseek4", "routed experts", "token embedding", "110592 bytes", "Q4_K gate", "blk.5.ffn_down_exps.weight", "pages of 16384"] {
+    for part in [
+        "deepseek4",
+        "routed experts",
+        "token embedding",
+        "110592 bytes",
+        "Q4_K gate",
+        "blk.5.ffn_down_exps.weight",
+        "pages of 16384",
+    ] {
         assert!(ran.out.contains(part), "{part} in {}", ran.out);
     }
 }
@@ -299,7 +452,11 @@ fn inspect_tells_what_a_file_holds() {
 fn a_reader_that_goes_away_ends_the_program_quietly() {
     let mut command = infall();
     command.args(["run", "--temp", "0", "-n", "500", "-p", "What is Unix?"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut first = [0; 1];
     child.stdout.take().unwrap().read_exact(&mut first).unwrap();
     let ran = ran(child.wait_with_output().unwrap());
@@ -310,16 +467,38 @@ fn a_reader_that_goes_away_ends_the_program_quietly() {
 fn ctrl_c_stops_after_the_token_and_still_prints_the_statistics() {
     let mut command = infall();
     // The end-of-turn token never comes this early at this temperature in a raw text.
-    command.args(["run", "--raw", "--seed", "1", "-n", "100000", "--ctx", "32768", "-p", "In the beginning"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    command.args([
+        "run",
+        "--raw",
+        "--seed",
+        "1",
+        "-n",
+        "100000",
+        "--ctx",
+        "32768",
+        "-p",
+        "In the beginning",
+    ]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdout = child.stdout.take().unwrap();
     stdout.read_exact(&mut [0; 16]).unwrap();
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
     assert!(killed.success());
     let mut rest = Vec::new();
     stdout.read_to_end(&mut rest).unwrap();
     let ran = ran(child.wait_with_output().unwrap());
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    assert!(ran.err.contains("generated ") && ran.err.contains("first token "), "{}", ran.err);
+    assert!(
+        ran.err.contains("generated ") && ran.err.contains("first token "),
+        "{}",
+        ran.err
+    );
     assert!(String::from_utf8(rest).unwrap().ends_with('\n'));
 }

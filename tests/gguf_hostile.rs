@@ -1,11 +1,12 @@
 //! Broken model files: each is refused with an error or read as a sound value, quickly, and never panics.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use infall::error::{Error, Result};
 use infall::gguf::Gguf;
-use infall::model::{Model, vocabulary};
+use infall::model::Model;
 use infall::os::{MemFile, ReadAt};
+use infall::text::vocabulary::Vocabulary;
 use infall::units::{ExpertId, LayerId};
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,7 @@ fn open(file: &dyn ReadAt) -> Result<()> {
         assert!(end <= file.len() && tensor.extent.offset >= gguf.data_start);
         assert_eq!(gguf.tensor(&tensor.name), Some(tensor));
     }
-    let tokens = vocabulary(&gguf);
+    let tokens = Vocabulary::read(&gguf);
     let model = Model::bind(gguf)?;
     for layer in 0..model.config.n_layer {
         for expert in [0, model.config.n_expert - 1] {

@@ -1,4 +1,5 @@
 //! The decode loop allocates nothing: memory is made at start, and a token only uses it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(unsafe_code)]
 
 mod common;
@@ -36,11 +37,17 @@ fn decoding_allocates_nothing() {
     let mut loaded = Loaded::open(&options).unwrap();
     let ids = micro_ids();
     let mut session = loaded.session();
-    session.prefill(&mut loaded.graph, &ids[..100], &mut |_| true).unwrap();
+    session
+        .prefill(&mut loaded.graph, &ids[..100], &mut |_| true)
+        .unwrap();
     // The first tokens may still grow scratch; then windows close and the indexer chooses, without any.
-    ids[100..110].iter().for_each(|id| session.decode(&mut loaded.graph, *id).unwrap());
+    ids[100..110]
+        .iter()
+        .for_each(|id| session.decode(&mut loaded.graph, *id).unwrap());
     let before = CALLS.load(Ordering::Relaxed);
-    ids[110..150].iter().for_each(|id| session.decode(&mut loaded.graph, *id).unwrap());
+    ids[110..150]
+        .iter()
+        .for_each(|id| session.decode(&mut loaded.graph, *id).unwrap());
     let calls = CALLS.load(Ordering::Relaxed) - before;
     assert_eq!(calls, 0, "allocations in 40 tokens");
 }

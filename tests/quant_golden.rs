@@ -1,5 +1,5 @@
 //! Dequantisation against an independent implementation; see the head of the golden file.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use infall::quant::Format;
 use infall::quant::blocks::dequantize_row;

@@ -1,5 +1,6 @@
 //! The structure that src/lib.rs promises, held against the sources: who imports whom, where unsafe code stands,
 //! where features are read.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
 
@@ -55,13 +56,21 @@ fn sources() -> Vec<Source> {
 }
 
 fn walk(root: &Path, folder: &Path, sources: &mut Vec<Source>) {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
             walk(root, &path, sources);
         } else if path.extension().is_some_and(|e| e == "rs") {
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
+            let name = path
+                .strip_prefix(root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .replace('\\', "/");
             let text = std::fs::read_to_string(&path).unwrap();
             sources.push(Source { name, text });
         }
@@ -76,13 +85,20 @@ impl Source {
 
     /// Lines of code before the unit tests, with their numbers.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let end = self.text.find("\n#[cfg(test)]\nmod ").unwrap_or(self.text.len());
+        let end = self
+            .text
+            .find("\n#[cfg(test)]\nmod ")
+            .unwrap_or(self.text.len());
         let lines = self.text[..end].lines().enumerate();
-        lines.map(|(i, line)| (i + 1, line)).filter(|(_, line)| !line.trim_start().starts_with("//"))
+        lines
+            .map(|(i, line)| (i + 1, line))
+            .filter(|(_, line)| !line.trim_start().starts_with("//"))
     }
 
     fn is_in(&self, places: &[&str]) -> bool {
-        places.iter().any(|p| self.name == *p || p.ends_with('/') && self.name.starts_with(p))
+        places
+            .iter()
+            .any(|p| self.name == *p || p.ends_with('/') && self.name.starts_with(p))
     }
 }
 
@@ -93,7 +109,9 @@ fn row(module: &str) -> Option<usize> {
 /// The modules that a line names after `crate::`.
 fn crate_uses(line: &str) -> impl Iterator<Item = &str> {
     line.split("crate::").skip(1).map(|rest| {
-        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(rest.len());
         &rest[..end]
     })
 }
@@ -111,7 +129,10 @@ fn imports_point_to_rows_above() {
                 let at = format!("src/{}:{line_number}: {}", source.name, line.trim());
                 let other = row(used).unwrap_or_else(|| panic!("{at}\n{used} stands in no row"));
                 assert!(other < own, "{at}\n{module} must not use {used}");
-                assert!(module != "cli" || CLI_MAY_USE.contains(&used), "{at}\ncli must not use {used}");
+                assert!(
+                    module != "cli" || CLI_MAY_USE.contains(&used),
+                    "{at}\ncli must not use {used}"
+                );
             }
         }
     }
@@ -127,14 +148,19 @@ fn unsafe_code_stands_behind_fences_with_its_reasons() {
         }
         for (i, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap();
-            let opens = ["unsafe {", "unsafe impl"].iter().any(|what| code.contains(what));
+            let opens = ["unsafe {", "unsafe impl"]
+                .iter()
+                .any(|what| code.contains(what));
             if !opens {
                 continue;
             }
             let at = format!("src/{}:{}", source.name, i + 1);
             assert!(fenced, "{at}: unsafe code outside the fences");
             let reasons = &lines[i.saturating_sub(5)..=i];
-            assert!(reasons.iter().any(|l| l.contains("SAFETY")), "{at}: no SAFETY comment");
+            assert!(
+                reasons.iter().any(|l| l.contains("SAFETY")),
+                "{at}: no SAFETY comment"
+            );
         }
     }
 }
@@ -143,7 +169,11 @@ fn unsafe_code_stands_behind_fences_with_its_reasons() {
 fn only_the_operating_system_module_uses_libc() {
     for source in sources().iter().filter(|s| s.module() != "os") {
         for (line_number, line) in source.code() {
-            assert!(!line.contains("libc::"), "src/{}:{line_number}: {line}", source.name);
+            assert!(
+                !line.contains("libc::"),
+                "src/{}:{line_number}: {line}",
+                source.name
+            );
         }
     }
 }
@@ -152,9 +182,15 @@ fn only_the_operating_system_module_uses_libc() {
 fn features_and_platforms_are_read_in_few_places() {
     for source in sources().iter().filter(|s| !s.is_in(CFG_READERS)) {
         for (line_number, line) in source.code() {
-            let reads = line.contains("cfg(") && !line.contains("cfg(test)") && !line.contains("target_endian");
+            let reads = line.contains("cfg(")
+                && !line.contains("cfg(test)")
+                && !line.contains("target_endian");
             assert!(!reads, "src/{}:{line_number}: {}", source.name, line.trim());
-            assert!(!line.contains("cfg_attr(feature"), "src/{}:{line_number}", source.name);
+            assert!(
+                !line.contains("cfg_attr(feature"),
+                "src/{}:{line_number}",
+                source.name
+            );
         }
     }
 }
@@ -164,7 +200,11 @@ fn only_the_named_crates_are_shipped() {
     let manifest = include_str!("../Cargo.toml");
     let start = manifest.find("[dependencies]").unwrap() + "[dependencies]".len();
     let section = manifest[start..].split("\n[").next().unwrap();
-    let names: Vec<&str> = section.lines().filter_map(|l| l.split_once('=')).map(|(name, _)| name.trim()).collect();
+    let names: Vec<&str> = section
+        .lines()
+        .filter_map(|l| l.split_once('='))
+        .map(|(name, _)| name.trim())
+        .collect();
     assert_eq!(names, ["libc", "half", "memchr"]);
 }
 
@@ -173,6 +213,10 @@ fn a_source_file_holds_one_idea() {
     for source in sources() {
         let lines = source.text.lines().count();
         let is_table = source.name == "text/unicode.rs";
-        assert!(lines <= 800 || is_table, "src/{} has {lines} lines: does it hold two ideas?", source.name);
+        assert!(
+            lines <= 800 || is_table,
+            "src/{} has {lines} lines: does it hold two ideas?",
+            source.name
+        );
     }
 }

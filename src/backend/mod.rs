@@ -145,6 +145,24 @@ pub struct Heads {
     pub n_rot: usize,
 }
 
+/// RMS norm of the raw key of each token, its rotation, and its storage as a row of the chunk.
+pub struct StoreKeys<'a, B: Backend + ?Sized> {
+    /// Tokens of the chunk.
+    pub n: usize,
+    /// `[n, head_dim]`
+    pub k: &'a mut B::Buffer,
+    /// Weight of the norm, `[head_dim]`.
+    pub norm: &'a B::Buffer,
+    /// Epsilon of the norm.
+    pub rms_eps: f32,
+    /// Cosine and sine of each token, `[n, n_rot]`.
+    pub rope: &'a B::Buffer,
+    /// Rotary values at the end of a key.
+    pub n_rot: usize,
+    /// Receives row `i` for the token `i`.
+    pub rows: &'a mut B::Rows,
+}
+
 /// Attention of a chunk over the raw window and the compressed rows.
 pub struct Attend<'a, B: Backend + ?Sized> {
     /// Tokens of the chunk.
@@ -392,17 +410,8 @@ pub trait Backend {
         rope: &Self::Buffer,
         eps: f32,
     ) -> Result<()>;
-    /// RMS norm of each raw key, rotation, and storage as row `i` of `chunk`.
-    fn store_keys(
-        &mut self,
-        n: usize,
-        k: &mut Self::Buffer,
-        norm: &Self::Buffer,
-        eps: f32,
-        rope: &Self::Buffer,
-        n_rot: usize,
-        chunk: &mut Self::Rows,
-    ) -> Result<()>;
+    /// See [`StoreKeys`].
+    fn store_keys(&mut self, step: StoreKeys<'_, Self>) -> Result<()>;
     /// Moves the chunk's last raw rows into the ring: position modulo `window`.
     fn commit_keys(
         &mut self,

@@ -18,13 +18,25 @@ pub struct Flag {
 
 impl Flag {
     /// A flag with a value.
-    pub const fn with(names: &'static [&'static str], value: &'static str, help: &'static str) -> Flag {
-        Flag { names, value: Some(value), help }
+    pub const fn with(
+        names: &'static [&'static str],
+        value: &'static str,
+        help: &'static str,
+    ) -> Flag {
+        Flag {
+            names,
+            value: Some(value),
+            help,
+        }
     }
 
     /// A flag without one.
     pub const fn switch(names: &'static [&'static str], help: &'static str) -> Flag {
-        Flag { names, value: None, help }
+        Flag {
+            names,
+            value: None,
+            help,
+        }
     }
 }
 
@@ -56,7 +68,10 @@ impl Command {
     ///
     /// Errors: usage errors that name the argument.
     pub fn parse(&self, args: impl IntoIterator<Item = OsString>) -> Result<Option<Args>> {
-        let mut parsed = Args { given: Vec::new(), positional: Vec::new() };
+        let mut parsed = Args {
+            given: Vec::new(),
+            positional: Vec::new(),
+        };
         let mut args = args.into_iter();
         let mut only_positional = false;
         while let Some(arg) = args.next() {
@@ -76,15 +91,23 @@ impl Command {
                 return Ok(None);
             }
             let (name, inline) = split_value(&arg);
-            let flag = self.flags.iter().copied().flatten().find(|f| f.names.iter().any(|n| name == *n));
-            let flag = flag.ok_or_else(|| self.wrong(format!("unknown flag '{}'", arg.display())))?;
+            let flag = self
+                .flags
+                .iter()
+                .copied()
+                .flatten()
+                .find(|f| f.names.iter().any(|n| name == *n));
+            let flag =
+                flag.ok_or_else(|| self.wrong(format!("unknown flag '{}'", arg.display())))?;
             let value = match (flag.value, inline) {
                 (None, None) => OsString::new(),
-                (None, Some(_)) => return Err(self.wrong(format!("{} takes no value", flag.names[0]))),
+                (None, Some(_)) => {
+                    return Err(self.wrong(format!("{} takes no value", flag.names[0])));
+                }
                 (Some(_), Some(value)) => value,
-                (Some(what), None) => args
-                    .next()
-                    .ok_or_else(|| self.wrong(format!("{} needs a value: {what}", flag.names[0])))?,
+                (Some(what), None) => args.next().ok_or_else(|| {
+                    self.wrong(format!("{} needs a value: {what}", flag.names[0]))
+                })?,
             };
             if parsed.value(flag.names[0]).is_some() {
                 return Err(self.wrong(format!("{} is given twice", flag.names[0])));
@@ -100,7 +123,10 @@ impl Command {
 
     /// The text of `--help`.
     pub fn usage(&self) -> String {
-        let mut text = format!("infall {} [flags] {}\n{}\n\n", self.name, self.positional, self.help);
+        let mut text = format!(
+            "infall {} [flags] {}\n{}\n\n",
+            self.name, self.positional, self.help
+        );
         for flag in self.flags.iter().copied().flatten() {
             let left = format!("{} {}", flag.names.join(", "), flag.value.unwrap_or(""));
             // Writing to a String does not fail.
@@ -112,7 +138,9 @@ impl Command {
 
 /// `--name=value` in its parts; values of short flags stand apart.
 fn split_value(arg: &OsStr) -> (OsString, Option<OsString>) {
-    let Some(text) = arg.to_str() else { return (arg.to_os_string(), None) };
+    let Some(text) = arg.to_str() else {
+        return (arg.to_os_string(), None);
+    };
     match text.split_once('=') {
         Some((name, value)) if name.starts_with("--") => (name.into(), Some(value.into())),
         _ => (text.into(), None),
@@ -122,7 +150,10 @@ fn split_value(arg: &OsStr) -> (OsString, Option<OsString>) {
 impl Args {
     /// The value of a flag as given.
     pub fn value(&self, flag: &str) -> Option<&OsStr> {
-        self.given.iter().find(|(name, _)| *name == flag).map(|(_, value)| value.as_os_str())
+        self.given
+            .iter()
+            .find(|(name, _)| *name == flag)
+            .map(|(_, value)| value.as_os_str())
     }
 
     /// Whether a switch was given.
@@ -137,26 +168,48 @@ impl Args {
 
     /// The value of a flag as a number.
     pub fn number<T: FromStr>(&self, flag: &str) -> Result<Option<T>> {
-        let Some(text) = self.text(flag)? else { return Ok(None) };
-        let kind = if std::any::type_name::<T>().starts_with('f') { "a number" } else { "a whole number from 0" };
-        text.parse().map(Some).map_err(|_| Error::usage(format!("{flag}: found '{text}', expected {kind}")))
+        let Some(text) = self.text(flag)? else {
+            return Ok(None);
+        };
+        let kind = if std::any::type_name::<T>().starts_with('f') {
+            "a number"
+        } else {
+            "a whole number from 0"
+        };
+        text.parse()
+            .map(Some)
+            .map_err(|_| Error::usage(format!("{flag}: found '{text}', expected {kind}")))
     }
 }
 
 /// `value` as text, or a usage error that names `what`.
 pub fn utf8<'a>(what: &str, value: &'a OsStr) -> Result<&'a str> {
     let bytes = value.as_encoded_bytes();
-    std::str::from_utf8(bytes)
-        .map_err(|e| Error::usage(format!("{what}: not UTF-8 text at byte {}", e.valid_up_to())))
+    std::str::from_utf8(bytes).map_err(|e| {
+        Error::usage(format!(
+            "{what}: not UTF-8 text at byte {}",
+            e.valid_up_to()
+        ))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FLAGS: &[Flag] = &[Flag::with(&["-n"], "N", "number"), Flag::with(&["-p", "--prompt"], "TEXT", "text"), Flag::switch(&["--raw"], "raw")];
-    const COMMAND: Command =
-        Command { name: "test", positional: "FILE", max_positional: 1, help: "", flags: &[FLAGS], run: |_| Ok(()) };
+    const FLAGS: &[Flag] = &[
+        Flag::with(&["-n"], "N", "number"),
+        Flag::with(&["-p", "--prompt"], "TEXT", "text"),
+        Flag::switch(&["--raw"], "raw"),
+    ];
+    const COMMAND: Command = Command {
+        name: "test",
+        positional: "FILE",
+        max_positional: 1,
+        help: "",
+        flags: &[FLAGS],
+        run: |_| Ok(()),
+    };
 
     fn parse(args: &[&str]) -> Result<Option<Args>> {
         COMMAND.parse(args.iter().map(OsString::from))
@@ -164,13 +217,25 @@ mod tests {
 
     #[test]
     fn flags_values_and_positional_arguments_are_told_apart() {
-        let args = parse(&["-n", "3", "file", "--prompt=-a=b", "--raw"]).unwrap().unwrap();
+        let args = parse(&["-n", "3", "file", "--prompt=-a=b", "--raw"])
+            .unwrap()
+            .unwrap();
         assert_eq!(args.number::<usize>("-n").unwrap(), Some(3));
         assert_eq!(args.text("-p").unwrap(), Some("-a=b"));
         assert!(args.has("--raw"));
         assert_eq!(args.positional, ["file"]);
-        assert_eq!(parse(&["--", "--raw"]).unwrap().unwrap().positional, ["--raw"]);
-        assert_eq!(parse(&["-p", "--raw"]).unwrap().unwrap().text("-p").unwrap(), Some("--raw"));
+        assert_eq!(
+            parse(&["--", "--raw"]).unwrap().unwrap().positional,
+            ["--raw"]
+        );
+        assert_eq!(
+            parse(&["-p", "--raw"])
+                .unwrap()
+                .unwrap()
+                .text("-p")
+                .unwrap(),
+            Some("--raw")
+        );
         assert!(parse(&["-n", "3", "--help"]).unwrap().is_none());
     }
 

@@ -12,7 +12,7 @@ use crate::engine::chat::{Chat, Thinking};
 use crate::engine::{Engine, Session, SessionCheckpoint, Stop, interrupt};
 use crate::error::{Error, Result};
 use crate::units::TokenId;
-use std::io::{BufRead, IsTerminal, Read};
+use std::io::{BufRead, IsTerminal};
 
 /// The subcommand.
 pub const COMMAND: Command = Command {
@@ -20,7 +20,11 @@ pub const COMMAND: Command = Command {
     positional: "",
     max_positional: 0,
     help: "holds a conversation; each line of standard input is a turn",
-    flags: &[&[Flag::with(&["--system"], "TEXT", "system text")], SAMPLING_FLAGS, MODEL_FLAGS],
+    flags: &[
+        &[Flag::with(&["--system"], "TEXT", "system text")],
+        SAMPLING_FLAGS,
+        MODEL_FLAGS,
+    ],
     run,
 };
 
@@ -45,12 +49,13 @@ struct Conversation {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let settings = Settings::new(args)?;
+    let mut settings = Settings::new(args)?;
     let system = args.text("--system")?.unwrap_or("").to_string();
     let prepared = model::prepare(args)?;
     Chat::new(prepared.tokenizer())?;
     let mut engine = model::load(prepared, args)?;
     let session = engine.session()?;
+    settings.tell_seed();
     interrupt::install()?;
     let mut chat = Conversation {
         engine,
@@ -63,7 +68,11 @@ fn run(args: &Args) -> Result<()> {
     };
     let terminal = std::io::stdin().is_terminal();
     if terminal && !chat.settings.quiet {
-        note(&format!("{}, {}; /help lists the commands\n", chat.engine.name(), chat.engine.describe()));
+        note(&format!(
+            "{}, {}; /help lists the commands\n",
+            chat.engine.name(),
+            chat.engine.describe()
+        ));
     }
     loop {
         if terminal {
@@ -78,7 +87,9 @@ fn run(args: &Args) -> Result<()> {
             "/nothink" => chat.settings.thinking = Thinking::Off,
             "/stats" => chat.show_stats(),
             "/reset" => chat.reset(),
-            command if command.starts_with('/') => note(&format!("unknown command {command}; /help lists them\n")),
+            command if command.starts_with('/') => {
+                note(&format!("unknown command {command}; /help lists them\n"))
+            }
             text => chat.turn(text)?,
         }
     }
@@ -86,28 +97,41 @@ fn run(args: &Args) -> Result<()> {
 }
 
 /// A line of input without its end, or `None` at the end of input.
+///
+/// The standard library's own line reading goes on after Ctrl-C; here it drops the line.
 fn read_line() -> Result<Option<String>> {
+    let mut stdin = std::io::stdin().lock();
     let mut bytes = Vec::new();
     loop {
-        let result = std::io::stdin().lock().take(LIMITS.text_bytes).read_until(b'\n', &mut bytes);
-        if interrupt::requested() {
-            // Ctrl-C at the prompt drops the line.
-            interrupt::clear();
-            print("\n> ")?;
-            bytes.clear();
-        }
-        match result {
-            Ok(0) if bytes.is_empty() => return Ok(None),
-            Ok(_) if bytes.is_empty() => {}
-            Ok(_) => break,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+        let (n, ended) = match stdin.fill_buf() {
+            Ok([]) if bytes.is_empty() => return Ok(None),
+            Ok([]) => break,
+            Ok(found) => {
+                let end = found.iter().position(|b| *b == b'\n');
+                bytes.extend_from_slice(&found[..end.unwrap_or(found.len())]);
+                (end.map_or(found.len(), |i| i + 1), end.is_some())
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => (0, false),
             Err(e) => return Err(Error::io("standard input", &e)),
+        };
+        stdin.consume(n);
+        if interrupt::requested() {
+            interrupt::clear();
+            bytes.clear();
+            print("\n> ")?;
+        } else if ended {
+            break;
+        } else if bytes.len() as u64 > LIMITS.text_bytes {
+            return Err(Error::limit("bytes of a line", "found", LIMITS.text_bytes));
         }
     }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Some(text)),
         Err(e) => {
-            note(&format!("the line is not UTF-8 text at byte {}\n", e.utf8_error().valid_up_to()));
+            note(&format!(
+                "the line is not UTF-8 text at byte {}\n",
+                e.utf8_error().valid_up_to()
+            ));
             Ok(Some(String::new()))
         }
     }
@@ -120,9 +144,13 @@ impl Conversation {
         self.rewind_to = None;
     }
 
-    fn show_stats(&mut self) {
-        let line = self.stats.line(&mut self.engine);
-        note(&format!("{line}context: {} of {} tokens\n", self.session.tokens().len(), self.session.ctx()));
+    fn show_stats(&self) {
+        let line = self.stats.line(&self.engine);
+        note(&format!(
+            "{line}context: {} of {} tokens\n",
+            self.session.tokens().len(),
+            self.session.ctx()
+        ));
     }
 
     /// One question and its answer. A turn that does not fit or is stopped while it is read leaves the
@@ -142,15 +170,28 @@ impl Conversation {
         let (end_think, eos) = (chat.end_think(), chat.end_of_turn());
         if tokens.len() >= self.session.room() {
             let (needed, room) = (tokens.len(), self.session.room());
-            note(&format!("{needed} tokens do not fit into the {room} left; /reset starts anew, --ctx sets the size\n"));
+            note(&format!(
+                "{needed} tokens do not fit into the {room} left; /reset starts anew, --ctx sets the size\n"
+            ));
             return Ok(());
         }
         let before = self.engine.checkpoint(&self.session)?;
         let drop_reasoning = thinking != Thinking::Off;
-        let Conversation { engine, session, settings, stats, .. } = self;
+        let Conversation {
+            engine,
+            session,
+            settings,
+            stats,
+            ..
+        } = self;
         let answer = generate::answer(engine, session, settings, &tokens, drop_reasoning, stats);
         interrupt::clear();
-        let Answer::Given { generated, tokens, before_opener } = answer? else {
+        let Answer::Given {
+            generated,
+            tokens,
+            before_opener,
+        } = answer?
+        else {
             self.engine.rewind(&mut self.session, &before)?;
             note("stopped while reading the prompt\n");
             return Ok(());
@@ -159,7 +200,10 @@ impl Conversation {
         print("\n")?;
         self.pending.clear();
         if drop_reasoning {
-            let content = tokens.iter().position(|t| *t == end_think).map_or(tokens.len(), |i| i + 1);
+            let content = tokens
+                .iter()
+                .position(|t| *t == end_think)
+                .map_or(tokens.len(), |i| i + 1);
             self.pending.push(end_think);
             self.pending.extend_from_slice(&tokens[content..]);
         } else {
@@ -167,12 +211,14 @@ impl Conversation {
         }
         self.pending.push(eos);
         match generated.stop {
-            Stop::ContextFull => note("the context is full; /reset starts anew, --ctx sets its size\n"),
+            Stop::ContextFull => {
+                note("the context is full; /reset starts anew, --ctx sets its size\n")
+            }
             Stop::Length => note("(-n reached)\n"),
             Stop::EndOfTurn | Stop::Asked => {}
         }
         if !self.settings.quiet && std::io::stderr().is_terminal() {
-            note(&self.stats.line(&mut self.engine));
+            note(&self.stats.line(&self.engine));
         }
         Ok(())
     }

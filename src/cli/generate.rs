@@ -5,19 +5,41 @@ use super::progress::Progress;
 use super::{note, print};
 use crate::engine::chat::Thinking;
 use crate::engine::stream::Utf8Stream;
-use crate::engine::{Engine, Generated, Prefill, Sampler, SamplerOptions, Session, SessionCheckpoint, interrupt};
+use crate::engine::{
+    Engine, Generated, Prefill, Sampler, SamplerOptions, Session, SessionCheckpoint, interrupt,
+};
 use crate::error::Result;
 use crate::units::TokenId;
 use std::time::{Duration, Instant};
 
 /// Flags of everything that generates.
 pub const SAMPLING_FLAGS: &[Flag] = &[
-    Flag::with(&["-n", "--max-tokens"], "N", "tokens to generate at most (default 1024)"),
-    Flag::with(&["--temp"], "T", "temperature (default 1; 0 takes the most likely token)"),
-    Flag::with(&["--top-p"], "P", "smallest set of likely tokens with this much probability (default 1: all)"),
-    Flag::with(&["--min-p"], "P", "drop tokens less likely than P times the likeliest (default 0.05)"),
+    Flag::with(
+        &["-n", "--max-tokens"],
+        "N",
+        "tokens to generate at most (default 1024)",
+    ),
+    Flag::with(
+        &["--temp"],
+        "T",
+        "temperature (default 1; 0 takes the most likely token)",
+    ),
+    Flag::with(
+        &["--top-p"],
+        "P",
+        "smallest set of likely tokens with this much probability (default 1: all)",
+    ),
+    Flag::with(
+        &["--min-p"],
+        "P",
+        "drop tokens less likely than P times the likeliest (default 0.05)",
+    ),
     Flag::with(&["--top-k"], "K", "the K likeliest tokens (default 0: all)"),
-    Flag::with(&["--seed"], "S", "seed of the sampler (default: random, printed)"),
+    Flag::with(
+        &["--seed"],
+        "S",
+        "seed of the sampler (default: random, printed)",
+    ),
     Flag::switch(&["--think"], "let the model reason first"),
     Flag::switch(&["--nothink"], "answer at once (default)"),
 ];
@@ -35,10 +57,12 @@ pub struct Settings {
     pub thinking: Thinking,
     /// No progress and no statistics.
     pub quiet: bool,
+    /// A seed that the user did not choose, but may want again.
+    seed_to_tell: Option<u64>,
 }
 
 impl Settings {
-    /// Reads the flags; prints a seed that the user did not choose but may want again.
+    /// Reads the flags.
     pub fn new(args: &Args) -> Result<Settings> {
         let defaults = SamplerOptions::default();
         let seed: Option<u64> = args.number("--seed")?;
@@ -49,15 +73,29 @@ impl Settings {
             min_p: args.number("--min-p")?.unwrap_or(defaults.min_p),
             seed: seed.unwrap_or_else(random_seed),
         };
-        let thinking = if args.has("--think") && !args.has("--nothink") { Thinking::On } else { Thinking::Off };
+        let thinking = if args.has("--think") && !args.has("--nothink") {
+            Thinking::On
+        } else {
+            Thinking::Off
+        };
         let quiet = args.has("--quiet");
-        let chance = options.temperature > 0.0;
-        let text = format!("seed {}\n", options.seed);
+        let drawn = seed.is_none() && options.temperature > 0.0 && !quiet;
+        let seed_to_tell = drawn.then_some(options.seed);
         let sampler = Sampler::new(options)?;
-        if seed.is_none() && chance && !quiet {
-            note(&text);
+        Ok(Settings {
+            sampler,
+            n: args.number("-n")?.unwrap_or(MAX_TOKENS),
+            thinking,
+            quiet,
+            seed_to_tell,
+        })
+    }
+
+    /// Prints a seed that the user did not choose, once.
+    pub fn tell_seed(&mut self) {
+        if let Some(seed) = self.seed_to_tell.take() {
+            note(&format!("seed {seed}\n"));
         }
-        Ok(Settings { sampler, n: args.number("-n")?.unwrap_or(MAX_TOKENS), thinking, quiet })
     }
 }
 
@@ -79,11 +117,17 @@ pub struct Stats {
 
 impl Stats {
     /// One line.
-    pub fn line(&self, engine: &mut Engine) -> String {
+    pub fn line(&self, engine: &Engine) -> String {
         let rate = |n: usize, time: Duration| {
-            if n > 0 { format!("{:.1}", n as f64 / time.as_secs_f64().max(1e-9)) } else { "-".into() }
+            if n > 0 {
+                format!("{:.1}", n as f64 / time.as_secs_f64().max(1e-9))
+            } else {
+                "-".into()
+            }
         };
-        let first = self.first_token.map_or("-".into(), |t| format!("{:.3}", t.as_secs_f64()));
+        let first = self
+            .first_token
+            .map_or("-".into(), |t| format!("{:.3}", t.as_secs_f64()));
         // The first token comes from the prefill's logits, so one decode less than tokens was timed.
         let decoded = self.n_generated.saturating_sub(1);
         format!(
@@ -123,7 +167,11 @@ pub fn answer(
     stats: &mut Stats,
 ) -> Result<Answer> {
     let start = Instant::now();
-    let (body, opener) = prompt.split_at(if keep_point { prompt.len() - 1 } else { prompt.len() });
+    let (body, opener) = prompt.split_at(if keep_point {
+        prompt.len() - 1
+    } else {
+        prompt.len()
+    });
     let mut progress = Progress::new("prefill", "tokens", settings.quiet);
     let mut keep_going = |done| {
         progress.show(done, prompt.len());
@@ -140,7 +188,11 @@ pub fn answer(
         return Ok(Answer::PrefillStopped);
     }
     let prefilled = Instant::now();
-    *stats = Stats { n_prompt: prompt.len(), prefill: prefilled - start, ..Stats::default() };
+    *stats = Stats {
+        n_prompt: prompt.len(),
+        prefill: prefilled - start,
+        ..Stats::default()
+    };
 
     let mut text = Utf8Stream::default();
     let mut tokens = Vec::new();
@@ -155,5 +207,9 @@ pub fn answer(
     };
     let generated = engine.generate(session, &mut settings.sampler, settings.n, &mut emit)?;
     print(text.finish())?;
-    Ok(Answer::Given { generated, tokens, before_opener })
+    Ok(Answer::Given {
+        generated,
+        tokens,
+        before_opener,
+    })
 }

@@ -14,7 +14,10 @@ pub const COMMAND: Command = Command {
     positional: "[MODEL]",
     max_positional: 1,
     help: "shows what a model file holds; never loads weights",
-    flags: &[&[model::MODEL_FLAG, Flag::switch(&["--tensors"], "list all tensors")]],
+    flags: &[&[
+        model::MODEL_FLAG,
+        Flag::switch(&["--tensors"], "list all tensors"),
+    ]],
     run,
 };
 
@@ -42,8 +45,20 @@ fn run(args: &Args) -> Result<()> {
 }
 
 fn header(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
-    writeln!(out, "{}: GGUF version {}, {}", gguf.name, gguf.version, Bytes(gguf.file_len))?;
-    writeln!(out, "{} tensors from byte {}, aligned to {}", gguf.tensors.len(), gguf.data_start, gguf.alignment)?;
+    writeln!(
+        out,
+        "{}: GGUF version {}, {}",
+        gguf.name,
+        gguf.version,
+        Bytes(gguf.file_len)
+    )?;
+    writeln!(
+        out,
+        "{} tensors from byte {}, aligned to {}",
+        gguf.tensors.len(),
+        gguf.data_start,
+        gguf.alignment
+    )?;
     writeln!(out, "\nmetadata")?;
     for key in gguf.keys() {
         let value = gguf.value(key).map_or_else(String::new, |v| v.summary());
@@ -55,36 +70,62 @@ fn header(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
 fn meaning(model: &Model, out: &mut String) -> std::fmt::Result {
     let c = &model.config;
     writeln!(out, "\nlayers (attention, choice of experts)")?;
-    let kinds: Vec<String> = c.layers.iter().map(|l| format!("{} {}", kind(l.kind), choice(l.hash_routed))).collect();
+    let kinds: Vec<String> = c
+        .layers
+        .iter()
+        .map(|l| format!("{} {}", kind(l.kind), choice(l.hash_routed)))
+        .collect();
     let mut start = 0;
     while start < kinds.len() {
         // A run of equal layers, or of equal pairs, on one line.
-        let period = if kinds.get(start + 1) == kinds.get(start) { 1 } else { 2 };
+        let period = if kinds.get(start + 1) == kinds.get(start) {
+            1
+        } else {
+            2
+        };
         let same = |l: usize| kinds[l] == kinds[start + (l - start) % period];
-        let end = (start..kinds.len()).find(|&l| !same(l)).unwrap_or(kinds.len());
+        let end = (start..kinds.len())
+            .find(|&l| !same(l))
+            .unwrap_or(kinds.len());
         let pattern = kinds[start..end.min(start + period)].join(", ");
         writeln!(out, "  {start:>3}..{:<3} {pattern}", end - 1)?;
         start = end;
     }
     let totals = model.byte_totals();
     writeln!(out, "\nbytes")?;
-    for (what, bytes) in [("routed experts", totals.routed), ("fixed", totals.fixed), ("token embedding", totals.embedding)] {
+    for (what, bytes) in [
+        ("routed experts", totals.routed),
+        ("fixed", totals.fixed),
+        ("token embedding", totals.embedding),
+    ] {
         writeln!(out, "  {what:<16} {bytes:>14}  {}", Bytes(bytes))?;
     }
     let experts = &model.experts;
-    writeln!(out, "\nexperts: {} in each of {} layers, {} used by a token", c.n_expert, c.n_layer, c.n_expert_used)?;
+    writeln!(
+        out,
+        "\nexperts: {} in each of {} layers, {} used by a token",
+        c.n_expert, c.n_layer, c.n_expert_used
+    )?;
     let mut shown = None;
     for l in 0..c.n_layer {
         let (layer, bytes) = (&experts.layers[l], experts.slab_len(LayerId(l)));
         let formats = (layer.gate.format, layer.up.format, layer.down.format);
         if shown != Some((formats, bytes)) {
             let (gate, up, down) = (formats.0.name(), formats.1.name(), formats.2.name());
-            writeln!(out, "  from layer {l}: {bytes} bytes ({}) each, {gate} gate, {up} up, {down} down", Bytes(bytes))?;
+            writeln!(
+                out,
+                "  from layer {l}: {bytes} bytes ({}) each, {gate} gate, {up} up, {down} down",
+                Bytes(bytes)
+            )?;
             shown = Some((formats, bytes));
         }
     }
     for page in PAGES {
-        let aligned = if experts.is_page_aligned(page) { "aligned" } else { "not aligned" };
+        let aligned = if experts.is_page_aligned(page) {
+            "aligned"
+        } else {
+            "not aligned"
+        };
         writeln!(out, "  ranges are {aligned} to pages of {page} bytes")?;
     }
     for note in &model.notes {
@@ -102,14 +143,22 @@ fn kind(kind: LayerKind) -> &'static str {
 }
 
 fn choice(hash_routed: bool) -> &'static str {
-    if hash_routed { "(by token)" } else { "(by score)" }
+    if hash_routed {
+        "(by token)"
+    } else {
+        "(by score)"
+    }
 }
 
 fn tensors(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
     writeln!(out, "\ntensors (dims fastest first)")?;
     for t in &gguf.tensors {
         let (dims, format) = (format!("{:?}", t.dims), t.format.name());
-        writeln!(out, "  {:<42} {dims:<22} {format:<8} {:>14} + {}", t.name, t.extent.offset, t.extent.len)?;
+        writeln!(
+            out,
+            "  {:<42} {dims:<22} {format:<8} {:>14} + {}",
+            t.name, t.extent.offset, t.extent.len
+        )?;
     }
     Ok(())
 }

@@ -18,8 +18,16 @@ pub const COMMAND: Command = Command {
     flags: &[
         &[
             Flag::with(&["--tokens"], "FILE", "token ids, separated by white space"),
-            Flag::with(&["--out"], "FILE", "float32 little-endian [n][vocab]: row t = logits after token t"),
-            Flag::with(&["--decode-from"], "K", "feed tokens from number K (from 0) on one by one"),
+            Flag::with(
+                &["--out"],
+                "FILE",
+                "float32 little-endian [n][vocab]: row t = logits after token t",
+            ),
+            Flag::with(
+                &["--decode-from"],
+                "K",
+                "feed tokens from number K (from 0) on one by one",
+            ),
         ],
         MODEL_FLAGS,
     ],
@@ -28,11 +36,16 @@ pub const COMMAND: Command = Command {
 
 fn run(args: &Args) -> Result<()> {
     let needed = |flag: &str| {
-        args.value(flag).map(Path::new).ok_or_else(|| Error::usage(format!("{flag} FILE is needed")))
+        args.value(flag)
+            .map(Path::new)
+            .ok_or_else(|| Error::usage(format!("{flag} FILE is needed")))
     };
     let (list, out) = (needed("--tokens")?, needed("--out")?);
     let tokens = parse_ids(&read_text(Source::File(list))?)?;
-    let decode_from = args.number("--decode-from")?.unwrap_or(tokens.len()).min(tokens.len());
+    let decode_from = args
+        .number("--decode-from")?
+        .unwrap_or(tokens.len())
+        .min(tokens.len());
 
     let prepared = model::prepare_for(args, tokens.len())?;
     prepared.check_prompt(tokens.len())?;
@@ -45,7 +58,9 @@ fn run(args: &Args) -> Result<()> {
     let mut write = |row: &[f32]| {
         rows += 1;
         progress.show(rows, tokens.len());
-        row.iter().try_for_each(|v| file.write_all(&v.to_le_bytes())).map_err(|e| failed(&e))
+        row.iter()
+            .try_for_each(|v| file.write_all(&v.to_le_bytes()))
+            .map_err(|e| failed(&e))
     };
     let (prompt, rest) = tokens.split_at(decode_from);
     session.prefill_all_logits(engine.graph(), prompt, &mut write)?;
@@ -60,7 +75,11 @@ fn run(args: &Args) -> Result<()> {
 /// Ids separated by white space.
 pub fn parse_ids(text: &str) -> Result<Vec<TokenId>> {
     let id = |word: &str| {
-        let wrong = || Error::format(format!("token ids: found '{word}', expected a whole number from 0"));
+        let wrong = || {
+            Error::format(format!(
+                "token ids: found '{word}', expected a whole number from 0"
+            ))
+        };
         word.parse().map(TokenId).map_err(|_| wrong())
     };
     text.split_whitespace().map(id).collect()

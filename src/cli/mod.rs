@@ -1,7 +1,7 @@
 //! The command line: the table of subcommands, and what they share.
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use args::{Args, Command};
+use args::Command;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 
@@ -15,21 +15,33 @@ mod progress;
 mod run;
 mod tokenize;
 
-const COMMANDS: &[Command] =
-    &[run::COMMAND, chat::COMMAND, inspect::COMMAND, logits::COMMAND, tokenize::COMMAND];
+const COMMANDS: &[Command] = &[
+    run::COMMAND,
+    chat::COMMAND,
+    inspect::COMMAND,
+    logits::COMMAND,
+    tokenize::COMMAND,
+];
 
 /// Runs the program on its arguments (without its own name) and gives its exit code: 0 done, 1 failed, 2 usage.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let mut args = args.into_iter();
     let name = args.next().unwrap_or_default();
     if name == "--version" || name == "-V" {
-        return exit_code("", print(concat!("infall ", env!("CARGO_PKG_VERSION"), "\n")));
+        return exit_code(
+            "",
+            print(concat!("infall ", env!("CARGO_PKG_VERSION"), "\n")),
+        );
     }
     if name == "--help" || name == "-h" || name == "help" {
         return exit_code("", print(&usage()));
     }
     let Some(command) = COMMANDS.iter().find(|c| name == c.name) else {
-        let what = if name.is_empty() { "no subcommand".into() } else { format!("unknown subcommand '{}'", name.display()) };
+        let what = if name.is_empty() {
+            "no subcommand".into()
+        } else {
+            format!("unknown subcommand '{}'", name.display())
+        };
         note(&format!("infall: {what}\n\n{}", usage()));
         return 2;
     };
@@ -47,7 +59,11 @@ fn exit_code(command: &str, result: Result<()>) -> u8 {
         ErrorKind::Closed => return 0,
         _ => note(&format!("infall {command}: {error}\n")),
     }
-    if error.kind() == ErrorKind::Usage { 2 } else { 1 }
+    if error.kind() == ErrorKind::Usage {
+        2
+    } else {
+        1
+    }
 }
 
 /// Writes to stdout at once.
@@ -55,10 +71,14 @@ fn exit_code(command: &str, result: Result<()>) -> u8 {
 /// Errors: `Closed` when nobody reads any more, else `Io`.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
-        std::io::ErrorKind::BrokenPipe => Error::new(ErrorKind::Closed, "standard output was closed"),
-        _ => Error::io("standard output", &e),
-    })
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::BrokenPipe => {
+                Error::new(ErrorKind::Closed, "standard output was closed")
+            }
+            _ => Error::io("standard output", &e),
+        })
 }
 
 /// Writes to stderr; if that fails there is nobody left to tell.
@@ -67,7 +87,8 @@ fn note(text: &str) {
 }
 
 fn usage() -> String {
-    let mut text = String::from("infall: DeepSeek-V4-Flash on machines with less memory than the model\n\n");
+    let mut text =
+        String::from("infall: DeepSeek-V4-Flash on machines with less memory than the model\n\n");
     for command in COMMANDS {
         text += &format!("  infall {:<9} {}\n", command.name, command.help);
     }
@@ -79,10 +100,16 @@ fn read_text(source: Source<'_>) -> Result<String> {
     let mut bytes = Vec::new();
     let limit = LIMITS.text_bytes + 1;
     let (name, result) = match source {
-        Source::Stdin => ("standard input".into(), std::io::stdin().lock().take(limit).read_to_end(&mut bytes)),
+        Source::Stdin => (
+            "standard input".into(),
+            std::io::stdin().lock().take(limit).read_to_end(&mut bytes),
+        ),
         Source::File(path) => {
             let read = |file: std::fs::File| file.take(limit).read_to_end(&mut bytes);
-            (path.display().to_string(), std::fs::File::open(path).and_then(read))
+            (
+                path.display().to_string(),
+                std::fs::File::open(path).and_then(read),
+            )
         }
     };
     result.map_err(|e| Error::io(&name, &e))?;
@@ -90,7 +117,12 @@ fn read_text(source: Source<'_>) -> Result<String> {
         return Err(Error::limit("bytes of text", "found", LIMITS.text_bytes).context(name));
     }
     String::from_utf8(bytes)
-        .map_err(|e| Error::format(format!("not UTF-8 text at byte {}", e.utf8_error().valid_up_to())))
+        .map_err(|e| {
+            Error::format(format!(
+                "not UTF-8 text at byte {}",
+                e.utf8_error().valid_up_to()
+            ))
+        })
         .context(|| name)
 }
 
@@ -101,7 +133,9 @@ enum Source<'a> {
 }
 
 /// Bounds on what is read from outside.
-const LIMITS: Limits = Limits { text_bytes: 64 << 20 };
+const LIMITS: Limits = Limits {
+    text_bytes: 64 << 20,
+};
 
 struct Limits {
     /// A prompt, or a list of token ids.

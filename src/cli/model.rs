@@ -1,8 +1,8 @@
 //! The flags of everything that loads a model.
 
 use super::args::{Args, Flag};
-use super::progress::Progress;
 use super::note;
+use super::progress::Progress;
 use crate::engine::{Engine, Prepared};
 use crate::error::Result;
 use crate::options::{self, KernelChoice, KvFormat, Options};
@@ -18,18 +18,39 @@ pub const MODEL_FLAG: Flag = Flag::with(
 /// How to run it.
 pub const MODEL_FLAGS: &[Flag] = &[
     MODEL_FLAG,
-    Flag::with(&["--ctx"], "N", "tokens of context (default: 32768, or what the model was trained for)"),
-    Flag::with(&["--kv"], "FORM", "KV cache: f32 | f16 | official (the release's FP8/FP4 rounding); default f16"),
-    Flag::with(&["--prefill-chunk"], "N", "prompt tokens computed together (default 256)"),
+    Flag::with(
+        &["--ctx"],
+        "N",
+        "tokens of context (default: 32768, or what the model was trained for)",
+    ),
+    Flag::with(
+        &["--kv"],
+        "FORM",
+        "KV cache: f32 | f16 | official (the release's FP8/FP4 rounding); default f16",
+    ),
+    Flag::with(
+        &["--prefill-chunk"],
+        "N",
+        "prompt tokens computed together (default 256)",
+    ),
     Flag::with(&["--strategy"], "NAME", "supply of experts: full (default)"),
-    Flag::with(&["--threads"], "N", "compute threads (default: one for each CPU)"),
-    Flag::with(&["--kernels"], "NAME", "CPU kernels: scalar | avx2 | avx512 | neon | auto (default)"),
+    Flag::with(
+        &["--threads"],
+        "N",
+        "compute threads (default: one for each CPU)",
+    ),
+    Flag::with(
+        &["--kernels"],
+        "NAME",
+        "CPU kernels: scalar | avx2 | avx512 | neon | auto (default)",
+    ),
     Flag::switch(&["--quiet"], "no progress and no statistics"),
 ];
 
 /// The model that `-m` or the defaults name.
 pub fn model_path(args: &Args) -> PathBuf {
-    args.value("-m").map_or_else(options::default_model, PathBuf::from)
+    args.value("-m")
+        .map_or_else(options::default_model, PathBuf::from)
 }
 
 /// The options that the flags ask for.
@@ -37,7 +58,9 @@ pub fn options(args: &Args) -> Result<Options> {
     let mut options = Options::new(model_path(args));
     options.ctx = args.number("--ctx")?.unwrap_or(options.ctx);
     options.threads = args.number("--threads")?.unwrap_or(options.threads);
-    options.prefill_chunk = args.number("--prefill-chunk")?.unwrap_or(options.prefill_chunk);
+    options.prefill_chunk = args
+        .number("--prefill-chunk")?
+        .unwrap_or(options.prefill_chunk);
     if let Some(name) = args.text("--kv")? {
         options.kv = KvFormat::parse(name)?;
     }
@@ -64,7 +87,10 @@ pub fn prepare_for(args: &Args, n: usize) -> Result<Prepared> {
     }
     let prepared = Prepared::new(options)?;
     if !args.has("--quiet") {
-        prepared.notes().iter().for_each(|text| note(&format!("note: {text}\n")));
+        prepared
+            .notes()
+            .iter()
+            .for_each(|text| note(&format!("note: {text}\n")));
     }
     Ok(prepared)
 }

@@ -21,7 +21,14 @@ impl Progress {
     pub fn new(what: &'static str, unit: &'static str, quiet: bool) -> Progress {
         let now = Instant::now();
         let visible = !quiet && std::io::stderr().is_terminal();
-        Progress { what, unit, start: now, last: now, visible, written: false }
+        Progress {
+            what,
+            unit,
+            start: now,
+            last: now,
+            visible,
+            written: false,
+        }
     }
 
     /// `done` of `all`.
@@ -32,10 +39,17 @@ impl Progress {
         self.last = Instant::now();
         self.written = true;
         let rate = done as f64 / self.start.elapsed().as_secs_f64();
-        let left = if rate > 0.0 { all.saturating_sub(done) as f64 / rate } else { f64::INFINITY };
+        let left = if rate > 0.0 {
+            all.saturating_sub(done) as f64 / rate
+        } else {
+            f64::INFINITY
+        };
         let (what, unit) = (self.what, self.unit);
         // A terminal that went away is noticed by what is written to stdout.
-        let _ = write!(std::io::stderr(), "\r\x1b[K{what}: {done} of {all} {unit}, {rate:.0} {unit}/s, {left:.0} s left");
+        let _ = write!(
+            std::io::stderr(),
+            "\r\x1b[K{what}: {done} of {all} {unit}, {rate:.0} {unit}/s, {left:.0} s left"
+        );
     }
 
     /// Removes the line.

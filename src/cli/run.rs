@@ -18,10 +18,17 @@ pub const COMMAND: Command = Command {
     help: "answers one prompt",
     flags: &[
         &[
-            Flag::with(&["-p", "--prompt"], "TEXT", "the prompt (default: standard input)"),
+            Flag::with(
+                &["-p", "--prompt"],
+                "TEXT",
+                "the prompt (default: standard input)",
+            ),
             Flag::with(&["-f", "--file"], "FILE", "a file that holds the prompt"),
             Flag::with(&["--system"], "TEXT", "system text"),
-            Flag::switch(&["--raw"], "continue the text as it is, without the chat template"),
+            Flag::switch(
+                &["--raw"],
+                "continue the text as it is, without the chat template",
+            ),
         ],
         SAMPLING_FLAGS,
         MODEL_FLAGS,
@@ -45,7 +52,9 @@ fn run(args: &Args) -> Result<()> {
     let tokenizer = prepared.tokenizer();
     let tokens = if args.has("--raw") {
         let bos = tokenizer.bos();
-        bos.into_iter().chain(tokenizer.encode(&prompt, Special::Parse)).collect()
+        bos.into_iter()
+            .chain(tokenizer.encode(&prompt, Special::Parse))
+            .collect()
     } else {
         let chat = Chat::new(tokenizer)?;
         let mut tokens = chat.opening(system.unwrap_or(""), settings.thinking);
@@ -53,24 +62,37 @@ fn run(args: &Args) -> Result<()> {
         tokens
     };
     if tokens.is_empty() {
-        return Err(Error::usage("the prompt is empty and the vocabulary has no start token"));
+        return Err(Error::usage(
+            "the prompt is empty and the vocabulary has no start token",
+        ));
     }
     prepared.check_prompt(tokens.len())?;
     let mut engine = model::load(prepared, args)?;
     let mut session = engine.session()?;
+    settings.tell_seed();
     interrupt::install()?;
     let mut stats = Stats::default();
-    match generate::answer(&mut engine, &mut session, &mut settings, &tokens, false, &mut stats)? {
+    match generate::answer(
+        &mut engine,
+        &mut session,
+        &mut settings,
+        &tokens,
+        false,
+        &mut stats,
+    )? {
         Answer::PrefillStopped => note("stopped while reading the prompt\n"),
         Answer::Given { generated, .. } => {
             print("\n")?;
             if generated.stop == Stop::ContextFull {
-                note(&format!("the context of {} tokens is full (--ctx sets its size)\n", session.ctx()));
+                note(&format!(
+                    "the context of {} tokens is full (--ctx sets its size)\n",
+                    session.ctx()
+                ));
             }
         }
     }
     if !settings.quiet {
-        note(&stats.line(&mut engine));
+        note(&stats.line(&engine));
     }
     Ok(())
 }

@@ -18,7 +18,11 @@ pub const COMMAND: Command = Command {
     help: "shows the tokens of a text, or the text of tokens",
     flags: &[&[
         MODEL_FLAG,
-        Flag::with(&["-f", "--file"], "FILE", "a file that holds the text (default: TEXT, else standard input)"),
+        Flag::with(
+            &["-f", "--file"],
+            "FILE",
+            "a file that holds the text (default: TEXT, else standard input)",
+        ),
         Flag::switch(&["--ids"], "the ids alone, on one line"),
         Flag::switch(&["--special"], "read special tokens in the text as such"),
         Flag::with(&["--decode"], "IDS", "the text of these ids"),
@@ -27,7 +31,8 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(args: &Args) -> Result<()> {
-    let given = usize::from(args.has("--decode")) + usize::from(args.has("-f")) + args.positional.len();
+    let given =
+        usize::from(args.has("--decode")) + usize::from(args.has("-f")) + args.positional.len();
     if given > 1 {
         return Err(Error::usage("TEXT, -f and --decode exclude each other"));
     }
@@ -35,9 +40,16 @@ fn run(args: &Args) -> Result<()> {
         let ids = parse_ids(ids)?;
         let tokenizer = engine::vocabulary(&model_path(args))?;
         if let Some(id) = ids.iter().find(|id| id.0 as usize >= tokenizer.len()) {
-            return Err(Error::usage(format!("--decode: found id {}, expected below {}", id.0, tokenizer.len())));
+            return Err(Error::usage(format!(
+                "--decode: found id {}, expected below {}",
+                id.0,
+                tokenizer.len()
+            )));
         }
-        return print(&format!("{}\n", String::from_utf8_lossy(&tokenizer.decode(&ids))));
+        return print(&format!(
+            "{}\n",
+            String::from_utf8_lossy(&tokenizer.decode(&ids))
+        ));
     }
     let text = match (args.positional.first(), args.value("-f")) {
         (Some(text), _) => args::utf8("TEXT", text)?.to_string(),
@@ -45,7 +57,11 @@ fn run(args: &Args) -> Result<()> {
         (None, None) => read_text(Source::Stdin)?,
     };
     let tokenizer = engine::vocabulary(&model_path(args))?;
-    let special = if args.has("--special") { Special::Parse } else { Special::Plain };
+    let special = if args.has("--special") {
+        Special::Parse
+    } else {
+        Special::Plain
+    };
     let tokens = tokenizer.encode(&text, special);
     let mut out = String::new();
     // Writing to a String does not fail.

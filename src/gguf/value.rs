@@ -50,13 +50,19 @@ impl Value {
     pub fn summary(&self) -> String {
         fn list<T: std::fmt::Debug>(values: &[T]) -> String {
             let shown: Vec<_> = values.iter().take(8).map(|v| format!("{v:?}")).collect();
-            let more = if values.len() > shown.len() { ", ..." } else { "" };
+            let more = if values.len() > shown.len() {
+                ", ..."
+            } else {
+                ""
+            };
             format!("[{}{more}] {} elements", shown.join(", "), values.len())
         }
         match self {
             Value::Uint(v) => v.to_string(),
             Value::Int(v) => v.to_string(),
-            Value::Float(v) => v.to_string(),
+            // Most stand in the file as f32: 1e-6 and not its 16 digits.
+            Value::Float(v) if f64::from(*v as f32) == *v => format!("{:?}", *v as f32),
+            Value::Float(v) => format!("{v:?}"),
             Value::Bool(v) => v.to_string(),
             Value::String(v) if v.chars().count() > 60 => {
                 let shown: String = v.chars().take(57).collect();

@@ -7,7 +7,7 @@
 use super::kv::LayerCache;
 use super::scratch::Scratch;
 use super::weights::Attention;
-use crate::backend::{Attend, Backend, Compress, Compressed, Heads, Product, Select};
+use crate::backend::{Attend, Backend, Compress, Compressed, Heads, Product, Select, StoreKeys};
 use crate::error::Result;
 use crate::model::config::{Config, LayerKind};
 
@@ -29,15 +29,15 @@ pub fn attention<B: Backend>(
     project(backend, w, s, n)?;
     let rope = s.rope.of_tokens(w.kind);
     backend.rms_norm(n, &mut s.q_latent, &w.q_a_norm, c.rms_eps)?;
-    backend.store_keys(
+    backend.store_keys(StoreKeys {
         n,
-        &mut s.k,
-        &w.kv_norm,
-        c.rms_eps,
+        k: &mut s.k,
+        norm: &w.kv_norm,
+        rms_eps: c.rms_eps,
         rope,
-        c.n_rot,
-        &mut s.k_rows,
-    )?;
+        n_rot: c.n_rot,
+        rows: &mut s.k_rows,
+    })?;
 
     let q = Product {
         weight: &w.q_b,

@@ -79,7 +79,12 @@ impl<B: Backend> Graph<B> {
         self.chunk
     }
 
-    /// The backend, for the statistics and for caches.
+    /// What computes: see [`Backend::describe`].
+    pub fn describe(&self) -> String {
+        self.backend.describe()
+    }
+
+    /// The backend, for caches.
     pub fn backend(&mut self) -> &mut B {
         &mut self.backend
     }

@@ -12,9 +12,8 @@ pub use weights::{
     Attention, Compressor, ExpertChoice, Hyper, Indexer, LayerWeights, Matrix, Moe, Vector, Weights,
 };
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::gguf::Gguf;
-use std::cmp::Ordering;
 
 /// A model file whose header was read and understood.
 #[derive(Clone, Debug)]
@@ -50,14 +49,7 @@ impl Model {
     pub fn bind(gguf: Gguf) -> Result<Model> {
         let config = Config::from_gguf(&gguf).context(|| &gguf.name)?;
         let (weights, experts, unused) = weights::bind(&gguf, &config).context(|| &gguf.name)?;
-        let fewer = check_token_count(&gguf, config.n_vocab).context(|| &gguf.name)?;
-        let notes = gguf
-            .notes
-            .iter()
-            .cloned()
-            .chain(unused)
-            .chain(fewer)
-            .collect();
+        let notes = gguf.notes.iter().cloned().chain(unused).collect();
         Ok(Model {
             gguf,
             config,
@@ -77,83 +69,6 @@ impl Model {
             fixed: all - embedding,
         }
     }
-}
-
-/// An error when there are more tokens than rows in the embedding; a note when there are fewer.
-fn check_token_count(gguf: &Gguf, n_vocab: usize) -> Result<Option<String>> {
-    if gguf.value(TOKENS_KEY).is_none() {
-        return Ok(Some("the file has no tokens".to_owned()));
-    }
-    let found = gguf.string_array(TOKENS_KEY)?.len();
-    let message = format!("key {TOKENS_KEY}: found {found} elements, expected {n_vocab}");
-    match found.cmp(&n_vocab) {
-        Ordering::Greater => Err(Error::format(message)),
-        Ordering::Less => Ok(Some(message)),
-        Ordering::Equal => Ok(None),
-    }
-}
-
-const TOKENS_KEY: &str = "tokenizer.ggml.tokens";
-
-/// The tokenizer's data as it stands in a file.
-#[derive(Clone, Debug, PartialEq)]
-pub struct VocabularyParts {
-    /// `tokenizer.ggml.model`, the family of tokenizers.
-    pub model: String,
-    /// `tokenizer.ggml.pre`, how text is split before merging.
-    pub pre: String,
-    /// The tokens' texts, by id.
-    pub tokens: Vec<String>,
-    /// The tokens' types, by id; empty when the file has none.
-    pub token_types: Vec<i32>,
-    /// Pairs "left right" in order of priority.
-    pub merges: Vec<String>,
-    /// The token that begins a text.
-    pub bos: Option<u32>,
-    /// The token that ends an answer.
-    pub eos: Option<u32>,
-}
-
-/// The vocabulary of `gguf`, which may be a file without weights.
-///
-/// Errors: `Format` when a part is missing or they contradict each other.
-pub fn vocabulary(gguf: &Gguf) -> Result<VocabularyParts> {
-    read_vocabulary(gguf).context(|| &gguf.name)
-}
-
-fn read_vocabulary(gguf: &Gguf) -> Result<VocabularyParts> {
-    let tokens = gguf.string_array(TOKENS_KEY)?;
-    let n = tokens.len();
-    let types_key = "tokenizer.ggml.token_type";
-    let token_types = gguf.opt_i32_array(types_key)?.unwrap_or_default();
-    if !token_types.is_empty() && token_types.len() != n {
-        return Err(Error::format(format!(
-            "key {types_key}: found {} elements, expected {n}",
-            token_types.len()
-        )));
-    }
-    let token_id = |key: &str| match gguf.opt_u32(key)? {
-        Some(id) if id as usize >= n => Err(Error::format(format!(
-            "key {key}: found {id}, but there are {n} tokens"
-        ))),
-        id => Ok(id),
-    };
-    Ok(VocabularyParts {
-        // Files of the first convention name neither; they hold the same byte-level vocabulary.
-        model: gguf
-            .opt_string("tokenizer.ggml.model")?
-            .unwrap_or("gpt2")
-            .to_owned(),
-        pre: gguf
-            .opt_string("tokenizer.ggml.pre")?
-            .unwrap_or("joyai-llm")
-            .to_owned(),
-        tokens: tokens.to_vec(),
-        token_types,
-        merges: gguf.string_array("tokenizer.ggml.merges")?.to_vec(),
-        bos: token_id("tokenizer.ggml.bos_token_id")?,
-        eos: token_id("tokenizer.ggml.eos_token_id")?,
-    })
 }
 
 #[cfg(test)]

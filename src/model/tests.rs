@@ -295,7 +295,7 @@ fn flash_binds_in_each_convention_with_the_known_totals() {
         }
         assert_eq!(gib(totals.routed + totals.embedding + totals.fixed), all);
         assert_eq!(totals.embedding, 4096 * N_VOCAB * 2);
-        assert_eq!(model.notes, ["the file has no tokens"]);
+        assert!(model.notes.is_empty(), "{:?}", model.notes);
     }
 }
 
@@ -386,17 +386,11 @@ fn open(path: &str) -> Option<File> {
 #[test]
 fn small_models_bind() {
     let cases = [
-        ("models/tiny-q4.gguf", 6, 4096, 3832, 3 * 36_864),
-        (
-            "tests/golden/micro-q2.gguf",
-            5,
-            512,
-            221,
-            2 * 16_896 + 21_504,
-        ),
-        ("../shared/fixtures/micro-q4.gguf", 5, 512, 221, 3 * 36_864),
+        ("models/tiny-q4.gguf", 6, 4096, 3 * 36_864),
+        ("tests/golden/micro-q2.gguf", 5, 512, 2 * 16_896 + 21_504),
+        ("../shared/fixtures/micro-q4.gguf", 5, 512, 3 * 36_864),
     ];
-    for (path, n_layer, n_vocab, n_merges, slab_len) in cases {
+    for (path, n_layer, n_vocab, slab_len) in cases {
         let Some(file) = open(path) else { continue };
         let model = Model::bind(Gguf::read(&file).unwrap()).unwrap();
         assert!(model.notes.is_empty(), "{:?}", model.notes);
@@ -407,27 +401,7 @@ fn small_models_bind() {
         let all = totals.routed + totals.embedding + totals.fixed;
         let listed: u64 = model.gguf.tensors.iter().map(|t| t.extent.len).sum();
         assert_eq!(all, listed);
-        let vocabulary = vocabulary(&model.gguf).unwrap();
-        assert_eq!(vocabulary.tokens.len(), n_vocab);
-        assert_eq!(vocabulary.merges.len(), n_merges);
     }
-}
-
-#[test]
-fn a_vocabulary_needs_no_weights() {
-    let Some(file) = open("../shared/fixtures/dsv4-vocab.gguf") else {
-        return;
-    };
-    let gguf = Gguf::read(&file).unwrap();
-    let v = vocabulary(&gguf).unwrap();
-    assert_eq!((v.model.as_str(), v.pre.as_str()), ("gpt2", "joyai-llm"));
-    assert_eq!((v.tokens.len(), v.token_types.len()), (129_280, 129_280));
-    assert_eq!((v.bos, v.eos), (Some(0), Some(1)));
-    let error = Model::bind(gguf).unwrap_err().to_string();
-    assert!(
-        error.ends_with("key deepseek4.attention.head_count_kv is missing"),
-        "{error}"
-    );
 }
 
 /// The numbers of Flash with the value of `name` replaced, or dropped.
@@ -656,7 +630,7 @@ fn tensors_of_another_shape_or_type_are_refused_by_name() {
         ("blk.0.exp_probs_b.bias", &[256], Format::F32),
     ] {
         let model = with(name, dims, format).unwrap();
-        assert_eq!(model.notes, ["the file has no tokens"], "{name}");
+        assert!(model.notes.is_empty(), "{name}: {:?}", model.notes);
     }
     let model = with("blk.5.exp_probs_b_vl.bias", &[256], Format::F32).unwrap();
     let expected = "1 tensors are not used, first blk.5.exp_probs_b_vl.bias";

@@ -94,7 +94,12 @@ pub fn quantize_256(x: &[f32], out: &mut [Act256]) {
         let (d, inverse) = act_scale(x);
         out.d = d;
         planes(x, inverse, &mut out.hi, &mut out.lo);
-        let parts = out.hi.as_chunks::<16>().0.iter().zip(out.lo.as_chunks::<16>().0);
+        let parts = out
+            .hi
+            .as_chunks::<16>()
+            .0
+            .iter()
+            .zip(out.lo.as_chunks::<16>().0);
         for (sum, (hi, lo)) in out.sums.iter_mut().zip(parts) {
             let hi: i32 = hi.iter().map(|q| i32::from(*q)).sum();
             let lo: i32 = lo.iter().map(|q| i32::from(*q)).sum();
@@ -107,7 +112,10 @@ pub fn quantize_256(x: &[f32], out: &mut [Act256]) {
 #[inline(always)]
 fn act_scale(x: &[f32]) -> (f32, f32) {
     // As bits, a NaN is larger than any number.
-    let amax = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).fold(0, u32::max);
+    let amax = x
+        .iter()
+        .map(|x| x.to_bits() & 0x7fff_ffff)
+        .fold(0, u32::max);
     let amax = f32::from_bits(amax);
     if !amax.is_finite() {
         (f32::NAN, 0.0)
@@ -435,16 +443,23 @@ mod tests {
         let [large] = large;
         let value = |hi: i8, lo: i8| 128.0 * f32::from(hi) + f32::from(lo);
         for (i, x) in x.iter().enumerate() {
-            let (a, b) = (small[i / 32], value(small[i / 32].hi[i % 32], small[i / 32].lo[i % 32]));
+            let (a, b) = (
+                small[i / 32],
+                value(small[i / 32].hi[i % 32], small[i / 32].lo[i % 32]),
+            );
             assert!((x - a.d * b).abs() <= a.d * 0.51, "element {i}");
             let b = value(large.hi[i], large.lo[i]);
             assert!((x - large.d * b).abs() <= large.d * 0.51, "element {i}");
         }
         let amax = x.iter().fold(0f32, |m, x| m.max(x.abs()));
         assert_eq!(large.d, amax / 16256.0);
-        assert!(large.hi.iter().all(|q| *q != -128) && large.lo.iter().all(|q| (-64..64).contains(q)));
+        assert!(
+            large.hi.iter().all(|q| *q != -128) && large.lo.iter().all(|q| (-64..64).contains(q))
+        );
         for (k, sum) in large.sums.iter().enumerate() {
-            let expected: f32 = (16 * k..16 * k + 16).map(|i| value(large.hi[i], large.lo[i])).sum();
+            let expected: f32 = (16 * k..16 * k + 16)
+                .map(|i| value(large.hi[i], large.lo[i]))
+                .sum();
             assert_eq!(*sum, expected);
         }
     }
@@ -468,8 +483,14 @@ mod tests {
             quantize_32(&[edge; 32], &mut small);
             quantize_256(&[edge; 256], &mut large);
             let sign = edge.signum();
-            assert_eq!((small[0].hi, small[0].lo), ([127 * sign as i8; 32], [0; 32]));
-            assert_eq!((large[0].hi, large[0].lo), ([127 * sign as i8; 256], [0; 256]));
+            assert_eq!(
+                (small[0].hi, small[0].lo),
+                ([127 * sign as i8; 32], [0; 32])
+            );
+            assert_eq!(
+                (large[0].hi, large[0].lo),
+                ([127 * sign as i8; 256], [0; 256])
+            );
             assert_eq!(large[0].sums, [16.0 * 16256.0 * sign; 16]);
             assert!(large[0].d.is_normal() && small[0].d.is_normal());
         }

@@ -1,7 +1,7 @@
 //! Attention: queries and keys, the indexer's choice, softmax with sinks over raw and compressed rows.
 
-use super::kv_rows::Rows;
 use super::dispatch::Kernels;
+use super::kv_rows::Rows;
 use super::{Cpu, Thread, norm_scale};
 use crate::backend::{Attend, Compressed, Heads, RowForm, Select};
 use crate::error::Result;
@@ -116,7 +116,14 @@ pub fn select(cpu: &mut Cpu, step: &Select<'_, Cpu>, selection: &mut Selection) 
             let t = first + i;
             let n_rows = n_visible(step.pos + t, step.ratio);
             own.scores.resize(own.scores.len().max(n_rows), 0.0);
-            score_rows(&kernels, step, t, 0, &mut own.scores[..n_rows], &mut own.row);
+            score_rows(
+                &kernels,
+                step,
+                t,
+                0,
+                &mut own.scores[..n_rows],
+                &mut own.row,
+            );
             top_rows(&own.scores[..n_rows], &mut own.order, ids);
         });
 }

@@ -10,7 +10,7 @@
 use std::arch::x86_64::*;
 
 use crate::backend::cpu::dispatch::{Activation, FormatKernel, Kernels, RowsKernel, WeightKernels};
-use crate::backend::cpu::rows::{activations, in_passes};
+use crate::backend::cpu::rows::{activations, in_passes, q4_k_scales};
 use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0, blocks};
 use crate::quant::cast::to_bytes;
 use crate::quant::encode::{self, Act32, Act256};
@@ -310,7 +310,7 @@ fn q4_k_dots<const R: usize>(rows: [&[BlockQ4K]; R], x: &[Act256]) -> [f32; R] {
         let x_sums = sums_of_32(&x.sums);
         for r in 0..R {
             let w = &rows[r][i];
-            let (scales, mins) = q4_k_scales(&w.scales);
+            let (scales, mins) = q4_k_words(&w.scales);
             let scales = _mm256_broadcastsi128_si256(scales);
             let mut sums = [_mm256_setzero_si256(); 2];
             for (c, qs) in w.qs.as_chunks::<32>().0.iter().enumerate() {
@@ -335,17 +335,11 @@ fn q4_k_dots<const R: usize>(rows: [&[BlockQ4K]; R], x: &[Act256]) -> [f32; R] {
     acc.map(|a| sum8(a))
 }
 
-/// The eight scales and the eight minima, as 16-bit words; for the layout see `BlockQ4K::scales_mins`.
+/// The eight scales and the eight minima, as 16-bit words.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn q4_k_scales(packed: &[u8; 12]) -> (__m128i, __m128i) {
-    let [s, m, low] = [0, 4, 8]
-        .map(|i| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]));
-    let six = 0x3f3f_3f3f;
-    let four = 0x0f0f_0f0f;
-    let high_two = |word: u32| word >> 2 & 0x3030_3030;
-    let scales = u64::from(s & six) | u64::from(low & four | high_two(s)) << 32;
-    let mins = u64::from(m & six) | u64::from(low >> 4 & four | high_two(m)) << 32;
+pub(super) fn q4_k_words(packed: &[u8; 12]) -> (__m128i, __m128i) {
+    let (scales, mins) = q4_k_scales(packed);
     let words = |bytes: u64| _mm_cvtepu8_epi16(_mm_cvtsi64_si128(bytes as i64));
     (words(scales), words(mins))
 }

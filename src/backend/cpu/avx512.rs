@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{self, as_bytes, f16, iq2_xxs_words, load16, load32, q4_k_scales};
+use super::avx2::{self, as_bytes, f16, iq2_xxs_words, load16, load32, q4_k_words};
 use super::avx2::{sum8, sums_of_32};
 use crate::backend::cpu::dispatch::{Activation, FormatKernel, Kernels, RowsKernel, WeightKernels};
 use crate::backend::cpu::rows::{activations, in_passes};
@@ -323,7 +323,7 @@ fn q4_k_dots<const R: usize>(rows: [&[BlockQ4K]; R], x: &[Act256]) -> [f32; R] {
         let x_sums = sums_of_32(&x.sums);
         for r in 0..R {
             let w = &rows[r][i];
-            let (scales, mins) = q4_k_scales(&w.scales);
+            let (scales, mins) = q4_k_words(&w.scales);
             let scales = _mm512_castsi256_si512(_mm256_cvtepu16_epi32(scales));
             let mut sums = [_mm512_setzero_si512(); 2];
             for (h, qs) in w.qs.as_chunks::<64>().0.iter().enumerate() {

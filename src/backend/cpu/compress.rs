@@ -156,11 +156,11 @@ mod tests {
                 gate: &gate[2 * border..],
                 state: &mut state,
             };
-            for (w, expected) in [(0, 11.747209318), (1, 12.136458507)] {
+            for (w, expected) in [(0, 11.747209318_f64), (1, 12.136458507)] {
                 let mut row = [0.0];
                 pool_window(&history, w, 4, true, &mut row, &mut Vec::new());
                 assert!(
-                    (row[0] - expected).abs() < 1e-5,
+                    (f64::from(row[0]) - expected).abs() < 1e-5,
                     "window {w}: {} {expected}",
                     row[0]
                 );

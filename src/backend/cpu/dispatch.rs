@@ -65,7 +65,7 @@ pub struct WeightKernels {
 /// All kernels of one instruction set.
 #[derive(Clone, Copy)]
 pub struct Kernels {
-    /// "scalar", "avx2", "avx512", "neon"
+    /// "scalar", "avx2", "avx512", "neon", "neon-dotprod".
     pub name: &'static str,
     /// Rows times vector, by format.
     pub weights: WeightKernels,
@@ -117,11 +117,14 @@ pub fn select(choice: KernelChoice) -> Result<Kernels> {
             Err(missing) => missing,
         },
         #[cfg(target_arch = "aarch64")]
-        KernelChoice::Neon => return Ok(neon::kernels()),
+        KernelChoice::Neon => {
+            return Ok(neon::with_dotprod().unwrap_or(neon::KERNELS));
+        }
         _ => format!("another kind of processor than {}", std::env::consts::ARCH),
     };
     Err(Error::unsupported(format!(
-        "kernels {choice:?} need {missing}"
+        "--kernels {}: this needs {missing}",
+        choice.name()
     )))
 }
 
@@ -134,7 +137,10 @@ pub fn available() -> Vec<Kernels> {
         tables.extend(avx512::kernels());
     }
     #[cfg(target_arch = "aarch64")]
-    tables.extend(neon::all_kernels());
+    {
+        tables.push(neon::KERNELS);
+        tables.extend(neon::with_dotprod());
+    }
     tables
 }
 

@@ -165,13 +165,16 @@ mod tests {
         let mut m = [0.0f32; MIXER];
         (0..16).for_each(|i| m[2 * HC + i] = (1.0 + i as f32).sin());
         gates(&mut m, NUMBERS);
-        let expected = [
+        let expected: [f64; 16] = [
             0.32460592, 0.36575493, 0.21272630, 0.09691185, 0.04980485, 0.10345525, 0.33087938,
             0.51585952, 0.43516569, 0.17611124, 0.13996145, 0.24876062, 0.19042253, 0.35467758,
             0.31643187, 0.13846702,
         ];
         for (found, expected) in m[2 * HC..].iter().zip(expected) {
-            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+            assert!(
+                (f64::from(*found) - expected).abs() < 1e-6,
+                "{found} {expected}"
+            );
         }
         for b in 0..HC {
             let column: f32 = (0..HC).map(|a| m[2 * HC + HC * a + b]).sum();

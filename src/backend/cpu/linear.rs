@@ -56,7 +56,9 @@ impl Prepared {
         match form {
             Activation::F32 => cast::to_bytes(&rows[r * cols..][..cols]),
             Activation::Block32 => cast::to_bytes(&self.blocks_32[r * (cols / 32)..][..cols / 32]),
-            Activation::Block256 => cast::to_bytes(&self.blocks_256[r * (cols / 256)..][..cols / 256]),
+            Activation::Block256 => {
+                cast::to_bytes(&self.blocks_256[r * (cols / 256)..][..cols / 256])
+            }
         }
     }
 }
@@ -90,10 +92,7 @@ pub fn matmul(cpu: &mut Cpu, n: usize, x: &[f32], products: &mut [Product<'_, Cp
     let cols = products.first().map_or(0, |p| p.weight.cols);
     let x = &x[..n * cols];
     for form in [Activation::Block32, Activation::Block256] {
-        if products
-            .iter()
-            .any(|p| p.weight.kernel.activation == form)
-        {
+        if products.iter().any(|p| p.weight.kernel.activation == form) {
             cpu.prepared
                 .fill(&cpu.kernels, &mut cpu.pool, form, x, cols);
         }

@@ -2,7 +2,7 @@
 
 use crate::backend::{
     Attend, Backend, Compress, Experts, HC, Heads, HyperHead, HyperNumbers, HyperSite, Product,
-    Route, Routes, RowForm, Select,
+    Route, Routes, RowForm, Select, StoreKeys,
 };
 use crate::error::{Error, Result};
 use crate::options::KernelChoice;
@@ -17,11 +17,11 @@ mod attention;
 mod compress;
 pub mod dispatch;
 mod hyper;
+mod kv_rows;
 mod linear;
 mod moe;
 mod pool;
 mod rows;
-mod kv_rows;
 pub mod scalar;
 
 #[cfg(target_arch = "x86_64")]
@@ -180,7 +180,10 @@ impl Backend for Cpu {
         // An indexer scores all rows of a store: made here, so that no token has to. Memory that no
         // context has grown into is never touched.
         for thread in &mut self.threads {
-            reserve(&mut thread.scores, capacity.next_multiple_of(attention::KEY_TILE))?;
+            reserve(
+                &mut thread.scores,
+                capacity.next_multiple_of(attention::KEY_TILE),
+            )?;
             reserve(&mut thread.order, capacity)?;
         }
         kv_rows::Rows::new(form, dim, capacity)
@@ -308,21 +311,21 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn store_keys(
-        &mut self,
-        n: usize,
-        k: &mut Vec<f32>,
-        norm: &Vec<f32>,
-        eps: f32,
-        rope: &Vec<f32>,
-        n_rot: usize,
-        chunk: &mut kv_rows::Rows,
-    ) -> Result<()> {
+    fn store_keys(&mut self, step: StoreKeys<'_, Cpu>) -> Result<()> {
+        let StoreKeys {
+            n,
+            k,
+            norm,
+            rms_eps,
+            rope,
+            n_rot,
+            rows,
+        } = step;
         let dot = self.kernels.dot_f32;
         for (t, k) in k.chunks_exact_mut(norm.len()).take(n).enumerate() {
-            rms_norm_row(dot, k, norm, eps);
+            rms_norm_row(dot, k, norm, rms_eps);
             attention::rotate(k, &rope[t * n_rot..][..n_rot], 1.0);
-            chunk.store(t, &self.kernels, k, &mut []);
+            rows.store(t, &self.kernels, k, &mut []);
         }
         Ok(())
     }

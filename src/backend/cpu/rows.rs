@@ -34,3 +34,17 @@ pub fn in_passes<const R: usize, B>(
         row += 1;
     }
 }
+
+/// The eight scales and the eight minima of a Q4_K block, byte k for sub-block k; for the layout see
+/// [`crate::quant::blocks::BlockQ4K::scales_mins`], which says the same one by one.
+#[inline(always)]
+pub fn q4_k_scales(packed: &[u8; 12]) -> (u64, u64) {
+    let [s, m, low] = [0, 4, 8]
+        .map(|i| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]));
+    let six = 0x3f3f_3f3f;
+    let four = 0x0f0f_0f0f;
+    let high_two = |word: u32| word >> 2 & 0x3030_3030;
+    let scales = u64::from(s & six) | u64::from(low & four | high_two(s)) << 32;
+    let mins = u64::from(m & six) | u64::from(low >> 4 & four | high_two(m)) << 32;
+    (scales, mins)
+}

@@ -91,7 +91,9 @@ fn act(hi: i8, lo: i8) -> i64 {
 /// Q8_0: the sum over blocks of `d_w * d_x * Σ q_w q_x`.
 fn rows_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
     twin_rows(rows, x, y, |w: &BlockQ8_0, x: &Act32| {
-        let sum: i64 = (0..32).map(|e| i64::from(w.q[e]) * act(x.hi[e], x.lo[e])).sum();
+        let sum: i64 = (0..32)
+            .map(|e| i64::from(w.q[e]) * act(x.hi[e], x.lo[e]))
+            .sum();
         f16_value(w.d) * x.d * sum as f32
     });
 }
@@ -99,7 +101,9 @@ fn rows_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
 /// MXFP4: the sum over blocks of `scale_w * d_x * Σ v_w q_x`.
 fn rows_mxfp4(rows: &[u8], x: &[u8], y: &mut [f32]) {
     twin_rows(rows, x, y, |w: &BlockMxfp4, x: &Act32| {
-        let sum: i64 = (0..32).map(|e| i64::from(w.quant(e)) * act(x.hi[e], x.lo[e])).sum();
+        let sum: i64 = (0..32)
+            .map(|e| i64::from(w.quant(e)) * act(x.hi[e], x.lo[e]))
+            .sum();
         MXFP4_SCALES[usize::from(w.e)] * x.d * sum as f32
     });
 }
@@ -138,10 +142,10 @@ fn rows_iq2_xxs(rows: &[u8], x: &[u8], y: &mut [f32]) {
         for g in 0..8 {
             let (factor, points) = w.group(g);
             for (k, (row, signs)) in points.into_iter().enumerate() {
-                for j in 0..8 {
+                for (j, point) in row.iter().enumerate() {
                     let e = 32 * g + 8 * k + j;
                     let sign = 1 - 2 * i64::from(signs >> j & 1);
-                    sum += i64::from(factor) * sign * i64::from(row[j]) * act(x.hi[e], x.lo[e]);
+                    sum += i64::from(factor) * sign * i64::from(*point) * act(x.hi[e], x.lo[e]);
                 }
             }
         }

@@ -1,0 +1,460 @@
+//! The choice of a token from its logits.
+//!
+//! ```text
+//! temperature <= 0   the largest logit, the lowest id on ties
+//! otherwise          p = exp((logit - largest) / temperature), so that the likeliest has 1
+//!   plain            keep p >= min_p; draw in order of id
+//!   top_k or top_p   sort by p; keep the top_k best; stop before the first p < min_p and behind the token with
+//!                    which the sum reaches top_p of the whole (of the top_k best, if given); draw
+//! ```
+//!
+//! Equal logits, options and state of the generator give the same token.
+
+use crate::error::{Error, Result};
+use crate::rng::Rng;
+use crate::units::TokenId;
+
+/// The most candidates that `top_k` can ask for.
+const MAX_TOP_K: usize = 1024;
+
+/// How to choose.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplerOptions {
+    /// Divides the logits; 0 or less takes the most likely token.
+    pub temperature: f32,
+    /// Keep this many of the likeliest tokens, at most 1024; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the likeliest tokens up to this probability together; 1 keeps all.
+    pub top_p: f32,
+    /// Drop tokens less likely than this part of the likeliest.
+    pub min_p: f32,
+    /// Where the generator starts.
+    pub seed: u64,
+}
+
+impl Default for SamplerOptions {
+    fn default() -> Self {
+        SamplerOptions {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.05,
+            seed: 0,
+        }
+    }
+}
+
+impl SamplerOptions {
+    /// Errors: `Usage`, with the flag that is wrong.
+    fn validate(&self) -> Result<()> {
+        let wrong = |flag: &str, found: f32, expected: &str| {
+            Err(Error::usage(format!(
+                "{flag}: found {found}, expected {expected}"
+            )))
+        };
+        if !self.temperature.is_finite() {
+            return wrong("--temp", self.temperature, "a finite number");
+        }
+        for (flag, p) in [("--top-p", self.top_p), ("--min-p", self.min_p)] {
+            if !(0.0..=1.0).contains(&p) {
+                return wrong(flag, p, "a number from 0 to 1");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Chooses tokens.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    options: SamplerOptions,
+    rng: Rng,
+    /// Tokens that may be drawn; kept for its memory.
+    candidates: Vec<Candidate>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    token: TokenId,
+    /// Relative to the likeliest token.
+    p: f32,
+}
+
+impl Candidate {
+    /// The likelier first, then the lower id: a total order, so that sorting has one result.
+    fn rank(&self, other: &Candidate) -> std::cmp::Ordering {
+        other
+            .p
+            .total_cmp(&self.p)
+            .then(self.token.cmp(&other.token))
+    }
+}
+
+impl Sampler {
+    /// A sampler at the start of its random numbers.
+    ///
+    /// Errors: `Usage` when an option is not a number or out of its range.
+    pub fn new(options: SamplerOptions) -> Result<Sampler> {
+        options.validate()?;
+        Ok(Sampler {
+            options,
+            rng: Rng::new(options.seed),
+            candidates: Vec::new(),
+        })
+    }
+
+    /// Chooses one of the tokens whose logits are given, by id.
+    ///
+    /// Only the first call allocates, as long as the number of logits does not grow.
+    /// Errors: `Format` when there is no logit, one is NaN or infinite, or all are minus infinity.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<TokenId> {
+        let likeliest = argmax(logits)?;
+        if self.options.temperature <= 0.0 {
+            return Ok(likeliest);
+        }
+        self.collect(logits, logits[likeliest.0 as usize]);
+        Ok(self.draw().unwrap_or(likeliest))
+    }
+
+    /// Fills `candidates` with the tokens that the options leave, in the order in which they are drawn.
+    fn collect(&mut self, logits: &[f32], largest: f32) {
+        let SamplerOptions {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            ..
+        } = self.options;
+        let candidates = &mut self.candidates;
+        candidates.clear();
+        candidates.reserve(logits.len());
+        let all = (0..).map(TokenId).zip(logits).map(|(token, logit)| {
+            let p = ((logit - largest) / temperature).exp();
+            Candidate { token, p }
+        });
+        if top_k == 0 && top_p >= 1.0 {
+            candidates.extend(all.filter(|c| c.p >= min_p));
+            return;
+        }
+        candidates.extend(all);
+        let k = top_k.min(MAX_TOP_K);
+        if 0 < k && k < candidates.len() {
+            candidates.select_nth_unstable_by(k - 1, Candidate::rank);
+            candidates.truncate(k);
+            // Sums depend on the order, and the selection promises none.
+            candidates.sort_unstable_by(Candidate::rank);
+        }
+        let whole = sum(candidates);
+        // The walk would stop before these anyway; without them less is sorted.
+        candidates.retain(|c| c.p >= min_p);
+        candidates.sort_unstable_by(Candidate::rank);
+        let mut reached = 0.0;
+        let behind = candidates.iter().position(|c| {
+            reached += f64::from(c.p);
+            reached >= f64::from(top_p) * whole
+        });
+        candidates.truncate(behind.map_or(candidates.len(), |i| i + 1));
+    }
+
+    /// Draws by probability; `None` only if rounding leaves nothing, which the likeliest token's 1 prevents.
+    fn draw(&mut self) -> Option<TokenId> {
+        let target = f64::from(self.rng.uniform()) * sum(&self.candidates);
+        let mut reached = 0.0;
+        let drawn = self.candidates.iter().find(|c| {
+            reached += f64::from(c.p);
+            reached > target
+        });
+        drawn.map(|c| c.token)
+    }
+}
+
+/// In f64: an f32 sum over a whole vocabulary would lose its least likely tokens.
+fn sum(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(|c| f64::from(c.p)).sum()
+}
+
+/// The largest logit's token, the lowest id on ties.
+fn argmax(logits: &[f32]) -> Result<TokenId> {
+    let mut best: Option<(usize, f32)> = None;
+    for (i, logit) in logits.iter().enumerate() {
+        if logit.is_nan() || *logit == f32::INFINITY {
+            return Err(Error::format(format!(
+                "logit of token {i}: found {logit}, expected a number"
+            )));
+        }
+        if best.is_none_or(|(_, largest)| *logit > largest) {
+            best = Some((i, *logit));
+        }
+    }
+    match best {
+        Some((i, logit)) if logit > f32::NEG_INFINITY => Ok(TokenId(i as u32)),
+        Some(_) => Err(Error::format("logits: all are -inf, expected numbers")),
+        None => Err(Error::format(
+            "logits: found none, expected one for each token",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(options: SamplerOptions) -> Sampler {
+        Sampler::new(options).unwrap()
+    }
+
+    /// The options that keep everything.
+    const ALL: SamplerOptions = SamplerOptions {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        seed: 5,
+    };
+
+    fn logits(seed: u64, n: usize) -> Vec<f32> {
+        let mut rng = Rng::new(seed);
+        // Few values, so that there are ties.
+        (0..n)
+            .map(|_| (rng.uniform() * 40.0).round() / 4.0 - 5.0)
+            .collect()
+    }
+
+    #[test]
+    fn no_temperature_takes_the_largest_logit_and_the_lowest_id_on_ties() {
+        for temperature in [0.0, -0.0, -1.0] {
+            let mut greedy = sampler(SamplerOptions { temperature, ..ALL });
+            assert_eq!(greedy.sample(&[1.0, 3.0, -2.0, 3.0]).unwrap(), TokenId(1));
+            assert_eq!(
+                greedy.sample(&[f32::NEG_INFINITY, -7.0]).unwrap(),
+                TokenId(1)
+            );
+            assert_eq!(greedy.sample(&[-0.0, 0.0]).unwrap(), TokenId(0));
+        }
+    }
+
+    #[test]
+    fn wrong_options_are_usage_errors_that_name_the_flag() {
+        let nan = f32::NAN;
+        for (options, flag) in [
+            (
+                SamplerOptions {
+                    temperature: nan,
+                    ..ALL
+                },
+                "--temp: found NaN",
+            ),
+            (
+                SamplerOptions {
+                    temperature: f32::INFINITY,
+                    ..ALL
+                },
+                "--temp: found inf",
+            ),
+            (SamplerOptions { top_p: nan, ..ALL }, "--top-p: found NaN"),
+            (SamplerOptions { top_p: 1.5, ..ALL }, "--top-p: found 1.5"),
+            (SamplerOptions { top_p: -0.1, ..ALL }, "--top-p: found -0.1"),
+            (SamplerOptions { min_p: nan, ..ALL }, "--min-p: found NaN"),
+            (SamplerOptions { min_p: 2.0, ..ALL }, "--min-p: found 2"),
+            (SamplerOptions { min_p: -1.0, ..ALL }, "--min-p: found -1"),
+        ] {
+            let error = Sampler::new(options).unwrap_err();
+            assert_eq!(error.kind(), crate::error::ErrorKind::Usage);
+            assert!(error.to_string().starts_with(flag), "{error}");
+        }
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_errors() {
+        let infinity = f32::INFINITY;
+        for options in [
+            ALL,
+            SamplerOptions {
+                temperature: 0.0,
+                ..ALL
+            },
+            SamplerOptions { top_k: 2, ..ALL },
+        ] {
+            for wrong in [
+                &[][..],
+                &[f32::NAN],
+                &[1.0, f32::NAN, 2.0],
+                &[1.0, infinity],
+                &[-infinity, -infinity],
+            ] {
+                assert!(sampler(options).sample(wrong).is_err(), "{wrong:?}");
+            }
+            assert_eq!(
+                sampler(options).sample(&[-infinity, 0.0]).unwrap(),
+                TokenId(1)
+            );
+        }
+    }
+
+    /// The rules with real probabilities and nothing but sorts and walks.
+    fn twin(options: SamplerOptions, logits: &[f32], uniform: f32) -> u32 {
+        let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+        let mut all: Vec<(u32, f64)> = (0..)
+            .zip(logits)
+            .map(|(id, l)| (id, f64::from(((l - largest) / options.temperature).exp())))
+            .collect();
+        let mut kept = Vec::new();
+        if options.top_k == 0 && options.top_p == 1.0 {
+            kept.extend(
+                all.iter()
+                    .copied()
+                    .filter(|(_, p)| *p >= f64::from(options.min_p)),
+            );
+        } else {
+            all.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap()); // stable: the lower id first on ties
+            if options.top_k > 0 {
+                all.truncate(options.top_k.min(1024));
+            }
+            let whole: f64 = all.iter().map(|(_, p)| p).sum();
+            let mut mass = 0.0;
+            for (id, p) in all {
+                if p < f64::from(options.min_p) {
+                    break;
+                }
+                kept.push((id, p));
+                mass += p / whole;
+                if mass >= f64::from(options.top_p) {
+                    break;
+                }
+            }
+        }
+        let whole: f64 = kept.iter().map(|(_, p)| p).sum();
+        let mut mass = 0.0;
+        for (id, p) in &kept {
+            mass += p / whole;
+            if mass > f64::from(uniform) {
+                return *id;
+            }
+        }
+        kept.last().unwrap().0
+    }
+
+    #[test]
+    fn equals_the_twin_under_all_options() {
+        for seed in 1..40 {
+            for temperature in [0.3, 1.0, 5.0] {
+                for (top_k, top_p) in [
+                    (0, 1.0),
+                    (1, 1.0),
+                    (7, 1.0),
+                    (7, 0.6),
+                    (0, 0.9),
+                    (0, 0.0),
+                    (1500, 0.99),
+                ] {
+                    for min_p in [0.0, 0.05, 1.0] {
+                        let options = SamplerOptions {
+                            temperature,
+                            top_k,
+                            top_p,
+                            min_p,
+                            seed,
+                        };
+                        let (mut sampler, mut rng) = (sampler(options), Rng::new(seed));
+                        for n in [1, 2, 50, 2000] {
+                            let logits = logits(seed * 10_000 + n, n as usize);
+                            let found = sampler.sample(&logits).unwrap().0;
+                            assert_eq!(
+                                found,
+                                twin(options, &logits, rng.uniform()),
+                                "{options:?}, {n} logits"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_come_as_often_as_they_are_likely() {
+        let probabilities = [0.5_f32, 0.25, 0.15, 0.1];
+        let logits = probabilities.map(f32::ln);
+        let first_two = [2.0 / 3.0, 1.0 / 3.0, 0.0, 0.0];
+        for (options, expected) in [
+            (ALL, probabilities),
+            (SamplerOptions { top_k: 2, ..ALL }, first_two),
+            (SamplerOptions { top_p: 0.7, ..ALL }, first_two),
+            (SamplerOptions { min_p: 0.4, ..ALL }, first_two),
+        ] {
+            let mut sampler = sampler(options);
+            let mut seen = [0; 4];
+            for _ in 0..40_000 {
+                seen[sampler.sample(&logits).unwrap().0 as usize] += 1;
+            }
+            for (n, p) in seen.into_iter().zip(expected) {
+                // 5 standard deviations of a share of 40,000 draws are at most 0.0125.
+                let share = n as f32 / 40_000.0;
+                assert!((share - p).abs() < 0.0125, "{options:?}: {seen:?}");
+                assert!(p > 0.0 || n == 0, "{options:?}: {seen:?}");
+            }
+        }
+    }
+
+    /// Probabilities that are exact, so that `reaches` and `at least` are told from `exceeds`.
+    #[test]
+    fn bounds_are_part_of_what_is_kept() {
+        let halves = [0.0, f32::ln(0.5), f32::ln(0.5)];
+        assert_eq!(halves[1].exp(), 0.5);
+        for (options, logits, n_kept) in [
+            (SamplerOptions { top_p: 0.5, ..ALL }, &[0.0; 4][..], 2),
+            (SamplerOptions { top_p: 0.5, ..ALL }, &halves, 1),
+            (SamplerOptions { top_p: 0.75, ..ALL }, &halves, 2),
+            (SamplerOptions { min_p: 0.5, ..ALL }, &halves, 3),
+            (
+                SamplerOptions {
+                    min_p: 0.5,
+                    top_k: 3,
+                    ..ALL
+                },
+                &halves,
+                3,
+            ),
+            (
+                SamplerOptions {
+                    min_p: 0.51,
+                    top_k: 3,
+                    ..ALL
+                },
+                &halves,
+                1,
+            ),
+            (SamplerOptions { top_k: 3, ..ALL }, &[0.0; 4], 3),
+        ] {
+            let mut sampler = sampler(options);
+            for _ in 0..200 {
+                // Ties go to the lower id, so that the kept tokens are the first ones.
+                assert!(
+                    (sampler.sample(logits).unwrap().0 as usize) < n_kept,
+                    "{options:?}"
+                );
+            }
+            assert_eq!(sampler.candidates.len(), n_kept, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_first_call_allocates() {
+        for options in [
+            ALL,
+            SamplerOptions { top_k: 40, ..ALL },
+            SamplerOptions { top_p: 0.9, ..ALL },
+        ] {
+            let mut sampler = sampler(options);
+            sampler.sample(&logits(1, 5000)).unwrap();
+            let memory = (sampler.candidates.as_ptr(), sampler.candidates.capacity());
+            for seed in 2..20 {
+                sampler.sample(&logits(seed, 5000)).unwrap();
+                assert_eq!(
+                    (sampler.candidates.as_ptr(), sampler.candidates.capacity()),
+                    memory
+                );
+            }
+        }
+    }
+}
