@@ -5,9 +5,9 @@ use crate::error::{Context, Error, Result};
 use crate::graph::Graph;
 use crate::graph::kv::Checkpoint;
 use crate::graph::weights::Weights;
-use crate::options::{DEFAULT_CTX, Options};
+use crate::options::{Budget, DEFAULT_CTX, Options};
 use crate::os::{self, File};
-use crate::supply;
+use crate::supply::{self, Opening};
 use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
 use crate::units::TokenId;
@@ -159,7 +159,15 @@ impl Prepared {
             n => n,
         };
         let mut backend = Cpu::new(options.kernels, n_threads)?;
-        let opened = (self.open_supply)(&self.file, &model, progress).context(|| &name)?;
+        let opened = (self.open_supply)(Opening {
+            path: &options.model,
+            file: &self.file,
+            model: &model,
+            options: &options.supply,
+            budget: budget_bytes(options.supply.budget, &model),
+            progress,
+        });
+        let opened = opened.context(|| &name)?;
         let weights = Weights::load(&model, &opened.fixed, &mut backend, options.kv);
         let weights = weights.context(|| &name)?;
         let chunk = options.prefill_chunk.min(self.ctx);
@@ -178,6 +186,15 @@ impl Prepared {
             strategy: options.strategy,
             ctx: self.ctx,
         })
+    }
+}
+
+fn budget_bytes(budget: Budget, model: &Model) -> u64 {
+    let slab = model.experts.max_slab_len() + 3 * 8192;
+    match budget {
+        Budget::Auto => u64::MAX,
+        Budget::Experts(n) => n * slab,
+        Budget::Bytes(n) => n,
     }
 }
 

@@ -117,7 +117,9 @@ impl Budget {
         let n: u64 = digits.parse().map_err(|_| wrong())?;
         match &text[digits.len()..] {
             _ if n == 0 => Err(wrong()),
-            "" => u32::try_from(n).map(|n| Budget::Experts(n.into())).map_err(|_| wrong()),
+            "" => u32::try_from(n)
+                .map(|n| Budget::Experts(n.into()))
+                .map_err(|_| wrong()),
             unit if unit.eq_ignore_ascii_case("gb") => {
                 n.checked_mul(1 << 30).map(Budget::Bytes).ok_or_else(wrong)
             }
@@ -232,8 +234,26 @@ mod tests {
             assert_eq!(Budget::parse(text).unwrap(), expected, "{text}");
         }
         for text in [
-            "", "0", "0GB", "1.5GB", "GB", "-1", "+1", "-1GB", "8 GB", "8G", "8GiB", "8MB", "GB8", "x", "1200x",
-            "4294967296", "99999999999999999999", "99999999999999999999GB", "17179869184GB", "٣",
+            "",
+            "0",
+            "0GB",
+            "1.5GB",
+            "GB",
+            "-1",
+            "+1",
+            "-1GB",
+            "8 GB",
+            "8G",
+            "8GiB",
+            "8MB",
+            "GB8",
+            "x",
+            "1200x",
+            "4294967296",
+            "99999999999999999999",
+            "99999999999999999999GB",
+            "17179869184GB",
+            "٣",
         ] {
             let error = Budget::parse(text).unwrap_err().to_string();
             assert!(error.contains(&format!("'{text}'")), "{error}");

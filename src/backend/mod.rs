@@ -294,7 +294,8 @@ impl Groups {
         }
         self.starts.push(ids.len());
         self.counts.clear();
-        self.counts.extend(self.starts.windows(2).map(|w| w[1] - w[0]));
+        self.counts
+            .extend(self.starts.windows(2).map(|w| w[1] - w[0]));
     }
 
     /// The routes of group `g`.

@@ -27,11 +27,19 @@ impl DirectFile {
     }
 
     pub(super) fn new(file: File, alignment: usize) -> DirectFile {
-        DirectFile { file, alignment, refused: None }
+        DirectFile {
+            file,
+            alignment,
+            refused: None,
+        }
     }
 
     pub(super) fn cached(file: File, why: String) -> DirectFile {
-        DirectFile { file, alignment: 1, refused: Some(why) }
+        DirectFile {
+            file,
+            alignment: 1,
+            refused: Some(why),
+        }
     }
 
     /// Why reads go through the page cache, if they do.
@@ -97,8 +105,18 @@ mod tests {
         }
         let mut buf = AlignedBuf::zeroed(32_768).unwrap();
         let page = 4096;
-        assert!(page % file.alignment() == 0, "alignment {}", file.alignment());
-        for (first, pages, need) in [(0, 1, 4096), (1, 2, 8192), (2, 3, 20_000 - 8192), (4, 1, 20_000 - 16_384), (4, 4, 5)] {
+        assert!(
+            page % file.alignment() == 0,
+            "alignment {}",
+            file.alignment()
+        );
+        for (first, pages, need) in [
+            (0, 1, 4096),
+            (1, 2, 8192),
+            (2, 3, 20_000 - 8192),
+            (4, 1, 20_000 - 16_384),
+            (4, 4, 5),
+        ] {
             let (offset, len) = (first * page, pages * page);
             let window = &mut buf.as_mut_slice()[..len];
             file.read_window(offset as u64, window, need).unwrap();
@@ -106,6 +124,11 @@ mod tests {
         }
         let window = &mut buf.as_mut_slice()[..8192];
         let error = file.read_window(16_384, window, 4000).unwrap_err();
-        assert!(error.to_string().ends_with("read at 16384: found 3616 bytes, expected 4000"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("read at 16384: found 3616 bytes, expected 4000"),
+            "{error}"
+        );
     }
 }

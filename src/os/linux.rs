@@ -18,7 +18,10 @@ pub fn open_direct(path: &Path) -> Result<DirectFile> {
     match File::open_with(path, libc::O_DIRECT | libc::O_NONBLOCK) {
         Err(error) => Ok(DirectFile::cached(cached, error.to_string())),
         Ok(file) => match direct_alignment(&file) {
-            Some(0) => Ok(DirectFile::cached(cached, "the file system has no direct reads".into())),
+            Some(0) => Ok(DirectFile::cached(
+                cached,
+                "the file system has no direct reads".into(),
+            )),
             Some(alignment) => Ok(DirectFile::new(file, alignment)),
             None => Ok(DirectFile::new(file, DIRECT_ALIGNMENT)),
         },
@@ -45,7 +48,11 @@ fn direct_alignment(file: &File) -> Option<usize> {
     }
     let alignment = found.stx_dio_mem_align.max(found.stx_dio_offset_align) as usize;
     // Whole pages keep every file system content; they cost at most two pages a read.
-    Some(if alignment == 0 { 0 } else { alignment.max(DIRECT_ALIGNMENT) })
+    Some(if alignment == 0 {
+        0
+    } else {
+        alignment.max(DIRECT_ALIGNMENT)
+    })
 }
 
 pub fn available_memory() -> Option<u64> {

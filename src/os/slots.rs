@@ -91,7 +91,12 @@ impl Slots {
     /// have at most `n_parts` parts waiting at a time without allocation.
     ///
     /// Errors: the system refuses a thread.
-    pub fn new(file: Arc<dyn ReadAt>, n_readers: usize, n_slots: usize, n_parts: usize) -> Result<Slots> {
+    pub fn new(
+        file: Arc<dyn ReadAt>,
+        n_readers: usize,
+        n_slots: usize,
+        n_parts: usize,
+    ) -> Result<Slots> {
         let shared = Arc::new(Shared {
             file,
             queue: Mutex::new(Queue {
@@ -156,7 +161,10 @@ impl Slots {
     /// Has readers fill an idle slot. Its former contents are gone.
     pub fn fill(&mut self, id: SlotId, urgency: Urgency, parts: &[Part]) {
         let slot = self.slot(id);
-        assert!(slot.left.load(Ordering::Acquire) == 0, "a slot is filled once at a time");
+        assert!(
+            slot.left.load(Ordering::Acquire) == 0,
+            "a slot is filled once at a time"
+        );
         // SAFETY: the slot is idle and `&mut self` leaves no borrow of its bytes.
         let len = unsafe { &*slot.buf.get() }.as_slice().len();
         let mut end = 0;
@@ -172,7 +180,10 @@ impl Slots {
             Urgency::Demand => &mut queue.demand,
             Urgency::Ahead => &mut queue.ahead,
         };
-        list.extend(parts.iter().map(|part| Task { slot: Arc::clone(&slot), part: *part }));
+        list.extend(parts.iter().map(|part| Task {
+            slot: Arc::clone(&slot),
+            part: *part,
+        }));
         drop(queue);
         self.shared.work.notify_all();
     }
@@ -216,10 +227,18 @@ impl Slots {
         let slot = Arc::clone(self.slot(id));
         let mut queue = self.shared.lock();
         while slot.left.load(Ordering::Acquire) != 0 {
-            queue = self.shared.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .shared
+                .done
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         drop(queue);
-        let fault = slot.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let fault = slot
+            .fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         fault.map_or(Ok(()), Err)
     }
 
@@ -277,7 +296,10 @@ impl Shared {
             }
             let task = queue.demand.pop_front().or_else(|| queue.ahead.pop_front());
             let Some(task) = task else {
-                queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = self
+                    .work
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             drop(queue);
@@ -293,7 +315,9 @@ impl Shared {
     fn read(&self, Task { slot, part }: &Task) {
         // SAFETY: `left` counts this part, so the memory belongs to the readers; the part lies in the buffer and
         // overlaps no other (checked by `fill`), and each part is taken from the queue once.
-        let buf = unsafe { std::slice::from_raw_parts_mut((*slot.buf.get()).start().add(part.at), part.len) };
+        let buf = unsafe {
+            std::slice::from_raw_parts_mut((*slot.buf.get()).start().add(part.at), part.len)
+        };
         match self.file.read_window(part.offset, buf, part.need) {
             Ok(()) => {
                 self.n_reads.fetch_add(1, Ordering::Relaxed);
@@ -327,7 +351,12 @@ mod tests {
     }
 
     fn part(offset: u64, at: usize, len: usize) -> Part {
-        Part { offset, at, len, need: len }
+        Part {
+            offset,
+            at,
+            len,
+            need: len,
+        }
     }
 
     #[test]
@@ -368,7 +397,8 @@ mod tests {
     fn cancelled_reads_end_with_a_fault_and_leave_the_slot_idle() {
         let mut slots = slots(vec![7; 100], 1);
         let ids: Vec<SlotId> = (0..8).map(|_| slots.add(64).unwrap()).collect();
-        ids.iter().for_each(|id| slots.fill(*id, Urgency::Ahead, &[part(0, 0, 32), part(32, 32, 32)]));
+        ids.iter()
+            .for_each(|id| slots.fill(*id, Urgency::Ahead, &[part(0, 0, 32), part(32, 32, 32)]));
         for id in ids {
             slots.cancel_ahead(id);
             // What a reader had begun may still come whole.

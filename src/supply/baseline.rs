@@ -11,7 +11,14 @@ use std::sync::Arc;
 
 /// Maps the file for the fixed weights and opens it a second time for the experts.
 pub fn open(opening: Opening<'_>) -> Result<Opened> {
-    let Opening { path, file, model, options, budget, progress } = opening;
+    let Opening {
+        path,
+        file,
+        model,
+        options,
+        budget,
+        progress,
+    } = opening;
     let map = full::map(file, &model.weights.extents, progress)?;
     let cache = CacheOptions {
         budget,
@@ -20,6 +27,15 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         read_ahead: options.read_ahead,
         lock: options.lock,
     };
-    let experts = Cache::new(&model.experts, Arc::new(File::open(path)?), model.config.n_expert_used, cache)?;
-    Ok(Opened { fixed: Fixed::whole_file(map), experts: Box::new(experts), notes: Vec::new() })
+    let experts = Cache::new(
+        &model.experts,
+        Arc::new(File::open(path)?),
+        model.config.n_expert_used,
+        cache,
+    )?;
+    Ok(Opened {
+        fixed: Fixed::whole_file(map),
+        experts: Box::new(experts),
+        notes: Vec::new(),
+    })
 }

@@ -86,17 +86,32 @@ impl Cache {
     /// An empty cache over the experts of `file`.
     ///
     /// Errors: the budget does not hold the experts of one token in one layer; memory or threads are refused.
-    pub fn new(map: &ExpertMap, file: Arc<dyn ReadAt>, n_used: usize, options: CacheOptions) -> Result<Cache> {
+    pub fn new(
+        map: &ExpertMap,
+        file: Arc<dyn ReadAt>,
+        n_used: usize,
+        options: CacheOptions,
+    ) -> Result<Cache> {
         let alignment = file.alignment();
-        let layouts: Vec<SlabLayout> =
-            (0..map.layers.len()).map(|l| SlabLayout::new(map, LayerId(l), alignment)).collect();
+        let layouts: Vec<SlabLayout> = (0..map.layers.len())
+            .map(|l| SlabLayout::new(map, LayerId(l), alignment))
+            .collect();
         let largest = layouts.iter().map(SlabLayout::len).max().unwrap_or(0);
         let least = (n_used * largest) as u64;
         if options.budget < least {
-            return Err(Error::limit("least budget of experts: one layer's choice needs", Bytes(least), Bytes(options.budget)));
+            return Err(Error::limit(
+                "least budget of experts: one layer's choice needs",
+                Bytes(least),
+                Bytes(options.budget),
+            ));
         }
         let n_keys = map.n_experts_total();
-        let smallest = layouts.iter().map(SlabLayout::len).min().unwrap_or(1).max(1);
+        let smallest = layouts
+            .iter()
+            .map(SlabLayout::len)
+            .min()
+            .unwrap_or(1)
+            .max(1);
         let n_slots = ((options.budget / smallest as u64) as usize).min(n_keys);
         let n_parts = MAX_PARTS * map.n_expert;
         let mut slots = Slots::new(file, options.n_readers, n_slots, n_parts)?;
@@ -109,7 +124,12 @@ impl Cache {
                 used += largest as u64;
             }
         }
-        let absent = || Entry { slot: None, state: State::Absent, wanted: false, at: 0 };
+        let absent = || Entry {
+            slot: None,
+            state: State::Absent,
+            wanted: false,
+            at: 0,
+        };
         Ok(Cache {
             map: map.clone(),
             layouts,
@@ -147,7 +167,10 @@ impl Cache {
     }
 
     fn id(&self, key: usize) -> (LayerId, ExpertId) {
-        (LayerId(key / self.map.n_expert), ExpertId((key % self.map.n_expert) as u32))
+        (
+            LayerId(key / self.map.n_expert),
+            ExpertId((key % self.map.n_expert) as u32),
+        )
     }
 
     /// Reserves a slab for an absent expert, giving up others where the budget asks for it; false when nothing
@@ -162,7 +185,8 @@ impl Cache {
             },
         };
         let entry = &mut self.entries[key];
-        (entry.slot, entry.state, entry.at) = (Some(slot), State::Placed, self.resident.len() as u32);
+        (entry.slot, entry.state, entry.at) =
+            (Some(slot), State::Placed, self.resident.len() as u32);
         self.resident.push(key as u32);
         Ok(true)
     }
@@ -176,9 +200,12 @@ impl Cache {
                 continue;
             }
             let entries = &self.entries;
-            let evictable = |key: &usize| !entries[*key].wanted && entries[*key].state == State::Ready;
+            let evictable =
+                |key: &usize| !entries[*key].wanted && entries[*key].state == State::Ready;
             let keys = self.resident.iter().map(|k| *k as usize).filter(evictable);
-            let Some(victim) = self.worth.least(keys) else { return Ok(None) };
+            let Some(victim) = self.worth.least(keys) else {
+                return Ok(None);
+            };
             self.stats.evictions += 1;
             self.forget(victim);
             // The slab went to the free ones: taken again if it fits, else removed above.
@@ -198,7 +225,9 @@ impl Cache {
     fn forget(&mut self, key: usize) {
         let len = self.layouts[self.id(key).0.0].len();
         let entry = &mut self.entries[key];
-        let Some(slot) = entry.slot.take() else { return };
+        let Some(slot) = entry.slot.take() else {
+            return;
+        };
         let at = entry.at as usize;
         (entry.state, entry.wanted) = (State::Absent, false);
         self.resident.swap_remove(at);
@@ -211,8 +240,15 @@ impl Cache {
     /// Starts the reads of a placed expert.
     fn read(&mut self, key: usize, urgency: Urgency, split: usize) {
         let (layer, expert) = self.id(key);
-        let Some(slot) = self.entries[key].slot else { return };
-        let mut parts = [Part { offset: 0, at: 0, len: 0, need: 0 }; MAX_PARTS];
+        let Some(slot) = self.entries[key].slot else {
+            return;
+        };
+        let mut parts = [Part {
+            offset: 0,
+            at: 0,
+            len: 0,
+            need: 0,
+        }; MAX_PARTS];
         let n = self.layouts[layer.0].parts(self.map.extents(layer, expert), split, &mut parts);
         self.slots.fill(slot, urgency, &parts[..n]);
         self.entries[key].state = State::Loading(urgency);
@@ -222,7 +258,9 @@ impl Cache {
     /// Waits for the readers of a loading expert.
     fn settle(&mut self, key: usize) -> Result<()> {
         let (layer, expert) = self.id(key);
-        let Some(slot) = self.entries[key].slot else { return Ok(()) };
+        let Some(slot) = self.entries[key].slot else {
+            return Ok(());
+        };
         if let State::Loading(Urgency::Ahead) = self.entries[key].state {
             self.slots.hurry(slot);
         }
@@ -313,7 +351,13 @@ impl Cache {
         self.take_ready();
         let loading = self.start_reads()?;
         if !self.work.batch.is_empty() || loading == 0 {
-            return match self.work.done.iter().zip(0..).find(|(done, i)| !**done && !self.work.batch.contains(i)) {
+            return match self
+                .work
+                .done
+                .iter()
+                .zip(0..)
+                .find(|(done, i)| !**done && !self.work.batch.contains(i))
+            {
                 // Neither ready nor loading, and nothing to be given up: what was expected too early goes.
                 Some(_) if self.work.batch.is_empty() => self.make_way(),
                 _ => Ok(()),
@@ -323,8 +367,12 @@ impl Cache {
         let mut waited = false;
         for i in 0..self.work.chosen.len() {
             let key = self.key(layer, self.work.chosen[i]);
-            let State::Loading(_) = self.entries[key].state else { continue };
-            let idle = self.entries[key].slot.is_some_and(|slot| self.slots.is_idle(slot));
+            let State::Loading(_) = self.entries[key].state else {
+                continue;
+            };
+            let idle = self.entries[key]
+                .slot
+                .is_some_and(|slot| self.slots.is_idle(slot));
             if idle || !waited {
                 waited = true;
                 self.settle(key)?;
@@ -337,7 +385,11 @@ impl Cache {
     /// Drops what was expected for later layers, so that the layer in work can go on.
     fn make_way(&mut self) -> Result<()> {
         if self.expected.is_empty() {
-            return Err(Error::limit("experts of one layer", Bytes(self.used), Bytes(self.options.budget)));
+            return Err(Error::limit(
+                "experts of one layer",
+                Bytes(self.used),
+                Bytes(self.options.budget),
+            ));
         }
         while let Some(key) = self.expected.pop() {
             self.drop_expected(key as usize);
@@ -367,7 +419,9 @@ impl ExpertSupply for Cache {
     fn expect(&mut self, layer: LayerId, experts: &[ExpertId]) -> Result<()> {
         for expert in experts {
             let key = self.key(layer, *expert);
-            if self.entries[key].wanted || (self.entries[key].state == State::Absent && !self.place(key)?) {
+            if self.entries[key].wanted
+                || (self.entries[key].state == State::Absent && !self.place(key)?)
+            {
                 continue;
             }
             self.entries[key].wanted = true;
@@ -391,7 +445,11 @@ impl ExpertSupply for Cache {
                 continue;
             }
             self.expected.swap_remove(i);
-            if key / n_expert < layer.0 || experts.binary_search(&ExpertId((key % n_expert) as u32)).is_err() {
+            if key / n_expert < layer.0
+                || experts
+                    .binary_search(&ExpertId((key % n_expert) as u32))
+                    .is_err()
+            {
                 self.drop_expected(key);
             }
         }
@@ -429,7 +487,12 @@ impl ExpertSupply for Cache {
 
     fn expert(&self, layer: LayerId, expert: ExpertId) -> ExpertRef<'_> {
         let key = self.key(layer, expert);
-        let Entry { slot: Some(slot), state: State::Ready, .. } = self.entries[key] else {
+        let Entry {
+            slot: Some(slot),
+            state: State::Ready,
+            ..
+        } = self.entries[key]
+        else {
             panic!("{expert:?} of {layer:?} was not given out");
         };
         self.layouts[layer.0].view(self.map.extents(layer, expert), self.slots.bytes(slot))
@@ -448,6 +511,10 @@ impl ExpertSupply for Cache {
 
     fn stats(&self) -> Stats {
         let (reads, read_bytes) = self.slots.totals();
-        Stats { reads, read_bytes, ..self.stats }
+        Stats {
+            reads,
+            read_bytes,
+            ..self.stats
+        }
     }
 }

@@ -25,7 +25,13 @@ struct Part {
 impl Fixed {
     /// All weights in a memory that holds the whole file.
     pub fn whole_file(file: Arc<Memory>) -> Fixed {
-        Fixed { parts: vec![Part { offset: 0, memory: file }], locked: 0 }
+        Fixed {
+            parts: vec![Part {
+                offset: 0,
+                memory: file,
+            }],
+            locked: 0,
+        }
     }
 
     /// Bytes of memory that [`Fixed::read`] needs for a model, in a file of this alignment.
@@ -52,7 +58,9 @@ impl Fixed {
         }
         let mut work = Vec::new();
         for (offset, buf) in &mut bufs {
-            let steps = (0u64..).step_by(STEP).zip(buf.as_mut_slice().chunks_mut(STEP));
+            let steps = (0u64..)
+                .step_by(STEP)
+                .zip(buf.as_mut_slice().chunks_mut(STEP));
             work.extend(steps.map(|(at, bytes)| (*offset + at, bytes)));
         }
         let work = Mutex::new(work.into_iter());
@@ -82,9 +90,19 @@ impl Fixed {
             }
             Ok(())
         })?;
-        let locked = bufs.iter().filter(|(_, buf)| lock && buf.lock()).map(|(_, b)| b.as_slice().len() as u64).sum();
-        let parts = bufs.into_iter().map(|(offset, buf)| Part { offset, memory: Arc::new(Memory::Owned(buf)) });
-        Ok(Fixed { parts: parts.collect(), locked })
+        let locked = bufs
+            .iter()
+            .filter(|(_, buf)| lock && buf.lock())
+            .map(|(_, b)| b.as_slice().len() as u64)
+            .sum();
+        let parts = bufs.into_iter().map(|(offset, buf)| Part {
+            offset,
+            memory: Arc::new(Memory::Owned(buf)),
+        });
+        Ok(Fixed {
+            parts: parts.collect(),
+            locked,
+        })
     }
 
     /// Bytes that the system keeps from being swapped out.
@@ -99,9 +117,18 @@ impl Fixed {
         let after = self.parts.partition_point(|p| p.offset <= extent.offset);
         let part = after.checked_sub(1).and_then(|i| self.parts.get(i));
         let Some(Part { offset, memory }) = part else {
-            return Err(Error::format(format!("no fixed weights at byte {}", extent.offset)));
+            return Err(Error::format(format!(
+                "no fixed weights at byte {}",
+                extent.offset
+            )));
         };
-        Slice::new(memory, Extent { offset: extent.offset - offset, len: extent.len })
+        Slice::new(
+            memory,
+            Extent {
+                offset: extent.offset - offset,
+                len: extent.len,
+            },
+        )
     }
 }
 
@@ -115,8 +142,13 @@ fn windows(model: &Model, alignment: usize) -> impl Iterator<Item = Extent> {
         let start = e.offset / unit * unit;
         let end = (e.offset + e.len).next_multiple_of(unit);
         match windows.last_mut() {
-            Some(last) if start <= last.offset + last.len => last.len = last.len.max(end - last.offset),
-            _ => windows.push(Extent { offset: start, len: end - start }),
+            Some(last) if start <= last.offset + last.len => {
+                last.len = last.len.max(end - last.offset)
+            }
+            _ => windows.push(Extent {
+                offset: start,
+                len: end - start,
+            }),
         }
     }
     windows.into_iter()

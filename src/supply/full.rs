@@ -22,7 +22,12 @@ struct Full {
 
 /// Maps the file and asks the system to read all of it.
 pub fn open(opening: Opening<'_>) -> Result<Opened> {
-    let Opening { file, model, progress, .. } = opening;
+    let Opening {
+        file,
+        model,
+        progress,
+        ..
+    } = opening;
     let len = file.len();
     let memory = map(file, &[Extent { offset: 0, len }], progress)?;
     let file = Slice::new(&memory, Extent { offset: 0, len })?;
@@ -41,7 +46,11 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
 }
 
 /// Maps a file and has the system read some of it now.
-pub fn map(file: &File, wanted: &[Extent], progress: &mut dyn FnMut(u64, u64)) -> Result<Arc<Memory>> {
+pub fn map(
+    file: &File,
+    wanted: &[Extent],
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Arc<Memory>> {
     let map = Map::new(file)?;
     let all = wanted.iter().map(|e| e.len).sum();
     let mut done = 0;
@@ -49,7 +58,10 @@ pub fn map(file: &File, wanted: &[Extent], progress: &mut dyn FnMut(u64, u64)) -
         for at in (0..extent.len).step_by(STEP as usize) {
             let len = STEP.min(extent.len - at);
             progress(done, all);
-            map.populate(Extent { offset: extent.offset + at, len });
+            map.populate(Extent {
+                offset: extent.offset + at,
+                len,
+            });
             done += len;
         }
     }

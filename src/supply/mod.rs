@@ -3,9 +3,9 @@
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::experts::ExpertRef;
+use crate::options::SupplyOptions;
 use crate::os::File;
 use crate::units::{ExpertId, LayerId};
-use crate::options::SupplyOptions;
 use fixed::Fixed;
 use std::path::Path;
 
@@ -98,13 +98,28 @@ pub struct Strategy {
 
 /// All strategies; the only place that reads their features.
 pub const STRATEGIES: &[Strategy] = &[
-    Strategy { name: "full", open: Some(full::open) },
-    Strategy { name: "baseline", open: Some(baseline::open) },
-    Strategy { name: "residency-lru", open: None },
+    Strategy {
+        name: "full",
+        open: Some(full::open),
+    },
+    Strategy {
+        name: "baseline",
+        open: Some(baseline::open),
+    },
+    Strategy {
+        name: "residency-lru",
+        open: None,
+    },
     #[cfg(feature = "nommap")]
-    Strategy { name: "nommap", open: Some(nommap::open) },
+    Strategy {
+        name: "nommap",
+        open: Some(nommap::open),
+    },
     #[cfg(not(feature = "nommap"))]
-    Strategy { name: "nommap", open: None },
+    Strategy {
+        name: "nommap",
+        open: None,
+    },
 ];
 
 /// The strategy called `name`.
@@ -112,13 +127,18 @@ pub const STRATEGIES: &[Strategy] = &[
 /// Errors: there is none, or it is not built in; the message names the feature then.
 pub fn strategy(name: &str) -> Result<OpenSupply> {
     match STRATEGIES.iter().find(|s| s.name == name) {
-        Some(Strategy { open: Some(open), .. }) => Ok(*open),
+        Some(Strategy {
+            open: Some(open), ..
+        }) => Ok(*open),
         Some(_) => Err(Error::usage(format!(
             "--strategy: '{name}' is not built in (cargo build --features {name})"
         ))),
         None => {
             let known: Vec<_> = STRATEGIES.iter().map(|s| s.name).collect();
-            Err(Error::usage(format!("--strategy: '{name}' is unknown, expected {}", known.join(" | "))))
+            Err(Error::usage(format!(
+                "--strategy: '{name}' is unknown, expected {}",
+                known.join(" | ")
+            )))
         }
     }
 }

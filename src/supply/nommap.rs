@@ -13,9 +13,18 @@ use std::sync::Arc;
 
 /// Opens the model file a second time, for reads past the cache.
 pub fn open(opening: Opening<'_>) -> Result<Opened> {
-    let Opening { path, model, options, budget, progress, .. } = opening;
+    let Opening {
+        path,
+        model,
+        options,
+        budget,
+        progress,
+        ..
+    } = opening;
     let file = Arc::new(DirectFile::open(path)?);
-    let notes = file.refused().map(|why| format!("expert reads go through the page cache: {why}"));
+    let notes = file
+        .refused()
+        .map(|why| format!("expert reads go through the page cache: {why}"));
     let fixed = Fixed::read(&*file, model, options.readers, options.lock, progress)?;
     let cache = CacheOptions {
         budget,
@@ -25,5 +34,9 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         lock: options.lock,
     };
     let experts = Cache::new(&model.experts, file, model.config.n_expert_used, cache)?;
-    Ok(Opened { fixed, experts: Box::new(experts), notes: notes.into_iter().collect() })
+    Ok(Opened {
+        fixed,
+        experts: Box::new(experts),
+        notes: notes.into_iter().collect(),
+    })
 }

@@ -53,7 +53,12 @@ impl SlabLayout {
     }
 
     /// Writes the reads of an expert to `parts`, each matrix in up to `split`, and gives their number.
-    pub fn parts(&self, extents: ExpertExtents, split: usize, parts: &mut [Part; MAX_PARTS]) -> usize {
+    pub fn parts(
+        &self,
+        extents: ExpertExtents,
+        split: usize,
+        parts: &mut [Part; MAX_PARTS],
+    ) -> usize {
         let mut n = 0;
         for (extent, start) in matrices(extents).into_iter().zip(self.at) {
             let window = Window::new(extent, self.alignment);
@@ -123,11 +128,21 @@ mod tests {
             format: Format::Q8_0,
             rows: 1,
             cols: 1,
-            extent: Extent { offset: offset + i * 8 * slice_bytes, len: 8 * slice_bytes },
+            extent: Extent {
+                offset: offset + i * 8 * slice_bytes,
+                len: 8 * slice_bytes,
+            },
             slice_bytes,
         };
-        let layer = LayerExperts { gate: tensor(0), up: tensor(1), down: tensor(2) };
-        ExpertMap { n_expert: 8, layers: vec![layer] }
+        let layer = LayerExperts {
+            gate: tensor(0),
+            up: tensor(1),
+            down: tensor(2),
+        };
+        ExpertMap {
+            n_expert: 8,
+            layers: vec![layer],
+        }
     }
 
     /// Every byte of the matrices is read to where the view looks for it, in aligned reads, whatever the phase.
@@ -140,21 +155,38 @@ mod tests {
                     let layout = SlabLayout::new(&map, LayerId(0), alignment);
                     for (e, split) in [(0, 1), (3, 2), (7, 4)] {
                         let extents = map.extents(LayerId(0), ExpertId(e));
-                        let mut parts = [Part { offset: 0, at: 0, len: 0, need: 0 }; MAX_PARTS];
+                        let mut parts = [Part {
+                            offset: 0,
+                            at: 0,
+                            len: 0,
+                            need: 0,
+                        }; MAX_PARTS];
                         let n = layout.parts(extents, split, &mut parts);
                         let mut slab = vec![0xee; layout.len()];
                         for p in &parts[..n] {
-                            assert!(p.offset % alignment as u64 == 0 && p.at % alignment == 0 && p.len % alignment == 0);
+                            assert!(
+                                p.offset % alignment as u64 == 0
+                                    && p.at % alignment == 0
+                                    && p.len % alignment == 0
+                            );
                             // The file's byte at offset o is o modulo 251.
                             for i in 0..p.need {
                                 slab[p.at + i] = ((p.offset + i as u64) % 251) as u8;
                             }
                         }
                         let view = layout.view(extents, &slab);
-                        for (bytes, extent) in [view.gate, view.up, view.down].into_iter().zip(matrices(extents)) {
+                        for (bytes, extent) in [view.gate, view.up, view.down]
+                            .into_iter()
+                            .zip(matrices(extents))
+                        {
                             assert_eq!(bytes.len() as u64, extent.len);
-                            let right = |(i, b): (usize, &u8)| *b == ((extent.offset + i as u64) % 251) as u8;
-                            assert!(bytes.iter().enumerate().all(right), "alignment {alignment}, offset {offset}");
+                            let right = |(i, b): (usize, &u8)| {
+                                *b == ((extent.offset + i as u64) % 251) as u8
+                            };
+                            assert!(
+                                bytes.iter().enumerate().all(right),
+                                "alignment {alignment}, offset {offset}"
+                            );
                         }
                     }
                 }

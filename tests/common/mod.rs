@@ -7,10 +7,10 @@ use infall::gguf::Gguf;
 use infall::graph::weights::Weights;
 use infall::graph::{Graph, Probe};
 use infall::model::Model;
-use infall::options::{KernelChoice, Options};
+use infall::options::{Budget, KernelChoice, Options};
 use infall::os::File;
 use infall::session::Session;
-use infall::supply;
+use infall::supply::{self, Opening};
 use infall::units::TokenId;
 use std::path::{Path, PathBuf};
 
@@ -78,7 +78,19 @@ impl Loaded {
     pub fn open(options: &Options) -> Result<Loaded> {
         let file = File::open(&options.model)?;
         let model = Model::bind(Gguf::read(&file)?)?;
-        let opened = supply::strategy(&options.strategy)?(&file, &model, &mut |_, _| {})?;
+        let budget = match options.supply.budget {
+            Budget::Auto => u64::MAX,
+            Budget::Experts(n) => n * (model.experts.max_slab_len() + 3 * 8192),
+            Budget::Bytes(n) => n,
+        };
+        let opened = supply::strategy(&options.strategy)?(Opening {
+            path: &options.model,
+            file: &file,
+            model: &model,
+            options: &options.supply,
+            budget,
+            progress: &mut |_, _| {},
+        })?;
         let mut cpu = Cpu::new(options.kernels, options.threads.max(1))?;
         let weights = Weights::load(&model, &opened.fixed, &mut cpu, options.kv)?;
         let graph = Graph::new(
