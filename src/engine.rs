@@ -5,9 +5,10 @@ use crate::error::{Context, Error, Result};
 use crate::graph::Graph;
 use crate::graph::kv::Checkpoint;
 use crate::graph::weights::Weights;
-use crate::options::{Budget, DEFAULT_CTX, Options};
-use crate::os::{self, File};
-use crate::supply::{self, Opening};
+use crate::options::{DEFAULT_CTX, Options};
+use crate::os::File;
+use crate::plan::Plan;
+use crate::supply::Opening;
 use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
 use crate::units::TokenId;
@@ -19,6 +20,7 @@ pub use crate::model::config::LayerKind;
 pub use crate::os::interrupt;
 pub use crate::sampler::{Sampler, SamplerOptions};
 pub use crate::session::Prefill;
+pub use crate::supply::{Stats as SupplyStats, default_strategy};
 pub use crate::text::{chat, stream, tokenizer};
 
 /// A conversation on this engine.
@@ -30,11 +32,10 @@ pub type SessionCheckpoint = Checkpoint<Cpu>;
 /// option shows here.
 pub struct Prepared {
     options: Options,
-    open_supply: supply::OpenSupply,
+    plan: Plan,
     file: File,
     model: Model,
     tokenizer: Tokenizer,
-    ctx: usize,
 }
 
 /// A model, ready to compute.
@@ -42,8 +43,9 @@ pub struct Engine {
     graph: Graph<Cpu>,
     tokenizer: Tokenizer,
     name: String,
-    strategy: String,
+    strategy: &'static str,
     ctx: usize,
+    notes: Vec<String>,
 }
 
 /// Why a generation ended.
@@ -94,7 +96,6 @@ impl Prepared {
     /// Errors: wrong options, an unreadable or foreign file.
     pub fn new(options: Options) -> Result<Prepared> {
         options.validate()?;
-        let open_supply = supply::strategy(&options.strategy)?;
         let file = File::open(&options.model)?;
         let model = Model::bind(Gguf::read(&file)?)?;
         let tokenizer = tokenizer_of(&model.gguf)?;
@@ -109,14 +110,19 @@ impl Prepared {
             0 => DEFAULT_CTX.min(model.config.n_ctx_train),
             ctx => ctx,
         };
+        let plan = Plan::new(&model, &options, ctx, tokenizer.memory_bytes())?;
         Ok(Prepared {
             options,
-            open_supply,
+            plan,
             file,
             model,
             tokenizer,
-            ctx,
         })
+    }
+
+    /// What was decided, and what it takes.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The model's tokenizer.
@@ -127,11 +133,12 @@ impl Prepared {
     /// Things worth telling that are no faults.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.model.notes.clone();
+        notes.extend(self.plan.notes.iter().cloned());
         let trained = self.model.config.n_ctx_train;
-        if self.ctx > trained {
+        if self.plan.ctx > trained {
             notes.push(format!(
                 "--ctx {} is more than the {trained} tokens the model was trained for",
-                self.ctx
+                self.plan.ctx
             ));
         }
         notes
@@ -139,8 +146,8 @@ impl Prepared {
 
     /// An error when `n` tokens do not fit the context.
     pub fn check_prompt(&self, n: usize) -> Result<()> {
-        if n > self.ctx {
-            let ctx = self.ctx;
+        let ctx = self.plan.ctx;
+        if n > ctx {
             return Err(Error::usage(format!(
                 "the prompt has {n} tokens, expected at most {ctx} (--ctx sets the size of the context)"
             )));
@@ -152,49 +159,42 @@ impl Prepared {
     ///
     /// Errors: a failed read, refused memory, kernels that this CPU cannot run.
     pub fn load(self, progress: &mut dyn FnMut(u64, u64)) -> Result<Engine> {
-        let Prepared { options, model, .. } = self;
+        let Prepared {
+            options,
+            plan,
+            file,
+            model,
+            tokenizer,
+        } = self;
         let name = model.gguf.name.clone();
-        let n_threads = match options.threads {
-            0 => os::n_cpus(),
-            n => n,
-        };
-        let mut backend = Cpu::new(options.kernels, n_threads)?;
-        let opened = (self.open_supply)(Opening {
+        let mut backend = Cpu::new(options.kernels, plan.n_threads)?;
+        let opened = (plan.built.open)(Opening {
             path: &options.model,
-            file: &self.file,
+            file: &file,
             model: &model,
             options: &options.supply,
-            budget: budget_bytes(options.supply.budget, &model),
+            budget: plan.budget,
             progress,
         });
         let opened = opened.context(|| &name)?;
         let weights = Weights::load(&model, &opened.fixed, &mut backend, options.kv);
         let weights = weights.context(|| &name)?;
-        let chunk = options.prefill_chunk.min(self.ctx);
         let graph = Graph::new(
             model.config,
             backend,
             weights,
             opened.experts,
-            chunk,
+            plan.chunk,
             options.kv,
         )?;
         Ok(Engine {
             graph,
-            tokenizer: self.tokenizer,
+            tokenizer,
             name,
-            strategy: options.strategy,
-            ctx: self.ctx,
+            strategy: plan.strategy,
+            ctx: plan.ctx,
+            notes: opened.notes,
         })
-    }
-}
-
-fn budget_bytes(budget: Budget, model: &Model) -> u64 {
-    let slab = model.experts.max_slab_len() + 3 * 8192;
-    match budget {
-        Budget::Auto => u64::MAX,
-        Budget::Experts(n) => n * slab,
-        Budget::Bytes(n) => n,
     }
 }
 
@@ -202,6 +202,16 @@ impl Engine {
     /// The model file.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What the supply of experts did so far.
+    pub fn supply_stats(&self) -> SupplyStats {
+        self.graph.supply_stats()
+    }
+
+    /// What opening the weights brought to light.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Strategy, backend and kernel table.

@@ -19,7 +19,7 @@
 //! | 3 | [`model`] [`text`] [`sampler`] | the model's numbers and tensors; tokens; the choice of a token |
 //! | 4 | [`supply`] [`backend`] | how experts reach a kernel; the kernels |
 //! | 5 | [`graph`] | the forward pass, generic over the backend |
-//! | 6 | [`session`] | a conversation and its KV cache |
+//! | 6 | [`session`] [`plan`] | a conversation and its KV cache; every byte decided beforehand |
 //! | 7 | [`engine`] | all of it, opened and ready |
 //! | 8 | [`cli`] | the command line |
 //!
@@ -41,6 +41,7 @@ pub mod graph;
 pub mod model;
 pub mod options;
 pub mod os;
+pub mod plan;
 pub mod quant;
 pub mod rng;
 pub mod sampler;

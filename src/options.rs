@@ -146,10 +146,12 @@ pub struct SupplyOptions {
 pub struct Options {
     /// The GGUF file.
     pub model: PathBuf,
-    /// Name of the expert-supply strategy.
+    /// Name of the expert-supply strategy, or `auto`.
     pub strategy: String,
     /// How it reads experts.
     pub supply: SupplyOptions,
+    /// Whether to go on when memory does not suffice.
+    pub overcommit: bool,
     /// Compute threads; 0 means one for each CPU this process may use.
     pub threads: usize,
     /// CPU kernel table.
@@ -168,6 +170,7 @@ pub const DEFAULT_CTX: usize = 32_768;
 /// Largest accepted values; they bound every buffer that depends on an option.
 pub const LIMITS: Limits = Limits {
     threads: 256,
+    readers: 64,
     ctx: 1 << 20,
     prefill_chunk: 4096,
 };
@@ -176,6 +179,8 @@ pub const LIMITS: Limits = Limits {
 pub struct Limits {
     /// Compute threads.
     pub threads: usize,
+    /// Threads that read.
+    pub readers: usize,
     /// Tokens of context: the longest the architecture was trained for.
     pub ctx: usize,
     /// Tokens computed together.
@@ -194,6 +199,7 @@ impl Options {
                 read_ahead: true,
                 lock: true,
             },
+            overcommit: false,
             threads: 0,
             kernels: KernelChoice::Auto,
             kv: KvFormat::F16,
@@ -207,6 +213,10 @@ impl Options {
         at_most("--threads", self.threads, LIMITS.threads)?;
         at_most("--ctx", self.ctx, LIMITS.ctx)?;
         at_most("--prefill-chunk", self.prefill_chunk, LIMITS.prefill_chunk)?;
+        at_most("--readers", self.supply.readers, LIMITS.readers)?;
+        if self.supply.readers == 0 {
+            return Err(Error::usage("--readers: found 0, expected at least 1"));
+        }
         if self.prefill_chunk == 0 {
             return Err(Error::usage(
                 "--prefill-chunk: found 0, expected at least 1",

@@ -13,7 +13,7 @@ const ROWS: &[&[&str]] = &[
     &["model", "text", "sampler"],
     &["supply", "backend"],
     &["graph"],
-    &["session"],
+    &["session", "plan"],
     &["engine"],
     &["cli"],
 ];

@@ -5,10 +5,12 @@
 //! an output element depends on its own inputs only, never on `n` or on the number of threads: prefill and
 //! decode give the same bits.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::experts::ExpertRef;
 use crate::os::Slice;
 use crate::quant::Format;
+use crate::quant::blocks::BlockMxfp4;
+use crate::quant::rounding::{self, BlockFp8};
 use crate::units::{ExpertId, TokenId};
 
 pub mod cpu;
@@ -35,8 +37,44 @@ pub enum RowForm {
     Fp4,
 }
 
+impl RowForm {
+    /// Bytes of a stored row.
+    ///
+    /// Errors: `dim` does not divide into the blocks of the form.
+    pub fn row_bytes(self, dim: usize) -> Result<usize> {
+        let blocks = |what: &str, len: usize, block: usize| {
+            if len == 0 || !len.is_multiple_of(block) {
+                return Err(Error::unsupported(format!(
+                    "--kv official: {what} has {len} values, expected a multiple of {block} (one block)"
+                )));
+            }
+            Ok(len / block)
+        };
+        Ok(match self {
+            RowForm::F32 => 4 * dim,
+            RowForm::F16 => 2 * dim,
+            RowForm::Fp8 { n_rot } => {
+                let n = blocks(
+                    "the part of a key without rotation",
+                    dim - n_rot,
+                    rounding::FP8_BLOCK,
+                )?;
+                n * size_of::<BlockFp8>() + 2 * n_rot
+            }
+            RowForm::Fp4 if !dim.is_power_of_two() => {
+                return Err(Error::unsupported(format!(
+                    "--kv official: an indexer head has {dim} values, expected a power of two (Hadamard)"
+                )));
+            }
+            RowForm::Fp4 => {
+                blocks("an indexer head", dim, rounding::FP4_BLOCK)? * size_of::<BlockMxfp4>()
+            }
+        })
+    }
+}
+
 /// One site of a hyper-connection: the mixer in front of attention or of the experts.
-pub struct HyperSite<B: Backend + ?Sized> {
+pub struct HyperSite<B: Storage + ?Sized> {
     /// `[2 HC + HC^2, HC n_embd]`
     pub mixer: B::Matrix,
     /// `[2 HC + HC^2]`
@@ -48,7 +86,7 @@ pub struct HyperSite<B: Backend + ?Sized> {
 }
 
 /// The hyper-connection in front of the output matrix.
-pub struct HyperHead<B: Backend + ?Sized> {
+pub struct HyperHead<B: Storage + ?Sized> {
     /// `[HC, HC n_embd]`
     pub mixer: B::Matrix,
     /// `[HC]`
@@ -71,7 +109,7 @@ pub struct HyperNumbers {
 }
 
 /// `y[n, rows] = x[n, cols] · weightᵀ`
-pub struct Product<'a, B: Backend + ?Sized> {
+pub struct Product<'a, B: Storage + ?Sized> {
     /// `[rows, cols]`
     pub weight: &'a B::Matrix,
     /// `[n, rows]`
@@ -79,7 +117,7 @@ pub struct Product<'a, B: Backend + ?Sized> {
 }
 
 /// A compressor's step over one chunk of tokens (attention rows or indexer rows).
-pub struct Compress<'a, B: Backend + ?Sized> {
+pub struct Compress<'a, B: Storage + ?Sized> {
     /// Tokens of the chunk.
     pub n: usize,
     /// Position of the first.
@@ -111,7 +149,7 @@ pub struct Compress<'a, B: Backend + ?Sized> {
 }
 
 /// The indexer's choice of compressed rows for each token of a chunk.
-pub struct Select<'a, B: Backend + ?Sized> {
+pub struct Select<'a, B: Storage + ?Sized> {
     /// Tokens of the chunk.
     pub n: usize,
     /// Position of the first.
@@ -146,7 +184,7 @@ pub struct Heads {
 }
 
 /// RMS norm of the raw key of each token, its rotation, and its storage as a row of the chunk.
-pub struct StoreKeys<'a, B: Backend + ?Sized> {
+pub struct StoreKeys<'a, B: Storage + ?Sized> {
     /// Tokens of the chunk.
     pub n: usize,
     /// `[n, head_dim]`
@@ -164,7 +202,7 @@ pub struct StoreKeys<'a, B: Backend + ?Sized> {
 }
 
 /// Attention of a chunk over the raw window and the compressed rows.
-pub struct Attend<'a, B: Backend + ?Sized> {
+pub struct Attend<'a, B: Storage + ?Sized> {
     /// Tokens of the chunk.
     pub n: usize,
     /// Position of the first.
@@ -190,7 +228,7 @@ pub struct Attend<'a, B: Backend + ?Sized> {
 }
 
 /// The compressed part of the keys.
-pub struct Compressed<'a, B: Backend + ?Sized> {
+pub struct Compressed<'a, B: Storage + ?Sized> {
     /// Attention rows.
     pub rows: &'a B::Rows,
     /// Tokens a row stands for.
@@ -209,7 +247,7 @@ pub struct Routes {
 }
 
 /// Scores of the experts and the choice of the best.
-pub struct Route<'a, B: Backend + ?Sized> {
+pub struct Route<'a, B: Storage + ?Sized> {
     /// Tokens of the chunk.
     pub n: usize,
     /// Experts chosen a token.
@@ -244,7 +282,7 @@ pub struct ExpertShape {
 }
 
 /// Some experts of a layer and the places of their outputs.
-pub struct Experts<'a, B: Backend + ?Sized> {
+pub struct Experts<'a, B: Storage + ?Sized> {
     /// Tokens of the chunk.
     pub n: usize,
     /// Shape of each expert.
@@ -304,8 +342,8 @@ impl Groups {
     }
 }
 
-/// A device that computes the graph.
-pub trait Backend {
+/// The memory of a device. Apart from [`Backend`], so that what a model will take can be counted without any.
+pub trait Storage {
     /// f32 values.
     type Buffer;
     /// A weight matrix in its stored format.
@@ -314,9 +352,6 @@ pub trait Backend {
     type Rows;
     /// Compressed rows chosen for each token.
     type Selection;
-
-    /// Name and kernel table, for the statistics.
-    fn describe(&self) -> String;
 
     /// A zeroed buffer of `len` values.
     fn buffer(&mut self, len: usize) -> Result<Self::Buffer>;
@@ -328,12 +363,19 @@ pub trait Backend {
         cols: usize,
         data: Slice,
     ) -> Result<Self::Matrix>;
-    /// An empty store for `capacity` rows of `dim` values; memory comes with [`Backend::reserve`].
+    /// An empty store for `capacity` rows of `dim` values; memory comes with [`Storage::reserve`].
     fn rows(&mut self, form: RowForm, dim: usize, capacity: usize) -> Result<Self::Rows>;
     /// Makes room for the first `n` rows. Errors when memory is refused.
     fn reserve(&mut self, rows: &mut Self::Rows, n: usize) -> Result<()>;
     /// A selection of up to `top_k` rows for `n` tokens.
     fn selection(&mut self, n: usize, top_k: usize) -> Result<Self::Selection>;
+}
+
+/// A device that computes the graph.
+pub trait Backend: Storage {
+    /// Name and kernel table, for the statistics.
+    fn describe(&self) -> String;
+
     /// Copies values into the front of a buffer.
     fn write(&mut self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<()>;
     /// The values of a buffer, after all work on it is done.

@@ -11,6 +11,7 @@ mod generate;
 mod inspect;
 mod logits;
 mod model;
+mod plan;
 mod progress;
 mod run;
 mod tokenize;
@@ -19,6 +20,7 @@ const COMMANDS: &[Command] = &[
     run::COMMAND,
     chat::COMMAND,
     inspect::COMMAND,
+    plan::COMMAND,
     logits::COMMAND,
     tokenize::COMMAND,
 ];

@@ -3,9 +3,9 @@
 use super::args::{Args, Flag};
 use super::note;
 use super::progress::Progress;
-use crate::engine::{Engine, Prepared};
+use crate::engine::{self, Engine, Prepared};
 use crate::error::Result;
-use crate::options::{self, KernelChoice, KvFormat, Options};
+use crate::options::{self, Budget, KernelChoice, KvFormat, Options};
 use std::path::PathBuf;
 
 /// Which model.
@@ -33,7 +33,22 @@ pub const MODEL_FLAGS: &[Flag] = &[
         "N",
         "prompt tokens computed together (default 256)",
     ),
-    Flag::with(&["--strategy"], "NAME", "supply of experts: full (default)"),
+    Flag::with(
+        &["--strategy"],
+        "NAME",
+        "supply of experts: auto | full | baseline | residency-lru | nommap (default: the last built in)",
+    ),
+    Flag::with(
+        &["--budget", "--ssd-streaming-cache-experts"],
+        "SIZE",
+        "memory for experts: auto (default), 8GB, or a number of experts",
+    ),
+    Flag::with(&["--readers"], "N", "threads that read experts (default 8)"),
+    Flag::switch(
+        &["--no-read-ahead"],
+        "read experts only when their layer has begun",
+    ),
+    Flag::switch(&["--overcommit"], "go on when memory does not suffice"),
     Flag::with(
         &["--threads"],
         "N",
@@ -67,9 +82,16 @@ pub fn options(args: &Args) -> Result<Options> {
     if let Some(name) = args.text("--kernels")? {
         options.kernels = KernelChoice::parse(name)?;
     }
-    if let Some(name) = args.text("--strategy")? {
-        options.strategy = name.into();
+    options.strategy = args
+        .text("--strategy")?
+        .unwrap_or(engine::default_strategy())
+        .into();
+    if let Some(size) = args.text("--budget")? {
+        options.supply.budget = Budget::parse(size)?;
     }
+    options.supply.readers = args.number("--readers")?.unwrap_or(options.supply.readers);
+    options.supply.read_ahead = !args.has("--no-read-ahead");
+    options.overcommit = args.has("--overcommit");
     options.validate()?;
     Ok(options)
 }
@@ -87,6 +109,7 @@ pub fn prepare_for(args: &Args, n: usize) -> Result<Prepared> {
     }
     let prepared = Prepared::new(options)?;
     if !args.has("--quiet") {
+        note(&format!("{}\n", prepared.plan().summary()));
         prepared
             .notes()
             .iter()

@@ -4,7 +4,7 @@
 //! grows with the context, and for each compressor the last tokens' projections. Lists grow in steps; nothing
 //! is copied when they do.
 
-use crate::backend::{Backend, RowForm};
+use crate::backend::{Backend, RowForm, Storage};
 use crate::error::{Error, Result};
 use crate::model::config::{Config, LayerKind};
 use crate::options::KvFormat;
@@ -41,7 +41,7 @@ impl RowForms {
 }
 
 /// Rows and compressor states of all layers.
-pub struct KvCache<B: Backend> {
+pub struct KvCache<B: Storage> {
     pub(super) layers: Vec<LayerCache<B>>,
     len: usize,
     ctx: usize,
@@ -50,7 +50,7 @@ pub struct KvCache<B: Backend> {
 }
 
 /// What one layer keeps.
-pub(super) struct LayerCache<B: Backend> {
+pub(super) struct LayerCache<B: Storage> {
     /// Raw rows: position modulo the window.
     pub ring: B::Rows,
     pub compressed: Option<CompressedCache<B>>,
@@ -58,14 +58,14 @@ pub(super) struct LayerCache<B: Backend> {
 }
 
 /// Compressed rows, and what their compressor remembers.
-pub(super) struct CompressedCache<B: Backend> {
+pub(super) struct CompressedCache<B: Storage> {
     pub rows: B::Rows,
     /// `[ratio or 2 ratio, 2 width]`, see [`crate::backend::Compress::state`].
     pub state: B::Buffer,
     ratio: usize,
 }
 
-impl<B: Backend> KvCache<B> {
+impl<B: Storage> KvCache<B> {
     /// An empty cache for `ctx` tokens.
     ///
     /// Errors: a row does not divide into the blocks of its form; memory is refused.
@@ -166,7 +166,9 @@ impl<B: Backend> KvCache<B> {
         self.len += n;
         self.whole = true;
     }
+}
 
+impl<B: Backend> KvCache<B> {
     /// Keeps what is needed to come back to the tokens held now.
     pub fn checkpoint(
         &self,
@@ -215,13 +217,13 @@ impl<B: Backend> KvCache<B> {
 }
 
 /// The part of a cache that later tokens overwrite, as it was after `len` tokens.
-pub struct Checkpoint<B: Backend> {
+pub struct Checkpoint<B: Storage> {
     len: usize,
     rings: Vec<B::Rows>,
     states: Vec<Vec<f32>>,
 }
 
-impl<B: Backend> Checkpoint<B> {
+impl<B: Storage> Checkpoint<B> {
     /// Tokens held when it was made.
     pub fn len(&self) -> usize {
         self.len

@@ -12,7 +12,7 @@ use crate::backend::{Backend, HC, HyperNumbers};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::options::KvFormat;
-use crate::supply::ExpertSupply;
+use crate::supply::{ExpertSupply, Stats};
 use crate::units::{LayerId, TokenId};
 use kv::{Checkpoint, KvCache, RowForms};
 use scratch::{LOGIT_ROWS, Scratch};
@@ -23,6 +23,7 @@ pub mod kv;
 mod moe;
 mod rope;
 mod scratch;
+pub mod tally;
 pub mod weights;
 
 /// Sees the streams `[n, HC n_embd]` that enter a layer (the last call: that leave the last layer).
@@ -82,6 +83,11 @@ impl<B: Backend> Graph<B> {
     /// What computes: see [`Backend::describe`].
     pub fn describe(&self) -> String {
         self.backend.describe()
+    }
+
+    /// What the supply of experts did so far.
+    pub fn supply_stats(&self) -> Stats {
+        self.supply.stats()
     }
 
     /// The backend, for caches.

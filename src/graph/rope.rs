@@ -2,13 +2,13 @@
 //!
 //! Angles are computed in f64: at position 10^6 an f32 product would be off by up to 0.06 rad.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Storage};
 use crate::error::Result;
 use crate::model::config::{Config, LayerKind, Yarn};
 use std::f64::consts::PI;
 
 /// Cosines and sines `(cos, sin)...` of one chunk, `[rows, n_rot]` each.
-pub struct Rope<B: Backend> {
+pub struct Rope<B: Storage> {
     plain: Frequencies,
     compressed: Frequencies,
     /// One row for each token, in sliding layers.
@@ -22,7 +22,7 @@ pub struct Rope<B: Backend> {
     host: Vec<f32>,
 }
 
-impl<B: Backend> Rope<B> {
+impl<B: Storage> Rope<B> {
     /// Tables for chunks of up to `chunk` tokens.
     pub fn new(config: &Config, backend: &mut B, chunk: usize) -> Result<Rope<B>> {
         let n_rot = config.n_rot;
@@ -43,7 +43,10 @@ impl<B: Backend> Rope<B> {
     }
 
     /// Angles of the chunk of `n` tokens from position `pos`.
-    pub fn fill(&mut self, backend: &mut B, pos: usize, n: usize) -> Result<()> {
+    pub fn fill(&mut self, backend: &mut B, pos: usize, n: usize) -> Result<()>
+    where
+        B: Backend,
+    {
         let tokens = || pos..pos + n;
         let windows = |ratio: usize| (pos / ratio..(pos + n) / ratio).map(move |w| ratio * w);
         let host = &mut self.host;

@@ -2,7 +2,7 @@
 
 use super::kv::RowForms;
 use super::rope::Rope;
-use crate::backend::{Backend, Groups, HC, MIX, Routes};
+use crate::backend::{Groups, HC, MIX, Routes, Storage};
 use crate::error::Result;
 use crate::model::config::Config;
 
@@ -10,7 +10,7 @@ use crate::model::config::Config;
 pub const LOGIT_ROWS: usize = 16;
 
 /// See the module; fields are in the order of their use.
-pub struct Scratch<B: Backend> {
+pub struct Scratch<B: Storage> {
     pub rope: Rope<B>,
     /// `[n, HC, n_embd]`
     pub streams: B::Buffer,
@@ -63,7 +63,7 @@ pub struct Scratch<B: Backend> {
     pub logits: B::Buffer,
 }
 
-impl<B: Backend> Scratch<B> {
+impl<B: Storage> Scratch<B> {
     /// Buffers for chunks of up to `n` tokens.
     pub fn new(c: &Config, backend: &mut B, forms: RowForms, n: usize) -> Result<Scratch<B>> {
         let mut k_rows = backend.rows(forms.attention, c.head_dim, n)?;

@@ -74,6 +74,27 @@ pub struct Weights {
     pub extents: Vec<Extent>,
 }
 
+impl Weights {
+    /// Bytes of all norms, biases and position tables as f32, the form in which they are used.
+    pub fn vector_bytes(&self) -> u64 {
+        let compressor = |c: &Compressor| c.ape.rows * c.ape.cols + c.norm.len;
+        let layer = |l: &LayerWeights| {
+            let hyper = l.hc_attn.base.len + l.hc_ffn.base.len;
+            let attn = &l.attn;
+            let attention = attn.norm.len + attn.q_a_norm.len + attn.kv_norm.len + attn.sinks.len;
+            let index = l.indexer.as_ref().map(|i| &i.compressor);
+            let rows: usize = l.compressor.iter().chain(index).map(compressor).sum();
+            let bias = match &l.moe.choice {
+                ExpertChoice::Score(bias) => bias.len,
+                ExpertChoice::Hash(_) => 0,
+            };
+            hyper + attention + rows + bias + l.moe.norm.len
+        };
+        let layers: usize = self.layers.iter().map(layer).sum();
+        4 * (layers + self.output_norm.len + self.output_hc.base.len) as u64
+    }
+}
+
 /// The tensors of a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerWeights {

@@ -280,8 +280,8 @@ impl Drop for Slots {
     }
 }
 
-/// A reader calls pread and formats an error at most.
-const READER_STACK: usize = 128 << 10;
+/// Bytes of a reader's stack: it calls pread and formats an error at most.
+pub const READER_STACK: usize = 128 << 10;
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {

@@ -4,9 +4,11 @@
 use super::cache::{Cache, CacheOptions};
 use super::fixed::Fixed;
 use super::policy::Policy;
-use super::{Opened, Opening, full};
+use super::{Opened, Opening, SupplyNeeds, full, largest_slab};
 use crate::error::Result;
-use crate::os::File;
+use crate::model::Model;
+use crate::os::{self, File};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Maps the file for the fixed weights and opens it a second time for the experts.
@@ -37,5 +39,14 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         fixed: Fixed::whole_file(map),
         experts: Box::new(experts),
         notes: Vec::new(),
+    })
+}
+
+/// The mapped fixed weights, and slabs without any bytes around the experts.
+pub fn needs(_: &Path, model: &Model) -> Result<SupplyNeeds> {
+    Ok(SupplyNeeds {
+        fixed: Fixed::bytes(model, os::page_size()),
+        slab: largest_slab(&model.experts, 1),
+        streams: true,
     })
 }

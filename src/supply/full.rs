@@ -1,11 +1,13 @@
 //! Strategy `full`: the whole model mapped and resident. The twin the other strategies are tested against.
 
 use super::fixed::Fixed;
-use super::{ExpertSupply, Opened, Opening, Stats};
+use super::{ExpertSupply, Opened, Opening, Stats, SupplyNeeds};
 use crate::error::Result;
+use crate::model::Model;
 use crate::model::experts::{ExpertMap, ExpertRef};
-use crate::os::{File, Map, Memory, ReadAt, Slice};
+use crate::os::{self, File, Map, Memory, ReadAt, Slice};
 use crate::units::{ExpertId, Extent, LayerId};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Bytes made resident between two reports of progress.
@@ -42,6 +44,15 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         fixed: Fixed::whole_file(memory),
         experts,
         notes: Vec::new(),
+    })
+}
+
+/// All tensors.
+pub fn needs(_: &Path, model: &Model) -> Result<SupplyNeeds> {
+    Ok(SupplyNeeds {
+        fixed: Fixed::bytes(model, os::page_size()),
+        slab: model.experts.max_slab_len(),
+        streams: false,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::experts::ExpertRef;
+use crate::model::experts::{ExpertMap, ExpertRef};
 use crate::options::SupplyOptions;
 use crate::os::File;
 use crate::units::{ExpertId, LayerId};
@@ -88,57 +88,73 @@ pub struct Opening<'a> {
 /// Opens the weights of a bound model.
 pub type OpenSupply = fn(Opening<'_>) -> Result<Opened>;
 
-/// A way to supply experts.
-pub struct Strategy {
-    /// On the command line.
-    pub name: &'static str,
-    /// `None` where the cargo feature of the same name is not built in.
-    pub open: Option<OpenSupply>,
+/// Bytes of the largest slab of a model, in a file whose reads are multiples of `alignment`.
+pub fn largest_slab(map: &ExpertMap, alignment: usize) -> u64 {
+    let slab = |l| slab::SlabLayout::new(map, LayerId(l), alignment).len();
+    (0..map.layers.len()).map(slab).max().unwrap_or(0) as u64
 }
 
-/// All strategies; the only place that reads their features.
-pub const STRATEGIES: &[Strategy] = &[
-    Strategy {
+/// What a strategy needs for a model.
+#[derive(Clone, Copy, Debug)]
+pub struct SupplyNeeds {
+    /// Bytes of fixed weights.
+    pub fixed: u64,
+    /// Bytes of the largest slab.
+    pub slab: u64,
+    /// Whether a budget bounds the experts; if not, all are resident.
+    pub streams: bool,
+}
+
+/// A strategy that is built in.
+#[derive(Clone, Copy, Debug)]
+pub struct Built {
+    /// On the command line.
+    pub name: &'static str,
+    /// Opens it.
+    pub open: OpenSupply,
+    /// What it needs, for the model file at a path.
+    pub needs: fn(&Path, &Model) -> Result<SupplyNeeds>,
+}
+
+/// Names of all strategies, built in or not, the most careful of memory last.
+pub const NAMES: [&str; 4] = ["full", "baseline", "residency-lru", "nommap"];
+
+/// The strategies that are built in; the only place that reads their features.
+pub const STRATEGIES: &[Built] = &[
+    Built {
         name: "full",
-        open: Some(full::open),
+        open: full::open,
+        needs: full::needs,
     },
-    Strategy {
+    Built {
         name: "baseline",
-        open: Some(baseline::open),
-    },
-    Strategy {
-        name: "residency-lru",
-        open: None,
+        open: baseline::open,
+        needs: baseline::needs,
     },
     #[cfg(feature = "nommap")]
-    Strategy {
+    Built {
         name: "nommap",
-        open: Some(nommap::open),
-    },
-    #[cfg(not(feature = "nommap"))]
-    Strategy {
-        name: "nommap",
-        open: None,
+        open: nommap::open,
+        needs: nommap::needs,
     },
 ];
+
+/// The strategy that is used when the user names none.
+pub fn default_strategy() -> &'static str {
+    STRATEGIES.last().map_or("full", |s| s.name)
+}
 
 /// The strategy called `name`.
 ///
 /// Errors: there is none, or it is not built in; the message names the feature then.
-pub fn strategy(name: &str) -> Result<OpenSupply> {
-    match STRATEGIES.iter().find(|s| s.name == name) {
-        Some(Strategy {
-            open: Some(open), ..
-        }) => Ok(*open),
-        Some(_) => Err(Error::usage(format!(
-            "--strategy: '{name}' is not built in (cargo build --features {name})"
-        ))),
-        None => {
-            let known: Vec<_> = STRATEGIES.iter().map(|s| s.name).collect();
-            Err(Error::usage(format!(
-                "--strategy: '{name}' is unknown, expected {}",
-                known.join(" | ")
-            )))
-        }
+pub fn built(name: &str) -> Result<Built> {
+    if let Some(strategy) = STRATEGIES.iter().find(|s| s.name == name) {
+        return Ok(*strategy);
     }
+    let what = if NAMES.contains(&name) {
+        format!("is not built in (cargo build --features {name})")
+    } else {
+        format!("is unknown, expected auto | {}", NAMES.join(" | "))
+    };
+    Err(Error::usage(format!("--strategy: '{name}' {what}")))
 }

@@ -6,9 +6,11 @@
 use super::cache::{Cache, CacheOptions};
 use super::fixed::Fixed;
 use super::policy::Policy;
-use super::{Opened, Opening};
+use super::{Opened, Opening, SupplyNeeds, largest_slab};
 use crate::error::Result;
-use crate::os::DirectFile;
+use crate::model::Model;
+use crate::os::{DirectFile, ReadAt};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Opens the model file a second time, for reads past the cache.
@@ -38,5 +40,15 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         fixed,
         experts: Box::new(experts),
         notes: notes.into_iter().collect(),
+    })
+}
+
+/// Whole pages around the fixed weights, and slabs of whole pages.
+pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
+    let alignment = DirectFile::open(path)?.alignment();
+    Ok(SupplyNeeds {
+        fixed: Fixed::bytes(model, alignment),
+        slab: largest_slab(&model.experts, alignment),
+        streams: true,
     })
 }

@@ -89,6 +89,12 @@ impl Merges {
         })
     }
 
+    /// Bytes of memory that they take.
+    pub fn memory_bytes(&self) -> u64 {
+        let pairs = self.pairs.capacity() * size_of::<(TokenId, u32)>();
+        (4 * self.first.capacity() + pairs + 4 * self.results.capacity()) as u64
+    }
+
     fn rank(&self, left: TokenId, right: TokenId) -> u32 {
         let left = left.0 as usize;
         let pairs = &self.pairs[self.first[left] as usize..self.first[left + 1] as usize];

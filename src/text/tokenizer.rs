@@ -151,6 +151,12 @@ impl Tokenizer {
         })
     }
 
+    /// Bytes of memory that it takes.
+    pub fn memory_bytes(&self) -> u64 {
+        let ends = self.ends.capacity() * size_of::<usize>();
+        (size_of::<Tokenizer>() + self.bytes.capacity() + ends) as u64 + self.merges.memory_bytes()
+    }
+
     /// The number of tokens.
     pub fn len(&self) -> usize {
         self.ends.len()

@@ -83,7 +83,7 @@ impl Loaded {
             Budget::Experts(n) => n * (model.experts.max_slab_len() + 3 * 8192),
             Budget::Bytes(n) => n,
         };
-        let opened = supply::strategy(&options.strategy)?(Opening {
+        let opened = (supply::built(&options.strategy)?.open)(Opening {
             path: &options.model,
             file: &file,
             model: &model,

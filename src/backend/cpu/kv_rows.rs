@@ -4,9 +4,8 @@ use super::dispatch::Kernels;
 use crate::backend::RowForm;
 use crate::error::{Error, Result};
 use crate::os::AlignedBuf;
-use crate::quant::blocks::BlockMxfp4;
 use crate::quant::cast;
-use crate::quant::rounding::{self, BlockFp8};
+use crate::quant::rounding;
 
 /// Rows of one memory segment: a cache grows in steps of this many, without copying what it holds.
 const SEGMENT: usize = 256;
@@ -28,7 +27,7 @@ impl Rows {
         Ok(Rows {
             form,
             dim,
-            row_bytes: row_bytes(form, dim)?,
+            row_bytes: form.row_bytes(dim)?,
             capacity,
             segments: Vec::with_capacity(capacity.div_ceil(SEGMENT)),
         })
@@ -120,38 +119,6 @@ impl Rows {
         let at = (i % SEGMENT) * self.row_bytes;
         &self.segments[i / SEGMENT].as_slice()[at..at + self.row_bytes]
     }
-}
-
-/// Bytes of a stored row; an error where `dim` does not divide into the blocks of `form`.
-fn row_bytes(form: RowForm, dim: usize) -> Result<usize> {
-    let blocks = |what: &str, len: usize, block: usize| {
-        if len == 0 || !len.is_multiple_of(block) {
-            return Err(Error::unsupported(format!(
-                "--kv official: {what} has {len} values, expected a multiple of {block} (one block)"
-            )));
-        }
-        Ok(len / block)
-    };
-    Ok(match form {
-        RowForm::F32 => 4 * dim,
-        RowForm::F16 => 2 * dim,
-        RowForm::Fp8 { n_rot } => {
-            let n = blocks(
-                "the part of a key without rotation",
-                dim - n_rot,
-                rounding::FP8_BLOCK,
-            )?;
-            n * size_of::<BlockFp8>() + 2 * n_rot
-        }
-        RowForm::Fp4 if !dim.is_power_of_two() => {
-            return Err(Error::unsupported(format!(
-                "--kv official: an indexer head has {dim} values, expected a power of two (Hadamard)"
-            )));
-        }
-        RowForm::Fp4 => {
-            blocks("an indexer head", dim, rounding::FP4_BLOCK)? * size_of::<BlockMxfp4>()
-        }
-    })
 }
 
 /// A part of a stored row as its values.

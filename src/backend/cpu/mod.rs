@@ -2,11 +2,13 @@
 
 use crate::backend::{
     Attend, Backend, Compress, Experts, HC, Heads, HyperHead, HyperNumbers, HyperSite, Product,
-    Route, Routes, RowForm, Select, StoreKeys,
+    Route, Routes, RowForm, Select, Storage, StoreKeys,
 };
 use crate::error::{Error, Result};
+use crate::model::config::Config;
 use crate::options::KernelChoice;
 use crate::os::Slice;
+use crate::quant::encode::{Act32, Act256};
 use crate::quant::{Format, blocks};
 use crate::units::TokenId;
 use dispatch::{FormatKernel, Kernels};
@@ -94,6 +96,25 @@ impl Cpu {
         })
     }
 
+    /// Bytes of scratch at most, beside the graph's buffers, for chunks of `chunk` tokens in a context of `ctx`.
+    pub fn scratch_bytes(c: &Config, n_threads: usize, chunk: usize, ctx: usize) -> u64 {
+        // The widest rows that products read, as blocks of either kind.
+        let inputs = [
+            c.n_embd,
+            c.n_lora_q,
+            c.q_width(),
+            c.n_group_o * c.n_lora_o,
+            c.n_expert_used * c.n_ff_expert,
+        ];
+        let widest = chunk * inputs.into_iter().max().unwrap_or(0);
+        let prepared = widest / 32 * size_of::<Act32>() + widest / 256 * size_of::<Act256>();
+        let mixed = chunk * (2 * HC + HC * HC) * 4;
+        let pooled = (chunk / 4 + 1) * c.head_dim * 4;
+        let rows = (ctx / 4).next_multiple_of(attention::KEY_TILE);
+        let thread = attention::KEY_TILE * c.head_dim * 4 + 8 * rows + 8 * c.head_dim;
+        (prepared + mixed + pooled + n_threads * thread) as u64
+    }
+
     fn kernel(&self, format: Format) -> Result<FormatKernel> {
         let none = || Error::unsupported(format!("{} holds no weights", format.name()));
         self.kernels.weight(format).ok_or_else(none)
@@ -136,19 +157,11 @@ fn reserve<T>(values: &mut Vec<T>, len: usize) -> Result<()> {
         .map_err(|_| Error::limit("memory: values of a buffer", len, "what the system gives"))
 }
 
-impl Backend for Cpu {
+impl Storage for Cpu {
     type Buffer = Vec<f32>;
     type Matrix = Matrix;
     type Rows = kv_rows::Rows;
     type Selection = attention::Selection;
-
-    fn describe(&self) -> String {
-        format!(
-            "backend cpu, kernels {}, threads {}",
-            self.kernels.name,
-            self.pool.n_threads()
-        )
-    }
 
     fn buffer(&mut self, len: usize) -> Result<Vec<f32>> {
         zeroed(len)
@@ -195,6 +208,16 @@ impl Backend for Cpu {
 
     fn selection(&mut self, n: usize, top_k: usize) -> Result<attention::Selection> {
         attention::Selection::new(n, top_k)
+    }
+}
+
+impl Backend for Cpu {
+    fn describe(&self) -> String {
+        format!(
+            "backend cpu, kernels {}, threads {}",
+            self.kernels.name,
+            self.pool.n_threads()
+        )
     }
 
     fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<()> {

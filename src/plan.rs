@@ -1,0 +1,226 @@
+//! Every byte decided before the first is taken: which strategy, how many experts, and what all of it needs.
+//!
+//! ```text
+//! available = fixed weights + experts + KV cache + activations + kernels + threads + tokenizer + margin
+//! ```
+
+use crate::backend::cpu::Cpu;
+use crate::error::{Error, Result};
+use crate::graph::tally;
+use crate::model::Model;
+use crate::options::{Budget, Options};
+use crate::os;
+use crate::supply::{self, Built, SupplyNeeds};
+use crate::units::Bytes;
+use std::fmt;
+
+/// A compute thread's stack as far as it is touched.
+const COMPUTE_STACK: u64 = 256 << 10;
+
+/// What `auto` leaves of the available memory to everybody else, as a part of it.
+const MARGIN: u64 = 10;
+
+/// The decisions and what they cost.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The strategy that was chosen.
+    pub strategy: &'static str,
+    /// Why, where the user left it open.
+    pub why: Option<String>,
+    /// How to open it.
+    pub built: Built,
+    /// Tokens of context.
+    pub ctx: usize,
+    /// Tokens computed together.
+    pub chunk: usize,
+    /// Compute threads.
+    pub n_threads: usize,
+    /// Experts held at most.
+    pub n_experts: u64,
+    /// Bytes for them.
+    pub budget: u64,
+    /// What is taken, by use: name, bytes.
+    pub uses: Vec<(&'static str, u64)>,
+    /// Memory that can be had, if the system says.
+    pub available: Option<u64>,
+    /// Things worth telling that are no faults.
+    pub notes: Vec<String>,
+}
+
+impl Plan {
+    /// Decides. `tokenizer` is what the vocabulary takes already.
+    ///
+    /// Errors: usage errors for what is not built in, and for a budget that holds too little or cannot be had;
+    /// they say what can.
+    pub fn new(model: &Model, options: &Options, ctx: usize, tokenizer: u64) -> Result<Plan> {
+        let available = os::available_memory();
+        let chunk = options.prefill_chunk.min(ctx);
+        let n_threads = match options.threads {
+            0 => os::n_cpus(),
+            n => n,
+        };
+        let graph = tally::needs(&model.config, options.kv, ctx, chunk)?;
+        let mut plan = Plan {
+            strategy: "",
+            why: None,
+            built: supply::built("full")?,
+            ctx,
+            chunk,
+            n_threads,
+            n_experts: 0,
+            budget: 0,
+            uses: vec![
+                ("KV cache", graph.kv),
+                ("activations", graph.scratch + model.weights.vector_bytes()),
+                (
+                    "kernels",
+                    Cpu::scratch_bytes(&model.config, n_threads, chunk, ctx),
+                ),
+                ("tokenizer", tokenizer),
+            ],
+            available,
+            notes: Vec::new(),
+        };
+        match options.strategy.as_str() {
+            "auto" => plan.choose(model, options)?,
+            name => plan.take(name, model, options)?,
+        }
+        plan.check_room(options)?;
+        Ok(plan)
+    }
+
+    /// `full` if it fits, else the best that is built in.
+    fn choose(&mut self, model: &Model, options: &Options) -> Result<()> {
+        let mut full = self.clone();
+        full.take("full", model, options)?;
+        let room = self.available.map(|a| a - a / MARGIN);
+        let (needed, fits) = (
+            Bytes(full.total()),
+            room.is_some_and(|room| full.total() <= room),
+        );
+        let room = room.map_or("unknown".into(), |r| Bytes(r).to_string());
+        if fits {
+            full.why = Some(format!("all of the model fits: {needed} of {room}"));
+            *self = full;
+            return Ok(());
+        }
+        self.take(supply::default_strategy(), model, options)?;
+        self.why = Some(format!("all of the model does not fit: {needed} of {room}"));
+        Ok(())
+    }
+
+    fn take(&mut self, name: &str, model: &Model, options: &Options) -> Result<()> {
+        self.built = supply::built(name)?;
+        self.strategy = self.built.name;
+        let needs = (self.built.needs)(&options.model, model)?;
+        let readers = if needs.streams {
+            options.supply.readers as u64
+        } else {
+            0
+        };
+        let threads =
+            self.n_threads as u64 * COMPUTE_STACK + readers * os::slots::READER_STACK as u64;
+        self.uses.insert(0, ("fixed weights", needs.fixed));
+        self.uses.push(("threads", threads));
+        self.set_budget(&needs, model, options)?;
+        self.uses.insert(1, ("experts", self.budget));
+        Ok(())
+    }
+
+    fn set_budget(&mut self, needs: &SupplyNeeds, model: &Model, options: &Options) -> Result<()> {
+        let all = model.experts.n_experts_total() as u64;
+        if !needs.streams {
+            (self.n_experts, self.budget) = (all, model.experts.total_bytes());
+            return Ok(());
+        }
+        let c = &model.config;
+        let least = (c.n_layer * c.n_expert_used) as u64;
+        let slab = needs.slab.max(1);
+        let asked = match options.supply.budget {
+            Budget::Experts(n) => n,
+            Budget::Bytes(bytes) => bytes / slab,
+            Budget::Auto => match self.available {
+                Some(available) => {
+                    (available - available / MARGIN).saturating_sub(self.total()) / slab
+                }
+                None => {
+                    return Err(Error::usage(
+                        "--budget: the system does not tell its memory, expected a number",
+                    ));
+                }
+            },
+        };
+        if asked < least {
+            let (n_layer, n_used) = (c.n_layer, c.n_expert_used);
+            let needed = Bytes(least * slab);
+            return Err(Error::usage(format!(
+                "--budget: found room for {asked} experts of {}, expected at least {least} ({n_layer} layers, {n_used} \
+                 experts a token): {needed}",
+                Bytes(slab)
+            )));
+        }
+        if asked > all && options.supply.budget != Budget::Auto {
+            self.notes
+                .push(format!("the budget is more than all {all} experts take"));
+        }
+        self.n_experts = asked.min(all);
+        self.budget = self.n_experts * slab;
+        Ok(())
+    }
+
+    /// Refuses what the machine does not have, unless the user insists.
+    fn check_room(&self, options: &Options) -> Result<()> {
+        let (total, Some(available)) = (self.total(), self.available) else {
+            return Ok(());
+        };
+        if total <= available || options.overcommit {
+            return Ok(());
+        }
+        let rest = total - self.budget;
+        let largest = available.saturating_sub(rest);
+        Err(Error::limit(
+            &format!("--strategy {}: memory", self.strategy),
+            format!("{} ({self})", Bytes(total)),
+            format!(
+                "{} that is available; {} is left for experts (--budget), --overcommit tries all the same",
+                Bytes(available),
+                Bytes(largest)
+            ),
+        ))
+    }
+
+    /// What the user sees before anything is loaded, on one line.
+    pub fn summary(&self) -> String {
+        let why = self
+            .why
+            .as_ref()
+            .map_or(String::new(), |why| format!(" ({why})"));
+        let available = self
+            .available
+            .map_or("unknown".into(), |a| Bytes(a).to_string());
+        format!(
+            "{}{why}: {} of {available} available = {self}",
+            self.strategy,
+            Bytes(self.total())
+        )
+    }
+
+    /// All uses together.
+    pub fn total(&self) -> u64 {
+        self.uses.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+/// The uses on one line.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, bytes)) in self.uses.iter().enumerate() {
+            let between = if i == 0 { "" } else { " + " };
+            write!(f, "{between}{name} {}", Bytes(*bytes))?;
+            if *name == "experts" {
+                write!(f, " ({})", self.n_experts)?;
+            }
+        }
+        Ok(())
+    }
+}
