@@ -184,7 +184,7 @@ impl Prepared {
             backend,
             weights,
             opened.experts,
-            plan.chunk,
+            plan.lengths,
             options.kv,
         )?;
         Ok(Engine {

@@ -162,6 +162,8 @@ pub struct Options {
     pub ctx: usize,
     /// Tokens computed together in prefill.
     pub prefill_chunk: usize,
+    /// Tokens that go through one layer before the next in prefill.
+    pub prefill_sweep: usize,
 }
 
 /// Context length when `--ctx` is not given.
@@ -205,6 +207,7 @@ impl Options {
             kv: KvFormat::F16,
             ctx: 0,
             prefill_chunk: 256,
+            prefill_sweep: 4096,
         }
     }
 
@@ -213,6 +216,7 @@ impl Options {
         at_most("--threads", self.threads, LIMITS.threads)?;
         at_most("--ctx", self.ctx, LIMITS.ctx)?;
         at_most("--prefill-chunk", self.prefill_chunk, LIMITS.prefill_chunk)?;
+        at_most("--prefill-sweep", self.prefill_sweep, LIMITS.ctx)?;
         at_most("--readers", self.supply.readers, LIMITS.readers)?;
         if self.supply.readers == 0 {
             return Err(Error::usage("--readers: found 0, expected at least 1"));

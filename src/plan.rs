@@ -6,7 +6,7 @@
 
 use crate::backend::cpu::Cpu;
 use crate::error::{Error, Result};
-use crate::graph::tally;
+use crate::graph::{Lengths, tally};
 use crate::model::Model;
 use crate::options::{Budget, Options};
 use crate::os;
@@ -32,7 +32,7 @@ pub struct Plan {
     /// Tokens of context.
     pub ctx: usize,
     /// Tokens computed together.
-    pub chunk: usize,
+    pub lengths: Lengths,
     /// Compute threads.
     pub n_threads: usize,
     /// Experts held at most.
@@ -54,18 +54,21 @@ impl Plan {
     /// they say what can.
     pub fn new(model: &Model, options: &Options, ctx: usize, tokenizer: u64) -> Result<Plan> {
         let available = os::available_memory();
-        let chunk = options.prefill_chunk.min(ctx);
+        let lengths = Lengths {
+            chunk: options.prefill_chunk.min(ctx),
+            sweep: options.prefill_sweep.max(options.prefill_chunk).min(ctx),
+        };
         let n_threads = match options.threads {
             0 => os::n_cpus(),
             n => n,
         };
-        let graph = tally::needs(&model.config, options.kv, ctx, chunk)?;
+        let graph = tally::needs(&model.config, options.kv, ctx, lengths)?;
         let mut plan = Plan {
             strategy: "",
             why: None,
             built: supply::built("full")?,
             ctx,
-            chunk,
+            lengths,
             n_threads,
             n_experts: 0,
             budget: 0,
@@ -74,7 +77,7 @@ impl Plan {
                 ("activations", graph.scratch + model.weights.vector_bytes()),
                 (
                     "kernels",
-                    Cpu::scratch_bytes(&model.config, n_threads, chunk, ctx),
+                    Cpu::scratch_bytes(&model.config, n_threads, lengths.chunk, ctx),
                 ),
                 ("tokenizer", tokenizer),
             ],

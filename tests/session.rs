@@ -154,12 +154,15 @@ fn a_prompt_that_does_not_fit_is_refused_before_any_work() {
 }
 
 #[test]
-fn a_stopped_prefill_keeps_whole_chunks_and_can_go_on() {
+fn a_stopped_prefill_keeps_whole_sweeps_and_can_go_on() {
     let ids = tiny_ids(200);
-    let mut loaded = open(&tiny(), KernelChoice::Auto, 64, 1);
+    let mut options = Options::new(tiny());
+    (options.ctx, options.threads) = (2000, 1);
+    (options.prefill_chunk, options.prefill_sweep) = (16, 64);
+    let mut loaded = Loaded::open(&options).unwrap();
     let mut session = loaded.session();
     let end = session
-        .prefill(&mut loaded.graph, &ids, &mut |done| done < 128)
+        .prefill(&mut loaded.graph, &ids, &mut |done| done < 150)
         .unwrap();
     assert_eq!((end, session.tokens().len()), (Prefill::Stopped, 128));
     session

@@ -12,6 +12,7 @@ use crate::quant::Format;
 use crate::quant::blocks::BlockMxfp4;
 use crate::quant::rounding::{self, BlockFp8};
 use crate::units::{ExpertId, TokenId};
+use std::ops::Range;
 
 pub mod cpu;
 
@@ -390,33 +391,32 @@ pub trait Backend: Storage {
         tokens: &[TokenId],
         streams: &mut Self::Buffer,
     ) -> Result<()>;
-    /// Mixes the streams into the normed input `x[n, n_embd]` of a sub-layer, and keeps the gates of its
-    /// exit in `mix[n, MIX]`.
+    /// Mixes the streams of some tokens into the normed input `x[tokens, n_embd]` of a sub-layer, and keeps the
+    /// gates of its exit in `mix[tokens, MIX]`. `streams` is `[.., HC, n_embd]`.
     fn hyper_entry(
         &mut self,
         site: &HyperSite<Self>,
         numbers: HyperNumbers,
-        n: usize,
+        tokens: Range<usize>,
         streams: &Self::Buffer,
         mix: &mut Self::Buffer,
         x: &mut Self::Buffer,
     ) -> Result<()>;
-    /// `streams[b] = post_b y + sum over a of C[a][b] streams[a]`
+    /// `streams[b] = post_b y + sum over a of C[a][b] streams[a]`, for some tokens of `streams`.
     fn hyper_exit(
         &mut self,
-        n: usize,
+        tokens: Range<usize>,
         n_embd: usize,
         y: &Self::Buffer,
         mix: &Self::Buffer,
         streams: &mut Self::Buffer,
     ) -> Result<()>;
-    /// Mixes the streams of tokens `first..first + n` into the normed input of the output matrix.
+    /// Mixes the streams of some tokens into the normed input of the output matrix.
     fn hyper_head(
         &mut self,
         head: &HyperHead<Self>,
         numbers: HyperNumbers,
-        first: usize,
-        n: usize,
+        tokens: Range<usize>,
         streams: &Self::Buffer,
         x: &mut Self::Buffer,
     ) -> Result<()>;

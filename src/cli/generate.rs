@@ -6,10 +6,11 @@ use super::{note, print};
 use crate::engine::chat::Thinking;
 use crate::engine::stream::Utf8Stream;
 use crate::engine::{
-    Engine, Generated, Prefill, Sampler, SamplerOptions, Session, SessionCheckpoint, interrupt,
+    Engine, Generated, Prefill, Sampler, SamplerOptions, Session, SessionCheckpoint, SupplyStats,
+    interrupt,
 };
 use crate::error::Result;
-use crate::units::TokenId;
+use crate::units::{Bytes, TokenId};
 use std::time::{Duration, Instant};
 
 /// Flags of everything that generates.
@@ -113,6 +114,7 @@ pub struct Stats {
     n_generated: usize,
     first_token: Option<Duration>,
     decode: Duration,
+    supply: SupplyStats,
 }
 
 impl Stats {
@@ -137,6 +139,22 @@ impl Stats {
             self.n_generated,
             rate(decoded, self.decode),
             engine.describe(),
+        ) + &self.supply_line()
+    }
+
+    /// What the experts cost, where any were read.
+    fn supply_line(&self) -> String {
+        let s = &self.supply;
+        if s.experts_read == 0 {
+            return String::new();
+        }
+        let waited = Duration::from_nanos(s.stall_ns).as_secs_f64();
+        format!(
+            "experts: {:.1} % of {} were there, {} read in {} calls, {waited:.3} s waited for\n",
+            100.0 * s.hits as f64 / s.touches.max(1) as f64,
+            s.touches,
+            Bytes(s.read_bytes),
+            s.reads,
         )
     }
 }
@@ -166,7 +184,7 @@ pub fn answer(
     keep_point: bool,
     stats: &mut Stats,
 ) -> Result<Answer> {
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), engine.supply_stats());
     let (body, opener) = prompt.split_at(if keep_point {
         prompt.len() - 1
     } else {
@@ -206,6 +224,7 @@ pub fn answer(
         Ok(!interrupt::requested())
     };
     let generated = engine.generate(session, &mut settings.sampler, settings.n, &mut emit)?;
+    stats.supply = engine.supply_stats() - before;
     print(text.finish())?;
     Ok(Answer::Given {
         generated,

@@ -34,6 +34,11 @@ pub const MODEL_FLAGS: &[Flag] = &[
         "prompt tokens computed together (default 256)",
     ),
     Flag::with(
+        &["--prefill-sweep"],
+        "N",
+        "prompt tokens that go through a layer before the next (default 4096)",
+    ),
+    Flag::with(
         &["--strategy"],
         "NAME",
         "supply of experts: auto | full | baseline | residency-lru | nommap (default: the last built in)",
@@ -82,6 +87,9 @@ pub fn options(args: &Args) -> Result<Options> {
     if let Some(name) = args.text("--kernels")? {
         options.kernels = KernelChoice::parse(name)?;
     }
+    options.prefill_sweep = args
+        .number("--prefill-sweep")?
+        .unwrap_or(options.prefill_sweep);
     options.strategy = args
         .text("--strategy")?
         .unwrap_or(engine::default_strategy())

@@ -31,7 +31,7 @@ fn run(args: &Args) -> Result<()> {
     let _ = writeln!(
         out,
         "context {}, prefill chunk {}, {} compute threads, {} experts held",
-        plan.ctx, plan.chunk, plan.n_threads, plan.n_experts
+        plan.ctx, plan.lengths.chunk, plan.n_threads, plan.n_experts
     );
     let rest = plan.available.map(|a| (a, a.saturating_sub(plan.total())));
     let lines = plan

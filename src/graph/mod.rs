@@ -5,17 +5,19 @@
 //!                      hyper entry -> experts   -> hyper exit ] x n_layer -> hyper head -> logits
 //! ```
 //!
-//! A chunk of any size gives the bits that its tokens give one by one. Source: the DeepSeek-V4 model card and
-//! its reference implementation's published behaviour.
+//! Tokens go through a layer in chunks, and many chunks through one layer before the next: a sweep. So a long
+//! prompt reads each layer's experts once. Chunks and sweeps of any size give the bits that their tokens give one by
+//! one. Source: the DeepSeek-V4 model card and its reference implementation's published behaviour.
 
 use crate::backend::{Backend, HC, HyperNumbers};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::options::KvFormat;
 use crate::supply::{ExpertSupply, Stats};
-use crate::units::{LayerId, TokenId};
+use crate::units::{ExpertId, LayerId, TokenId};
 use kv::{Checkpoint, KvCache, RowForms};
 use scratch::{LOGIT_ROWS, Scratch};
+use std::ops::Range;
 use weights::Weights;
 
 mod attention;
@@ -40,6 +42,15 @@ pub enum Wanted {
     All,
 }
 
+/// How many tokens go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// Computed together.
+    pub chunk: usize,
+    /// Through one layer before the next, a chunk at a time.
+    pub sweep: usize,
+}
+
 /// A model placed on a backend, with the scratch memory of one chunk.
 pub struct Graph<B: Backend> {
     config: Config,
@@ -48,21 +59,24 @@ pub struct Graph<B: Backend> {
     supply: Box<dyn ExpertSupply>,
     scratch: Scratch<B>,
     chunk: usize,
+    sweep: usize,
     kv: KvFormat,
     probe: Option<Probe>,
 }
 
 impl<B: Backend> Graph<B> {
-    /// Joins the parts; `chunk` tokens are computed together at most, with KV rows in `kv` form.
+    /// Joins the parts; `chunk` tokens are computed together at most, `sweep` go through a layer before the next,
+    /// with KV rows in `kv` form.
     pub fn new(
         config: Config,
         mut backend: B,
         weights: Weights<B>,
         supply: Box<dyn ExpertSupply>,
-        chunk: usize,
+        Lengths { chunk, sweep }: Lengths,
         kv: KvFormat,
     ) -> Result<Graph<B>> {
-        let scratch = Scratch::new(&config, &mut backend, RowForms::new(&config, kv), chunk)?;
+        let forms = RowForms::new(&config, kv);
+        let scratch = Scratch::new(&config, &mut backend, forms, chunk, sweep)?;
         Ok(Graph {
             config,
             backend,
@@ -70,14 +84,15 @@ impl<B: Backend> Graph<B> {
             supply,
             scratch,
             chunk,
+            sweep,
             kv,
             probe: None,
         })
     }
 
-    /// Tokens computed together at most.
-    pub fn chunk(&self) -> usize {
-        self.chunk
+    /// Tokens that [`Graph::forward`] takes at most.
+    pub fn sweep(&self) -> usize {
+        self.sweep
     }
 
     /// What computes: see [`Backend::describe`].
@@ -110,54 +125,121 @@ impl<B: Backend> Graph<B> {
         self.probe = probe;
     }
 
-    /// Appends a chunk of tokens to the cache and gives the wanted rows of logits `[n_vocab]` to `sink`, in order.
+    /// Appends tokens to the cache and gives the wanted rows of logits `[n_vocab]` to `sink`, in order.
+    /// `keep_going(done)` is told how many of them are done, counted over all layers, and stops the work with false;
+    /// the answer is then false too.
     ///
-    /// Errors: more tokens than a chunk or the context holds, a token outside the vocabulary, a failed read of an
-    /// expert. After an error the cache is unusable until it is cleared.
+    /// Errors: more tokens than a sweep or the context holds, a token outside the vocabulary, a failed read of an
+    /// expert. After an error or a stop in the middle the cache is unusable until it is cleared or rewound.
     pub fn forward(
         &mut self,
         kv: &mut KvCache<B>,
         tokens: &[TokenId],
         wanted: Wanted,
+        keep_going: &mut dyn FnMut(usize) -> bool,
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        let result = self.sweep_layers(kv, tokens, keep_going);
+        // Whatever happened, nothing is read ahead for it any more.
+        self.supply.rest();
+        if !result? {
+            return Ok(false);
+        }
+        let n = tokens.len();
+        let first = match wanted {
+            Wanted::Nothing => n,
+            Wanted::Last => n.saturating_sub(1),
+            Wanted::All => 0,
+        };
+        self.head(first, n, sink)?;
+        Ok(true)
+    }
+
+    fn sweep_layers(
+        &mut self,
+        kv: &mut KvCache<B>,
+        tokens: &[TokenId],
+        keep_going: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<bool> {
         let (n, pos) = (tokens.len(), kv.len());
         if n == 0 {
-            return Ok(());
+            return Ok(true);
         }
-        if n > self.chunk {
-            return Err(Error::limit("tokens of a chunk", n, self.chunk));
+        if n > self.sweep {
+            return Err(Error::limit("tokens of a sweep", n, self.sweep));
         }
         if let Some(token) = tokens.iter().find(|t| t.0 as usize >= self.config.n_vocab) {
             return Err(Error::limit("token id", token.0, self.config.n_vocab - 1));
         }
         kv.begin(&mut self.backend, n)?;
-        self.scratch.rope.fill(&mut self.backend, pos, n)?;
+        if n == 1 {
+            self.supply.token();
+        }
+        // All that one token's id tells, or of many tokens what comes first.
+        let n_certain = if n == 1 { self.config.n_hash_layer } else { 1 };
+        (0..n_certain).try_for_each(|l| self.expect(l, tokens))?;
         self.backend
             .embed(&self.weights.embed, tokens, &mut self.scratch.streams)?;
-        for l in 0..self.config.n_layer {
+        let n_layer = self.config.n_layer;
+        for l in 0..n_layer {
             self.observe(LayerId(l), n)?;
-            self.layer(LayerId(l), tokens, pos, kv)?;
+            if n > 1 {
+                self.expect(l + 1, tokens)?;
+            }
+            let mut first = 0;
+            for chunk in tokens.chunks(self.chunk) {
+                if !keep_going((l * n + first) / n_layer) {
+                    return Ok(false);
+                }
+                let part = first..first + chunk.len();
+                self.layer(LayerId(l), tokens, part, pos, kv)?;
+                first += chunk.len();
+            }
         }
-        self.observe(LayerId(self.config.n_layer), n)?;
+        self.observe(LayerId(n_layer), n)?;
         kv.end(n);
-
-        let first = match wanted {
-            Wanted::Nothing => n,
-            Wanted::Last => n - 1,
-            Wanted::All => 0,
-        };
-        self.head(first, n, sink)
+        Ok(true)
     }
 
+    /// Tells the supply what layer `l` will need, as far as it is known beforehand: hash-routed layers choose by
+    /// token id, and many tokens choose nearly all experts of any layer.
+    fn expect(&mut self, l: usize, tokens: &[TokenId]) -> Result<()> {
+        let Graph {
+            config: c,
+            weights,
+            supply,
+            scratch,
+            ..
+        } = self;
+        let Some(layer) = weights.layers.get(l) else {
+            return Ok(());
+        };
+        let spare = c.n_expert.min(tokens.len() * c.n_expert_used);
+        if let Some(table) = &layer.moe.hash {
+            let ids = &mut scratch.routes.ids;
+            ids.clear();
+            tokens.iter().for_each(|t| ids.extend(table.experts(*t)));
+            scratch.groups.fill(ids);
+        } else if spare == c.n_expert {
+            let all = &mut scratch.groups.experts;
+            all.clear();
+            all.extend((0..c.n_expert as u32).map(ExpertId));
+        } else {
+            return Ok(());
+        }
+        supply.expect(LayerId(l), &scratch.groups.experts, spare)
+    }
+
+    /// One layer of a chunk, `part` of a sweep whose first token stands at position `pos`.
     fn layer(
         &mut self,
         id: LayerId,
-        tokens: &[TokenId],
+        sweep: &[TokenId],
+        part: Range<usize>,
         pos: usize,
         kv: &mut KvCache<B>,
     ) -> Result<()> {
-        let n = tokens.len();
+        let (n, pos, more) = (part.len(), pos + part.start, part.end < sweep.len());
         let Graph {
             config,
             backend,
@@ -168,11 +250,12 @@ impl<B: Backend> Graph<B> {
         } = self;
         let (layer, numbers, n_embd) =
             (&weights.layers[id.0], hyper_numbers(config), config.n_embd);
+        scratch.rope.fill(backend, pos, n)?;
 
         backend.hyper_entry(
             &layer.attn_site,
             numbers,
-            n,
+            part.clone(),
             &scratch.streams,
             &mut scratch.mix,
             &mut scratch.x,
@@ -186,12 +269,18 @@ impl<B: Backend> Graph<B> {
             n,
             pos,
         )?;
-        backend.hyper_exit(n, n_embd, &scratch.y, &scratch.mix, &mut scratch.streams)?;
+        backend.hyper_exit(
+            part.clone(),
+            n_embd,
+            &scratch.y,
+            &scratch.mix,
+            &mut scratch.streams,
+        )?;
 
         backend.hyper_entry(
             &layer.moe_site,
             numbers,
-            n,
+            part.clone(),
             &scratch.streams,
             &mut scratch.mix,
             &mut scratch.x,
@@ -201,14 +290,17 @@ impl<B: Backend> Graph<B> {
             backend,
             &layer.moe,
             &mut **supply,
-            id,
             scratch,
-            tokens,
+            moe::Chunk {
+                layer: id,
+                tokens: &sweep[part.clone()],
+                more,
+            },
         )?;
-        backend.hyper_exit(n, n_embd, &scratch.y, &scratch.mix, &mut scratch.streams)
+        backend.hyper_exit(part, n_embd, &scratch.y, &scratch.mix, &mut scratch.streams)
     }
 
-    /// Logits of tokens `first..n` of the chunk, some rows at a time.
+    /// Logits of tokens `first..n` of the sweep, some rows at a time.
     fn head(
         &mut self,
         first: usize,
@@ -224,13 +316,11 @@ impl<B: Backend> Graph<B> {
         } = self;
         let mut start = first;
         while start < n {
-            let rows = LOGIT_ROWS.min(n - start);
-            let numbers = hyper_numbers(config);
+            let end = n.min(start + LOGIT_ROWS.min(self.chunk));
             backend.hyper_head(
                 &weights.head,
-                numbers,
-                start,
-                rows,
+                hyper_numbers(config),
+                start..end,
                 &scratch.streams,
                 &mut scratch.x,
             )?;
@@ -238,13 +328,13 @@ impl<B: Backend> Graph<B> {
                 weight: &weights.output,
                 y: &mut scratch.logits,
             };
-            backend.matmul(rows, &scratch.x, &mut [logits])?;
+            backend.matmul(end - start, &scratch.x, &mut [logits])?;
             let logits = backend.host(&scratch.logits)?;
             logits
                 .chunks_exact(config.n_vocab)
-                .take(rows)
+                .take(end - start)
                 .try_for_each(&mut *sink)?;
-            start += rows;
+            start = end;
         }
         Ok(())
     }

@@ -12,15 +12,28 @@ use crate::model::config::Config;
 use crate::supply::ExpertSupply;
 use crate::units::{LayerId, TokenId};
 
+/// Some tokens in one layer.
+pub struct Chunk<'a> {
+    /// The layer.
+    pub layer: LayerId,
+    /// The tokens.
+    pub tokens: &'a [TokenId],
+    /// Whether other chunks of the same layer follow.
+    pub more: bool,
+}
+
 /// Runs the chunk.
 pub fn moe<B: Backend>(
     c: &Config,
     backend: &mut B,
     w: &Moe<B>,
     supply: &mut dyn ExpertSupply,
-    layer: LayerId,
     s: &mut Scratch<B>,
-    tokens: &[TokenId],
+    Chunk {
+        layer,
+        tokens,
+        more,
+    }: Chunk<'_>,
 ) -> Result<()> {
     let n = tokens.len();
     if let Some(table) = &w.hash {
@@ -42,7 +55,7 @@ pub fn moe<B: Backend>(
     backend.route(step, &mut s.routes)?;
     s.groups.fill(&s.routes.ids);
 
-    supply.begin(layer, &s.groups.experts, &s.groups.counts)?;
+    supply.begin(layer, &s.groups.experts, &s.groups.counts, more)?;
 
     // The shared expert, while missing experts are read.
     let gate = Product {

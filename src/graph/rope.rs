@@ -20,6 +20,8 @@ pub struct Rope<B: Storage> {
     /// The same for windows of 128.
     pub windows_128: B::Buffer,
     host: Vec<f32>,
+    /// Position and length of the chunk whose angles are there.
+    filled: (usize, usize),
 }
 
 impl<B: Storage> Rope<B> {
@@ -39,6 +41,7 @@ impl<B: Storage> Rope<B> {
             windows_4: table(chunk / 4 + 1)?,
             windows_128: table(chunk / 128 + 1)?,
             host: Vec::with_capacity(chunk * n_rot),
+            filled: (0, 0),
         })
     }
 
@@ -47,6 +50,10 @@ impl<B: Storage> Rope<B> {
     where
         B: Backend,
     {
+        if self.filled == (pos, n) {
+            return Ok(());
+        }
+        self.filled = (pos, n);
         let tokens = || pos..pos + n;
         let windows = |ratio: usize| (pos / ratio..(pos + n) / ratio).map(move |w| ratio * w);
         let host = &mut self.host;

@@ -1,4 +1,4 @@
-//! Every activation buffer of a chunk, sized once. Shapes are `[n, ..]` for a chunk of `n` tokens.
+//! Every activation buffer, sized once. Shapes are `[n, ..]` for a chunk of `n` tokens.
 
 use super::kv::RowForms;
 use super::rope::Rope;
@@ -12,7 +12,7 @@ pub const LOGIT_ROWS: usize = 16;
 /// See the module; fields are in the order of their use.
 pub struct Scratch<B: Storage> {
     pub rope: Rope<B>,
-    /// `[n, HC, n_embd]`
+    /// `[sweep, HC, n_embd]`
     pub streams: B::Buffer,
     /// `[n, MIX]`
     pub mix: B::Buffer,
@@ -64,8 +64,14 @@ pub struct Scratch<B: Storage> {
 }
 
 impl<B: Storage> Scratch<B> {
-    /// Buffers for chunks of up to `n` tokens.
-    pub fn new(c: &Config, backend: &mut B, forms: RowForms, n: usize) -> Result<Scratch<B>> {
+    /// Buffers for chunks of up to `n` tokens in sweeps of up to `sweep`.
+    pub fn new(
+        c: &Config,
+        backend: &mut B,
+        forms: RowForms,
+        n: usize,
+        sweep: usize,
+    ) -> Result<Scratch<B>> {
         let mut k_rows = backend.rows(forms.attention, c.head_dim, n)?;
         backend.reserve(&mut k_rows, n)?;
         let rope = Rope::new(c, backend, n)?;
@@ -73,7 +79,7 @@ impl<B: Storage> Scratch<B> {
         let mut buffer = |len: usize| backend.buffer(len);
         Ok(Scratch {
             rope,
-            streams: buffer(n * HC * c.n_embd)?,
+            streams: buffer(sweep * HC * c.n_embd)?,
             mix: buffer(n * MIX)?,
             x: buffer(n.max(LOGIT_ROWS) * c.n_embd)?,
             y: buffer(n * c.n_embd)?,

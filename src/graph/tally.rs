@@ -1,5 +1,6 @@
 //! What a model will take, counted by the code that will take it: a [`Storage`] that holds nothing.
 
+use super::Lengths;
 use super::kv::{KvCache, RowForms};
 use super::scratch::Scratch;
 use crate::backend::{RowForm, Storage};
@@ -14,18 +15,24 @@ use crate::quant::Format;
 pub struct Needs {
     /// The KV cache when its context is full.
     pub kv: u64,
-    /// Activations of a chunk.
+    /// Activations of a chunk, and the streams of a sweep.
     pub scratch: u64,
 }
 
-/// Counts what a cache of `ctx` tokens and chunks of `chunk` will take.
+/// Counts what a cache of `ctx` tokens, and chunks and sweeps of these lengths, will take.
 ///
 /// Errors: a row does not divide into the blocks of its form.
-pub fn needs(config: &Config, kv: KvFormat, ctx: usize, chunk: usize) -> Result<Needs> {
+pub fn needs(config: &Config, kv: KvFormat, ctx: usize, lengths: Lengths) -> Result<Needs> {
     let mut cache = Tally::default();
     KvCache::new(config, &mut cache, kv, ctx)?;
     let mut scratch = Tally::default();
-    Scratch::new(config, &mut scratch, RowForms::new(config, kv), chunk)?;
+    Scratch::new(
+        config,
+        &mut scratch,
+        RowForms::new(config, kv),
+        lengths.chunk,
+        lengths.sweep,
+    )?;
     Ok(Needs {
         kv: cache.bytes,
         scratch: scratch.bytes,
@@ -86,7 +93,16 @@ mod tests {
         let raw = 6 * 128 * 128 * 2;
         let compressed = 2 * 1024 * 128 * 2 + 2 * 1024 * 64 * 2 + 2 * 32 * 128 * 2;
         let states = 2 * (8 * 2 * 256 + 8 * 2 * 128) * 4 + 2 * (128 * 2 * 128) * 4;
-        let needs = needs(&model.config, KvFormat::F16, 4096, 256).unwrap();
+        let needs = needs(
+            &model.config,
+            KvFormat::F16,
+            4096,
+            Lengths {
+                chunk: 256,
+                sweep: 256,
+            },
+        )
+        .unwrap();
         assert_eq!(needs.kv, raw + compressed + states);
     }
 }

@@ -59,10 +59,10 @@ impl<B: Backend> Session<B> {
         self.logits.clear();
     }
 
-    /// Appends tokens in chunks; `keep_going(done)` is asked before each chunk and told at the end.
+    /// Appends tokens in sweeps; `keep_going(done)` is told how far it came and can stop it.
     ///
-    /// Errors: more tokens than fit, before any work; a failed read. After a failure in the middle of a chunk
-    /// the session is empty: it never holds tokens that its cache does not.
+    /// Errors: more tokens than fit, before any work; a failed read. After an error, or a stop, the session holds
+    /// the tokens of whole sweeps: never some that its cache does not.
     pub fn prefill(
         &mut self,
         graph: &mut Graph<B>,
@@ -72,14 +72,20 @@ impl<B: Backend> Session<B> {
         self.check_room(tokens.len())?;
         let mut done = 0;
         while done < tokens.len() {
-            if !keep_going(done) {
+            let sweep = graph.sweep().min(tokens.len() - done);
+            let last = done + sweep == tokens.len();
+            let wanted = if last { Wanted::Last } else { Wanted::Nothing };
+            let before = graph.checkpoint(&self.kv)?;
+            let part = &tokens[done..done + sweep];
+            let mut tell = |n| keep_going(done + n);
+            let result = self.append_keeping(graph, part, wanted, &mut tell);
+            if !matches!(result, Ok(true)) {
+                self.rewind(graph, &before)?;
+            }
+            if !result? {
                 return Ok(Prefill::Stopped);
             }
-            let chunk = graph.chunk().min(tokens.len() - done);
-            let last = done + chunk == tokens.len();
-            let wanted = if last { Wanted::Last } else { Wanted::Nothing };
-            self.append_keeping(graph, &tokens[done..done + chunk], wanted)?;
-            done += chunk;
+            done += sweep;
         }
         keep_going(done);
         Ok(Prefill::Done)
@@ -87,7 +93,7 @@ impl<B: Backend> Session<B> {
 
     /// Appends tokens and gives the logits after each, `[n_vocab]`, to `sink`.
     ///
-    /// Errors: as [`Session::prefill`], and those of `sink`.
+    /// Errors: as [`Session::decode`], and those of `sink`; after one in the middle the session is empty.
     pub fn prefill_all_logits(
         &mut self,
         graph: &mut Graph<B>,
@@ -96,18 +102,29 @@ impl<B: Backend> Session<B> {
     ) -> Result<()> {
         self.check_room(tokens.len())?;
         self.logits.clear();
-        for chunk in tokens.chunks(graph.chunk()) {
-            self.append(graph, chunk, Wanted::All, sink)?;
+        for sweep in tokens.chunks(graph.sweep()) {
+            let result = self.append(graph, sweep, Wanted::All, &mut |_| true, sink);
+            self.mend();
+            result?;
         }
         Ok(())
     }
 
     /// Appends one token.
     ///
-    /// Errors: as [`Session::prefill`].
+    /// Errors: no room, before any work; a failed read. After a failure in the middle the session is empty.
     pub fn decode(&mut self, graph: &mut Graph<B>, token: TokenId) -> Result<()> {
         self.check_room(1)?;
-        self.append_keeping(graph, &[token], Wanted::Last)
+        let result = self.append_keeping(graph, &[token], Wanted::Last, &mut |_| true);
+        self.mend();
+        result.map(drop)
+    }
+
+    /// Forgets everything if an error left the layers at different lengths.
+    fn mend(&mut self) {
+        if !self.kv.is_whole() {
+            self.clear();
+        }
     }
 
     /// Keeps what is needed to come back to this point.
@@ -142,16 +159,17 @@ impl<B: Backend> Session<B> {
         Ok(())
     }
 
-    /// Appends a chunk and keeps the logits after its last token, if they are wanted.
+    /// Appends a sweep and keeps the logits after its last token, if they are wanted.
     fn append_keeping(
         &mut self,
         graph: &mut Graph<B>,
         tokens: &[TokenId],
         wanted: Wanted,
-    ) -> Result<()> {
+        keep_going: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<bool> {
         let mut logits = std::mem::take(&mut self.logits);
         logits.clear();
-        let result = self.append(graph, tokens, wanted, &mut |row| {
+        let result = self.append(graph, tokens, wanted, keep_going, &mut |row| {
             logits.extend_from_slice(row);
             Ok(())
         });
@@ -164,12 +182,11 @@ impl<B: Backend> Session<B> {
         graph: &mut Graph<B>,
         tokens: &[TokenId],
         wanted: Wanted,
+        keep_going: &mut dyn FnMut(usize) -> bool,
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
-    ) -> Result<()> {
-        let result = graph.forward(&mut self.kv, tokens, wanted, sink);
-        if !self.kv.is_whole() {
-            self.clear();
-        } else if self.kv.len() > self.tokens.len() {
+    ) -> Result<bool> {
+        let result = graph.forward(&mut self.kv, tokens, wanted, keep_going, sink);
+        if self.kv.len() > self.tokens.len() {
             self.tokens.extend_from_slice(tokens);
         }
         result

@@ -69,6 +69,8 @@ pub struct Cache {
     worth: Worth,
     /// Placed before their layer began.
     expected: Vec<u32>,
+    /// Computed, but more chunks of their layer follow.
+    kept: Vec<u32>,
     work: Work,
     stats: Stats,
 }
@@ -80,6 +82,8 @@ struct Work {
     done: Vec<bool>,
     /// Indices into `chosen` that were given out last.
     batch: Vec<usize>,
+    /// More chunks of this layer follow.
+    more: bool,
 }
 
 impl Cache {
@@ -142,11 +146,13 @@ impl Cache {
             locked: 0,
             worth: Worth::new(options.policy, n_keys),
             expected: Vec::with_capacity(n_keys),
+            kept: Vec::with_capacity(map.n_expert),
             work: Work {
                 layer: LayerId(0),
                 chosen: Vec::with_capacity(map.n_expert),
                 done: Vec::with_capacity(map.n_expert),
                 batch: Vec::with_capacity(map.n_expert),
+                more: false,
             },
             stats: Stats::default(),
         })
@@ -346,7 +352,11 @@ impl Cache {
         while let Some(i) = self.work.batch.pop() {
             self.work.done[i] = true;
             let key = self.key(layer, self.work.chosen[i]);
-            self.entries[key].wanted = false;
+            if self.work.more {
+                self.kept.push(key as u32);
+            } else {
+                self.entries[key].wanted = false;
+            }
         }
         self.take_ready();
         let loading = self.start_reads()?;
@@ -382,8 +392,13 @@ impl Cache {
         Ok(())
     }
 
-    /// Drops what was expected for later layers, so that the layer in work can go on.
+    /// Gives up what was kept for later chunks, then what was expected for later layers, so that the layer in
+    /// work can go on.
     fn make_way(&mut self) -> Result<()> {
+        if !self.kept.is_empty() {
+            self.release_kept();
+            return self.next_batch();
+        }
         if self.expected.is_empty() {
             return Err(Error::limit(
                 "experts of one layer",
@@ -397,7 +412,13 @@ impl Cache {
         self.next_batch()
     }
 
-    /// Leaves no reader at work for the layer and nothing protected.
+    fn release_kept(&mut self) {
+        while let Some(key) = self.kept.pop() {
+            self.entries[key as usize].wanted = false;
+        }
+    }
+
+    /// Leaves no reader at work for the layer and nothing of it protected but what is kept.
     fn abandon(&mut self) {
         for i in 0..self.work.chosen.len() {
             let key = self.key(self.work.layer, self.work.chosen[i]);
@@ -416,8 +437,13 @@ impl Cache {
 }
 
 impl ExpertSupply for Cache {
-    fn expect(&mut self, layer: LayerId, experts: &[ExpertId]) -> Result<()> {
+    fn expect(&mut self, layer: LayerId, experts: &[ExpertId], spare: usize) -> Result<()> {
+        let len = self.layouts[layer.0].len() as u64;
+        let room = self.options.budget / len.max(1);
         for expert in experts {
+            if (self.expected.len() + spare) as u64 >= room {
+                return Ok(());
+            }
             let key = self.key(layer, *expert);
             if self.entries[key].wanted
                 || (self.entries[key].state == State::Absent && !self.place(key)?)
@@ -433,8 +459,18 @@ impl ExpertSupply for Cache {
         Ok(())
     }
 
-    fn begin(&mut self, layer: LayerId, experts: &[ExpertId], counts: &[usize]) -> Result<()> {
+    fn begin(
+        &mut self,
+        layer: LayerId,
+        experts: &[ExpertId],
+        counts: &[usize],
+        more: bool,
+    ) -> Result<()> {
         self.abandon();
+        if layer != self.work.layer {
+            self.release_kept();
+        }
+        self.work.more = more;
         let n_expert = self.map.n_expert;
         // What was expected of this layer and is not chosen is dropped.
         let mut i = 0;
@@ -504,6 +540,7 @@ impl ExpertSupply for Cache {
 
     fn rest(&mut self) {
         self.abandon();
+        self.release_kept();
         while let Some(key) = self.expected.pop() {
             self.drop_expected(key as usize);
         }

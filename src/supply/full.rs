@@ -80,7 +80,7 @@ pub fn map(
 }
 
 impl ExpertSupply for Full {
-    fn begin(&mut self, _: LayerId, experts: &[ExpertId], _: &[usize]) -> Result<()> {
+    fn begin(&mut self, _: LayerId, experts: &[ExpertId], _: &[usize], _: bool) -> Result<()> {
         let n = experts.len();
         self.stats.touches += n as u64;
         self.stats.hits += n as u64;

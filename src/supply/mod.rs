@@ -27,18 +27,25 @@ pub use stats::Stats;
 /// expect(later layer)*   begin(layer, chosen)   other work   { next -> some of them -> kernels }*   ...   rest
 /// ```
 pub trait ExpertSupply: Send + Sync {
-    /// These experts of a layer that was not begun are needed soon. A hint: what it costs to heed it is decided
-    /// by the strategy.
+    /// These experts of a layer that was not begun are likely needed soon; beside them `spare` others must find
+    /// room. A hint: what it costs to heed it is decided by the strategy.
     ///
     /// Errors: memory is refused.
-    fn expect(&mut self, _layer: LayerId, _experts: &[ExpertId]) -> Result<()> {
+    fn expect(&mut self, _layer: LayerId, _experts: &[ExpertId], _spare: usize) -> Result<()> {
         Ok(())
     }
 
-    /// A layer chose these experts, ascending, each by `counts` tokens. Reads of what is missing begin.
+    /// A layer chose these experts, ascending, each by `counts` tokens; with `more`, other chunks of tokens follow
+    /// in the same layer and may choose them again. Reads of what is missing begin.
     ///
     /// Errors: memory is refused.
-    fn begin(&mut self, layer: LayerId, experts: &[ExpertId], counts: &[usize]) -> Result<()>;
+    fn begin(
+        &mut self,
+        layer: LayerId,
+        experts: &[ExpertId],
+        counts: &[usize],
+        more: bool,
+    ) -> Result<()>;
 
     /// Indices into the chosen experts that can be read until the next call, none of them given out before:
     /// first those that need no wait. Empty when all were given out.

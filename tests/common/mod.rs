@@ -5,7 +5,7 @@ use infall::backend::cpu::{Cpu, dispatch};
 use infall::error::Result;
 use infall::gguf::Gguf;
 use infall::graph::weights::Weights;
-use infall::graph::{Graph, Probe};
+use infall::graph::{Graph, Lengths, Probe};
 use infall::model::Model;
 use infall::options::{Budget, KernelChoice, Options};
 use infall::os::File;
@@ -98,7 +98,10 @@ impl Loaded {
             cpu,
             weights,
             opened.experts,
-            options.prefill_chunk,
+            Lengths {
+                chunk: options.prefill_chunk,
+                sweep: options.prefill_sweep.max(options.prefill_chunk),
+            },
             options.kv,
         )?;
         Ok(Loaded {

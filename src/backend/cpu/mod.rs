@@ -254,24 +254,28 @@ impl Backend for Cpu {
         &mut self,
         site: &HyperSite<Cpu>,
         numbers: HyperNumbers,
-        n: usize,
+        tokens: Range<usize>,
         streams: &Vec<f32>,
         mix: &mut Vec<f32>,
         x: &mut Vec<f32>,
     ) -> Result<()> {
+        let (n, row) = (tokens.len(), HC * site.norm.len());
+        let streams = &streams[tokens.start * row..tokens.end * row];
         hyper::entry(self, site, numbers, n, streams, mix, x);
         Ok(())
     }
 
     fn hyper_exit(
         &mut self,
-        n: usize,
+        tokens: Range<usize>,
         n_embd: usize,
         y: &Vec<f32>,
         mix: &Vec<f32>,
         streams: &mut Vec<f32>,
     ) -> Result<()> {
-        hyper::exit(self, n_embd, y, mix, &mut streams[..n * HC * n_embd]);
+        let row = HC * n_embd;
+        let streams = &mut streams[tokens.start * row..tokens.end * row];
+        hyper::exit(self, n_embd, y, mix, streams);
         Ok(())
     }
 
@@ -279,20 +283,13 @@ impl Backend for Cpu {
         &mut self,
         head: &HyperHead<Cpu>,
         numbers: HyperNumbers,
-        first: usize,
-        n: usize,
+        tokens: Range<usize>,
         streams: &Vec<f32>,
         x: &mut Vec<f32>,
     ) -> Result<()> {
-        let row = HC * head.norm.len();
-        hyper::head(
-            self,
-            head,
-            numbers,
-            n,
-            &streams[first * row..(first + n) * row],
-            x,
-        );
+        let (n, row) = (tokens.len(), HC * head.norm.len());
+        let streams = &streams[tokens.start * row..tokens.end * row];
+        hyper::head(self, head, numbers, n, streams, x);
         Ok(())
     }
 
