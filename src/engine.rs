@@ -8,7 +8,8 @@ use crate::graph::weights::Weights;
 use crate::options::{DEFAULT_CTX, Options};
 use crate::os::File;
 use crate::plan::Plan;
-use crate::supply::Opening;
+pub use crate::supply::probe::Probe;
+use crate::supply::{Opening, probe};
 use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
 use crate::units::TokenId;
@@ -84,6 +85,14 @@ pub fn header(path: &Path) -> Result<Gguf> {
 /// Errors: as [`header`], and a vocabulary that contradicts itself.
 pub fn vocabulary(path: &Path) -> Result<Tokenizer> {
     tokenizer_of(&header(path)?)
+}
+
+/// Measures how fast the experts of a model can be read; see [`probe::read_experts`].
+///
+/// Errors: as [`header`], no model of this architecture, a failed read.
+pub fn io_probe(path: &Path, n_readers: usize, queue: usize, bytes: u64) -> Result<Probe> {
+    let model = Model::bind(header(path)?)?;
+    probe::read_experts(path, &model.experts, n_readers, queue, bytes)
 }
 
 fn tokenizer_of(gguf: &Gguf) -> Result<Tokenizer> {

@@ -9,6 +9,7 @@ mod args;
 mod chat;
 mod generate;
 mod inspect;
+mod io_probe;
 mod logits;
 mod model;
 mod plan;
@@ -21,6 +22,7 @@ const COMMANDS: &[Command] = &[
     chat::COMMAND,
     inspect::COMMAND,
     plan::COMMAND,
+    io_probe::COMMAND,
     logits::COMMAND,
     tokenize::COMMAND,
 ];

@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 pub struct SlotId(u32);
 
 /// What a reader fetches in one call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// Where it begins in the file.
     pub offset: u64,

@@ -16,6 +16,7 @@ mod full;
 #[cfg(feature = "nommap")]
 mod nommap;
 pub mod policy;
+pub mod probe;
 mod slab;
 mod stats;
 
