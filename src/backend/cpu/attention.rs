@@ -382,7 +382,8 @@ mod tests {
         let mut q = vec![0.0; 32];
         q[30] = 1.0;
         // cos 0, sin 1: the pair (1, 0) becomes (0, 1), so that the one stands at place 31.
-        index_queries(&mut cpu, heads, &mut q, &vec![0.0, 1.0], RowForm::Fp4);
+        let rope = [0.0, 1.0];
+        index_queries(&mut cpu, heads, &mut q, &rope, RowForm::Fp4);
         // Row 31 of the Sylvester matrix is the product of the signs of all five bits: the parity of the place.
         let size = 1.0 / 32f32.sqrt();
         // amax / 6 = 0.02946, so the scale is 2^-5 and 0.17678 / 2^-5 = 5.657 rounds to 6: 0.1875.
@@ -394,7 +395,7 @@ mod tests {
         // Without rounding the form changes nothing but the rotation.
         let mut q = vec![0.0; 32];
         q[30] = 1.0;
-        index_queries(&mut cpu, heads, &mut q, &vec![0.0, 1.0], RowForm::F16);
+        index_queries(&mut cpu, heads, &mut q, &rope, RowForm::F16);
         assert_eq!((q[30], q[31]), (0.0, 1.0));
     }
 }
