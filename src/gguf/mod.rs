@@ -46,12 +46,12 @@ struct Limits {
 
 const LIMITS: Limits = Limits {
     header_bytes: 128 << 20,
-    metadata_bytes: 128 << 20,
+    metadata_bytes: 64 << 20,
     tensors: 1 << 16,
     keys: 1 << 16,
     name: 256,
     string: 8 << 20,
-    array: 1 << 22,
+    array: 1 << 21,
     dims: 4,
     alignment: 8..=1 << 20,
 };

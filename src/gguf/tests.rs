@@ -158,7 +158,7 @@ fn faults_are_named() {
             "array length 1844",
         ),
         (
-            one("k", &[9, 0, 0, 0, 8, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0]),
+            one("k", &[9, 0, 0, 0, 8, 0, 0, 0, 0, 0, 32, 0, 0, 0, 0, 0]),
             "found 0 bytes",
         ),
         (
@@ -220,7 +220,7 @@ fn faults_are_named() {
 #[test]
 fn metadata_memory_is_bounded() {
     // Arrays of empty strings take three times their bytes in memory.
-    let n = 1u64 << 22;
+    let n = 1u64 << 21;
     let mut array = [
         text("k0"),
         vec![9, 0, 0, 0, 8, 0, 0, 0],

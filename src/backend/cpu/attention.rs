@@ -368,4 +368,34 @@ mod tests {
             assert_eq!(ids, expected);
         }
     }
+
+    /// A single 1, turned by a quarter to the last place, becomes a row of equal magnitudes whose signs tell that
+    /// the rotation came first.
+    #[test]
+    fn indexer_queries_are_rotated_then_transformed_then_rounded() {
+        let mut cpu = Cpu::for_tests();
+        let heads = Heads {
+            n: 1,
+            dim: 32,
+            n_rot: 2,
+        };
+        let mut q = vec![0.0; 32];
+        q[30] = 1.0;
+        // cos 0, sin 1: the pair (1, 0) becomes (0, 1), so that the one stands at place 31.
+        let rope = [0.0, 1.0];
+        index_queries(&mut cpu, heads, &mut q, &rope, RowForm::Fp4);
+        // Row 31 of the Sylvester matrix is the product of the signs of all five bits: the parity of the place.
+        let size = 1.0 / 32f32.sqrt();
+        // amax / 6 = 0.02946, so the scale is 2^-5 and 0.17678 / 2^-5 = 5.657 rounds to 6: 0.1875.
+        assert!((size / 0.031_25 - 5.657).abs() < 1e-3);
+        for (i, v) in q.iter().enumerate() {
+            let sign = if i.count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+            assert_eq!(*v, sign * 0.1875, "place {i}");
+        }
+        // Without rounding the form changes nothing but the rotation.
+        let mut q = vec![0.0; 32];
+        q[30] = 1.0;
+        index_queries(&mut cpu, heads, &mut q, &rope, RowForm::F16);
+        assert_eq!((q[30], q[31]), (0.0, 1.0));
+    }
 }

@@ -132,3 +132,95 @@ fn values_of<T: cast::Plain>(bytes: &[u8]) -> &[T] {
 fn values_of_mut<T: cast::Plain>(bytes: &mut [u8]) -> &mut [T] {
     cast::from_bytes_mut(bytes).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::scalar::KERNELS;
+
+    fn stored(form: RowForm, row: &[f32]) -> Vec<f32> {
+        let mut rows = Rows::new(form, row.len(), 1).unwrap();
+        rows.reserve(1).unwrap();
+        rows.store(0, &KERNELS, row, &mut vec![0.0; row.len()]);
+        let mut found = vec![0.0; row.len()];
+        rows.load(0, &KERNELS, &mut found);
+        found
+    }
+
+    /// The fact sheet's block, x_i = 3 sin(i) with the scale 2^-7: E4M3 of the values in front, and the rotary
+    /// tail, here numbers that E4M3 does not have, as bf16.
+    #[test]
+    fn fp8_rounds_what_is_not_rotated_and_nothing_else() {
+        let mut row: Vec<f32> = (0..64).map(|i| 3.0 * (i as f32).sin()).collect();
+        row.extend([1.0625, -3.03125, 300.0, 1.001_953_1]);
+        let found = stored(RowForm::Fp8 { n_rot: 4 }, &row);
+        assert_eq!(
+            found[..8],
+            [0.0, 2.5, 2.75, 0.4375, -2.25, -3.0, -0.8125, 2.0]
+        );
+        assert!((found[..64].iter().sum::<f32>() - 0.152_344).abs() < 1e-5);
+        // bf16 has 8 bits of precision: only the last value is rounded.
+        assert_eq!(found[64..], [1.0625, -3.03125, 300.0, 1.0]);
+    }
+
+    /// The fact sheet's row, x_i = cos(i).
+    #[test]
+    fn fp4_rows_are_rotated_by_hadamard_before_they_are_rounded() {
+        let row: Vec<f32> = (0..128).map(|i| (i as f32).cos()).collect();
+        let found = stored(RowForm::Fp4, &row);
+        assert_eq!(found[..8], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0]);
+        assert_eq!(found.iter().sum::<f32>(), 12.3125);
+    }
+
+    #[test]
+    fn f32_and_f16_rows_keep_what_they_can_hold() {
+        let row = [1.0, -0.333_333_34, 65504.0, 1e-8, 2049.0];
+        assert_eq!(stored(RowForm::F32, &row), row);
+        // The nearest f16: 1/3 is 0x3555, 1e-8 is below half the smallest, 2049 is a tie to even.
+        assert_eq!(
+            stored(RowForm::F16, &row),
+            [1.0, -0.333_251_95, 65504.0, 0.0, 2048.0]
+        );
+    }
+
+    #[test]
+    fn rows_lie_apart_in_every_segment() {
+        let mut rows = Rows::new(RowForm::F16, 2, 600).unwrap();
+        rows.reserve(600).unwrap();
+        for i in 0..600 {
+            rows.store(i, &KERNELS, &[i as f32, -(i as f32)], &mut []);
+        }
+        let mut row = [0.0; 2];
+        for i in [0, 1, 255, 256, 511, 512, 599] {
+            rows.load(i, &KERNELS, &mut row);
+            assert_eq!(row, [i as f32, -(i as f32)]);
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_divide_into_blocks_say_why() {
+        for (form, dim, why) in [
+            (
+                RowForm::Fp8 { n_rot: 32 },
+                128,
+                "the part of a key without rotation has 96 values",
+            ),
+            (RowForm::Fp8 { n_rot: 64 }, 64, "has 0 values"),
+            (
+                RowForm::Fp4,
+                96,
+                "an indexer head has 96 values, expected a power of two",
+            ),
+            (
+                RowForm::Fp4,
+                16,
+                "an indexer head has 16 values, expected a multiple of 32",
+            ),
+        ] {
+            let Err(error) = Rows::new(form, dim, 1) else {
+                panic!("{form:?} of {dim}")
+            };
+            assert!(error.to_string().contains(why), "{error}");
+        }
+    }
+}
