@@ -27,6 +27,15 @@ impl Map {
     ///
     /// Errors: `Format` for an empty file, `Io` when the system refuses.
     pub fn new(file: &File) -> Result<Map> {
+        Map::with_flags(file, libc::MAP_PRIVATE)
+    }
+
+    /// Maps the very pages of the page cache, to ask about them or to have them dropped.
+    pub(super) fn shared(file: &File) -> Result<Map> {
+        Map::with_flags(file, libc::MAP_SHARED)
+    }
+
+    fn with_flags(file: &File, flags: libc::c_int) -> Result<Map> {
         let len = usize::try_from(file.len())
             .map_err(|_| Error::limit("file length", file.len(), usize::MAX))?;
         if len == 0 {
@@ -35,16 +44,7 @@ impl Map {
         let fd = file.as_fd().as_raw_fd();
         // SAFETY: a new mapping at an address the system chooses touches no existing memory; `fd` is open
         // through the call, and the mapping outlives it by definition of mmap.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ,
-                libc::MAP_PRIVATE,
-                fd,
-                0,
-            )
-        };
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, flags, fd, 0) };
         if start == libc::MAP_FAILED {
             let what = format!("{}: map of {len} bytes", file.name());
             return Err(Error::io(what, &std::io::Error::last_os_error()));
@@ -81,7 +81,7 @@ impl Map {
     }
 
     /// Calls `f` with the pages that hold `range`, if any.
-    fn with_pages(&self, range: Extent, f: impl FnOnce(*mut libc::c_void, usize)) {
+    pub(super) fn with_pages(&self, range: Extent, f: impl FnOnce(*mut libc::c_void, usize)) {
         let len = self.len as u64;
         let end = range.end().map_or(len, |end| end.min(len));
         let first = range.offset & !(super::page_size() as u64 - 1);

@@ -13,6 +13,7 @@ mod linux;
 mod macos;
 mod map;
 mod memory;
+pub mod meter;
 pub mod slots;
 
 pub use buf::AlignedBuf;
@@ -63,8 +64,9 @@ pub trait ReadAt: Send + Sync {
 /// Bytes of memory that can be used now without driving the machine into swapping, or `None` when
 /// the system does not say.
 ///
-/// Linux: `MemAvailable`, or less where a control group allows less. macOS: the memory of the machine,
-/// since the system reports no figure that includes what it would drop.
+/// Linux: `MemAvailable`, or less where a control group allows less. macOS: free, inactive and purgeable
+/// pages, an estimate: inactive pages of programs would be compressed, not dropped. The macOS part was
+/// type-checked only, never run on a Mac.
 pub fn available_memory() -> Option<u64> {
     platform::available_memory()
 }

@@ -1,6 +1,8 @@
 //! What only Linux has.
 #![allow(unsafe_code)]
 
+pub mod meter;
+
 use super::{DirectFile, File};
 use crate::error::Result;
 use std::os::fd::{AsFd, AsRawFd};
