@@ -13,6 +13,7 @@ mod logits;
 mod model;
 mod progress;
 mod run;
+mod synth;
 mod tokenize;
 
 const COMMANDS: &[Command] = &[
@@ -21,6 +22,7 @@ const COMMANDS: &[Command] = &[
     inspect::COMMAND,
     logits::COMMAND,
     tokenize::COMMAND,
+    synth::COMMAND,
 ];
 
 /// Runs the program on its arguments (without its own name) and gives its exit code: 0 done, 1 failed, 2 usage.

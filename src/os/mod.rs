@@ -14,6 +14,7 @@ mod macos;
 mod map;
 mod memory;
 pub mod slots;
+mod space;
 
 pub use buf::AlignedBuf;
 pub use direct::DirectFile;
@@ -24,6 +25,7 @@ use linux as platform;
 use macos as platform;
 pub use map::Map;
 pub use memory::{Memory, Slice};
+pub use space::free_space;
 
 use crate::error::Result;
 
