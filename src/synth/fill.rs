@@ -22,12 +22,17 @@ pub enum Content {
         /// Their standard deviation.
         sd: f32,
     },
-    /// As `Random` with mean 0, but the row of one token is 0: its logit is 0, which is never the largest.
-    Output {
-        /// Standard deviation.
+    /// As `Random` with mean 0, but the rows from `zero.0` to below `zero.1` are zero.
+    Rows {
+        /// Standard deviation of the others.
         sd: f32,
-        /// The token.
-        zero: u32,
+        /// Which rows.
+        zero: (u64, u64),
+    },
+    /// As `Random` with a standard deviation of a fifth of `mean`, but the first half is zero.
+    UpperHalf {
+        /// Mean of the others.
+        mean: f32,
     },
     /// A number for each expert: `-slope ln(rank)`, the ranks in random order.
     Popularity {
@@ -66,18 +71,15 @@ pub fn fill(
     let row_bytes = info.format.row_bytes(info.dims[0] as usize).unwrap_or(0);
     match content {
         Content::Random { mean, sd } => random(info.format, len, mean, sd, rng, &mut put),
-        Content::Output { sd, zero } => {
-            let before = zero as usize * row_bytes;
-            random(info.format, before, 0.0, sd, rng, &mut put)?;
-            put(&vec![0; row_bytes])?;
-            random(
-                info.format,
-                len - before - row_bytes,
-                0.0,
-                sd,
-                rng,
-                &mut put,
-            )
+        Content::Rows { sd, zero } => {
+            let [begin, end] = [zero.0, zero.1].map(|row| row as usize * row_bytes);
+            random(info.format, begin, 0.0, sd, rng, &mut put)?;
+            put(&vec![0; end - begin])?;
+            random(info.format, len - end, 0.0, sd, rng, &mut put)
+        }
+        Content::UpperHalf { mean } => {
+            put(&vec![0; len / 2])?;
+            random(info.format, len - len / 2, mean, 0.2 * mean, rng, &mut put)
         }
         Content::Popularity { slope } => {
             let ranks = shuffled(info.dims[0] as usize, rng);
@@ -278,6 +280,15 @@ mod tests {
         out[start..start + len].to_vec()
     }
 
+    /// Computed with Python's integers from the published constants of FNV-1a, SplitMix64 and xorshift64*.
+    #[test]
+    fn generators_start_as_in_another_language() {
+        let first = |seed, name| tensor_rng(seed, name).next_u64();
+        assert_eq!(first(1, "token_embd.weight"), 0xE857_AB9D_2CAB_EDFC);
+        assert_eq!(first(2, "token_embd.weight"), 0x60CB_3D1E_ECA7_2851);
+        assert_eq!(first(1, "output.weight"), 0xC121_5D1B_130A_B069);
+    }
+
     #[test]
     fn weights_have_the_mean_and_deviation_asked_for() {
         let n = 1 << 20;
@@ -312,11 +323,15 @@ mod tests {
     }
 
     #[test]
-    fn the_zero_row_is_zero_and_the_others_are_not() {
-        let content = Content::Output { sd: 1.0, zero: 1 };
-        let bytes = made(content, &[64, 5], Format::Q8_0, 1);
+    fn zero_parts_are_zero_and_the_others_are_not() {
+        let zero = (1, 3);
+        let bytes = made(Content::Rows { sd: 1.0, zero }, &[64, 5], Format::Q8_0, 1);
         for (i, row) in bytes.chunks(68).enumerate() {
-            assert_eq!(row.iter().all(|b| *b == 0), i == 1, "row {i}");
+            assert_eq!(row.iter().all(|b| *b == 0), i == 1 || i == 2, "row {i}");
+        }
+        let bytes = made(Content::UpperHalf { mean: 1.0 }, &[8, 1], Format::F32, 1);
+        for (i, number) in bytes.chunks(4).enumerate() {
+            assert_eq!(number == [0; 4], i < 4, "element {i}");
         }
     }
 

@@ -4,6 +4,39 @@
 //! ```text
 //! Request --Plan::new--> Plan (header, bound as any model) --create--> file
 //! ```
+//!
+//! # How tokens are routed
+//!
+//! A cache of experts lives from two habits of real text: some experts are popular, and neighbouring tokens share
+//! experts because they share a topic. A generator that reproduces the miss rates measured on the real model takes the
+//! six largest of `-0.9 ln(rank) + topic + noise`, with standard deviations of 1.35 (topic, over some 200 tokens) and
+//! 1.1 (noise). Here the same comes out of the model's own arithmetic:
+//!
+//! - **Popularity** is the selection bias `exp_probs_b`, `-0.15 ln(rank)` in another random order of experts for each
+//!   layer: the scores sqrt(softplus(x)) of normal logits spread 0.3 where those of the generator spread 1.75.
+//! - **Topic** is what the attention of the first layer adds: its keys are small, so that each query attends all
+//!   keys of the window about equally, and their mean is nearly the same for the next token. It is made larger than
+//!   the embedding, so that about 0.7 of the variance of the router's input is topic.
+//! - **No loops.** If the topic reached the output, greedy decoding would say one word for ever. So it is written to the
+//!   lower half of the channels only, and the norm before the output head drops that half.
+//! - The end-of-turn token's row of the output is zero: it is never the likeliest, and answers have the length asked for.
+//! - Hash layers have tables of the same skew. As in the real model nothing there makes neighbours alike but popularity.
+//!
+//! Measured, the mean of the layers that choose by score, after a start of a quarter of the run (`tests/synth.rs`,
+//! `measure`); tokens drawn evenly from the vocabulary, and the model's own greedy ones:
+//!
+//! | | tokens counted | shared with the token before | uses of the top 5 % | 10 % | 25 % of experts |
+//! |---|---|---|---|---|---|
+//! | generator, 256 experts | 190 | 0.39 | 0.54 | 0.71 | 0.90 |
+//! | bench-q2 with 256 experts, random | 188 | 0.37 | 0.56 | 0.76 | 0.95 |
+//! | bench-q2 with 256 experts, greedy | 200 | 0.40 | 0.59 | 0.78 | 0.97 |
+//! | generator, 64 experts | 190 | 0.49 | 0.29 | 0.45 | 0.76 |
+//! | bench-q2, random | 165 | 0.44 | 0.27 | 0.45 | 0.78 |
+//! | bench-q2, greedy | 177 | 0.50 | 0.31 | 0.52 | 0.82 |
+//!
+//! Longer runs spread over more experts, as topics change. A prompt of text shares more (0.6 to 0.7 with 256 experts):
+//! it becomes single bytes, of which few are frequent, and their mean hardly changes. Sizes stay of order 1 over all 43
+//! layers, and so does routing (0.4 to 0.7 of 64 experts shared, without a trend).
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::gguf::Gguf;
@@ -187,8 +220,9 @@ impl Plan {
         let mut part_name = name.to_owned();
         part_name.push(format!(".{}.part", std::process::id()));
         let io = |what: &'static str| move |e: std::io::Error| Error::io(what, &e);
-        let part = Partial(folder.join(part_name));
-        let mut file = fs::File::create_new(&part.0).map_err(io("create"))?;
+        let part_path = folder.join(part_name);
+        let mut file = fs::File::create_new(&part_path).map_err(io("create"))?;
+        let part = Partial(part_path);
         self.write(
             &mut std::io::BufWriter::with_capacity(1 << 20, &mut file),
             progress,
@@ -204,7 +238,7 @@ struct Partial(PathBuf);
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // After a rename, or where it never came to be, there is nothing to remove.
+        // After a rename there is nothing to remove.
         let _ = fs::remove_file(&self.0);
     }
 }

@@ -191,12 +191,16 @@ pub const MIN_VOCAB: usize = SPECIALS.len() + 256;
 /// How large things are made, so that activations stay of one size over all layers and routing behaves as
 /// [`super`] says. Found by trial; see there.
 struct Gains {
+    /// Size of a key's elements: with small ones a query attends all keys about equally.
+    key: f32,
     /// Standard deviation of what the attention of the first layer adds to the streams, were it to attend one key.
     first_attn: f32,
     /// The same for other layers.
     attn: f32,
     /// Standard deviation of what an expert adds, before its weight.
     expert: f32,
+    /// Norm weights before the output head; makes logits of about 1.
+    output: f32,
     /// Standard deviation of the router's logits.
     router: f32,
     /// Fall of the selection bias by the logarithm of the rank.
@@ -206,9 +210,11 @@ struct Gains {
 }
 
 const GAINS: Gains = Gains {
-    first_attn: 10.0,
-    attn: 0.3,
-    expert: 0.25,
+    key: 0.3,
+    first_attn: 24.0,
+    attn: 0.15,
+    expert: 0.15,
+    output: 2.5,
     router: 1.0,
     bias: 0.15,
     hash: 0.9,
@@ -298,19 +304,21 @@ impl Shape {
 
     /// Every tensor, in the order of the file.
     pub fn tensors(&self) -> Vec<Tensor> {
-        use Format::{F16, Q8_0};
+        use Format::{F16, F32, Q8_0};
         let (d, n_vocab) = (self.n_embd, self.n_vocab as u64);
         let mut list = List {
             prefix: String::new(),
             tensors: Vec::new(),
         };
         list.random("token_embd.weight", &[d, n_vocab], F16, 1.0);
-        let output = Content::Output {
+        let eos = u64::from(EOS);
+        let output = Content::Rows {
             sd: per_root(d),
-            zero: EOS,
+            zero: (eos, eos + 1),
         };
         list.add("output.weight", &[d, n_vocab], Q8_0, output);
-        list.norm("output_norm.weight", d);
+        let half = Content::UpperHalf { mean: GAINS.output };
+        list.add("output_norm.weight", &[d], F32, half);
         list.hyper("output_hc", d, [HC as u64, HC as u64, 1]);
         for layer in 0..self.n_layer {
             list.prefix = format!("blk.{layer}.");
@@ -326,8 +334,8 @@ impl Shape {
         let q_width = self.n_head * self.head_dim;
         let (group, low) = (q_width / self.n_group_o, self.n_group_o * self.n_lora_o);
         let gain = match layer {
-            0 => GAINS.first_attn,
-            _ => GAINS.attn,
+            0 => GAINS.first_attn / GAINS.key,
+            _ => GAINS.attn / GAINS.key,
         };
         list.hyper("hc_attn", d, [HC_MIX as u64, HC_MIX as u64, 3]);
         list.norm("attn_norm.weight", d);
@@ -335,15 +343,20 @@ impl Shape {
         list.norm("attn_q_a_norm.weight", lora);
         list.matrix("attn_q_b.weight", lora, q_width, Q8_0);
         list.matrix("attn_kv.weight", d, self.head_dim, Q8_0);
-        list.norm("attn_kv_a_norm.weight", self.head_dim);
+        let keys = Content::Random {
+            mean: GAINS.key,
+            sd: 0.2 * GAINS.key,
+        };
+        list.add("attn_kv_a_norm.weight", &[self.head_dim], F32, keys);
         list.random("attn_sinks.weight", &[self.n_head], F32, 1.0);
         list.matrix("attn_output_a.weight", group, low, Q8_0);
-        list.random(
-            "attn_output_b.weight",
-            &[low, d],
-            Q8_0,
-            gain * per_root(low),
-        );
+        let zero = match layer {
+            0 => (d / 2, d),
+            _ => (d, d),
+        };
+        let sd = gain * per_root(low);
+        let output = Content::Rows { sd, zero };
+        list.add("attn_output_b.weight", &[low, d], Q8_0, output);
         let ratio = self.ratio(layer) as u64;
         let overlap = if ratio == 4 { 2 } else { 1 };
         if ratio != 0 {
