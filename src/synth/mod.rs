@@ -16,13 +16,13 @@
 //!   layer: the scores sqrt(softplus(x)) of normal logits spread 0.3 where those of the generator spread 1.75.
 //! - **Topic** is what the attention of the first layer adds: its keys are small, so that each query attends all
 //!   keys of the window about equally, and their mean is nearly the same for the next token. It is made larger than
-//!   the embedding, so that about 0.7 of the variance of the router's input is topic.
+//!   the embedding: 0.7 of the variance of the next router's input, by its design.
 //! - **No loops.** If the topic reached the output, greedy decoding would say one word for ever. So it is written to the
 //!   lower half of the channels only, and the norm before the output head drops that half.
 //! - The end-of-turn token's row of the output is zero: it is never the likeliest, and answers have the length asked for.
 //! - Hash layers have tables of the same skew. As in the real model nothing there makes neighbours alike but popularity.
 //!
-//! Measured, the mean of the layers that choose by score, after a start of a quarter of the run (`tests/synth.rs`,
+//! Measured with 8 layers, the mean of those that choose by score, after a start of a quarter of the run (`tests/synth.rs`,
 //! `measure`); tokens drawn evenly from the vocabulary, and the model's own greedy ones:
 //!
 //! | | tokens counted | shared with the token before | uses of the top 5 % | 10 % | 25 % of experts |
@@ -66,7 +66,7 @@ pub struct Request {
     pub n_vocab: Option<usize>,
     /// Layer l has the experts of layer l mod this, so that the file holds no more than these.
     pub alias_layers: Option<usize>,
-    /// Tensor data begins at multiples of this [bytes]; 32 if not given.
+    /// Tensor data begins at multiples of this many bytes; 32 if not given.
     pub alignment: Option<u32>,
     /// Same seed and numbers, same bytes.
     pub seed: u64,
