@@ -465,6 +465,9 @@ fn the_command_writes_refuses_and_replaces() {
 
 #[test]
 fn odd_arguments_are_named() {
+    let (code, help, _) = infall(&["--help"]);
+    let all: Vec<_> = shape_names().collect();
+    assert!(code == Some(0) && help.contains(&all.join(" | ")), "{help}");
     let cases: &[(&[&str], &str)] = &[
         (&["--out", "x"], "--shape is missing, expected flash-q2 |"),
         (
