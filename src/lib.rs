@@ -19,7 +19,7 @@
 //! | 3 | [`model`] [`text`] [`sampler`] | the model's numbers and tensors; tokens; the choice of a token |
 //! | 4 | [`supply`] [`backend`] | how experts reach a kernel; the kernels |
 //! | 5 | [`graph`] | the forward pass, generic over the backend |
-//! | 6 | [`session`] [`plan`] | a conversation and its KV cache; every byte decided beforehand |
+//! | 6 | [`session`] [`plan`] [`synth`] | a conversation and its KV cache; every byte decided beforehand; random models |
 //! | 7 | [`engine`] | all of it, opened and ready |
 //! | 8 | [`cli`] | the command line |
 //!
@@ -47,5 +47,6 @@ pub mod rng;
 pub mod sampler;
 pub mod session;
 pub mod supply;
+pub mod synth;
 pub mod text;
 pub mod units;

@@ -230,6 +230,29 @@ impl Options {
     }
 }
 
+fn at_most(flag: &str, found: usize, limit: usize) -> Result<()> {
+    if found > limit {
+        return Err(Error::usage(format!(
+            "{flag}: found {found}, expected at most {limit}"
+        )));
+    }
+    Ok(())
+}
+
+/// The model to use when `-m` is not given: `INFALL_MODEL`, else the small model under the current
+/// folder, else the one beside the sources this program was built from.
+pub fn default_model() -> PathBuf {
+    if let Some(path) = std::env::var_os("INFALL_MODEL").filter(|v| !v.is_empty()) {
+        return PathBuf::from(path);
+    }
+    let small = Path::new("models/tiny-q4.gguf");
+    if small.exists() {
+        small.into()
+    } else {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(small)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,28 +295,5 @@ mod tests {
             let error = Budget::parse(text).unwrap_err().to_string();
             assert!(error.contains(&format!("'{text}'")), "{error}");
         }
-    }
-}
-
-fn at_most(flag: &str, found: usize, limit: usize) -> Result<()> {
-    if found > limit {
-        return Err(Error::usage(format!(
-            "{flag}: found {found}, expected at most {limit}"
-        )));
-    }
-    Ok(())
-}
-
-/// The model to use when `-m` is not given: `INFALL_MODEL`, else the small model under the current
-/// folder, else the one beside the sources this program was built from.
-pub fn default_model() -> PathBuf {
-    if let Some(path) = std::env::var_os("INFALL_MODEL").filter(|v| !v.is_empty()) {
-        return PathBuf::from(path);
-    }
-    let small = Path::new("models/tiny-q4.gguf");
-    if small.exists() {
-        small.into()
-    } else {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join(small)
     }
 }

@@ -18,8 +18,8 @@ fn logits(
     let mut options = Options::new(model);
     (options.ctx, options.prefill_chunk, options.threads) = (600, 64, 2);
     change(&mut options);
-    let found = Loaded::open(&options).unwrap().logits(ids, decode_from);
-    found
+    let mut loaded = Loaded::open(&options).unwrap();
+    loaded.logits(ids, decode_from)
 }
 
 #[test]

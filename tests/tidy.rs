@@ -13,13 +13,13 @@ const ROWS: &[&[&str]] = &[
     &["model", "text", "sampler"],
     &["supply", "backend"],
     &["graph"],
-    &["session", "plan"],
+    &["session", "plan", "synth"],
     &["engine"],
     &["cli"],
 ];
 
 /// What a row may use in spite of its place: `cli` shows and parses, it knows no tensors.
-const CLI_MAY_USE: &[&str] = &["engine", "options", "error", "units"];
+const CLI_MAY_USE: &[&str] = &["engine", "synth", "options", "error", "units"];
 
 /// Files that may hold unsafe code.
 const FENCES: &[&str] = &[

@@ -15,6 +15,7 @@ mod model;
 mod plan;
 mod progress;
 mod run;
+mod synth;
 mod tokenize;
 
 const COMMANDS: &[Command] = &[
@@ -25,6 +26,7 @@ const COMMANDS: &[Command] = &[
     io_probe::COMMAND,
     logits::COMMAND,
     tokenize::COMMAND,
+    synth::COMMAND,
 ];
 
 /// Runs the program on its arguments (without its own name) and gives its exit code: 0 done, 1 failed, 2 usage.

@@ -15,6 +15,7 @@ mod map;
 mod memory;
 pub mod meter;
 pub mod slots;
+mod space;
 
 pub use buf::AlignedBuf;
 pub use direct::DirectFile;
@@ -25,6 +26,7 @@ use linux as platform;
 use macos as platform;
 pub use map::Map;
 pub use memory::{Memory, Slice};
+pub use space::free_space;
 
 use crate::error::Result;
 
