@@ -13,6 +13,7 @@ mod linux;
 mod macos;
 mod map;
 mod memory;
+pub mod sim;
 pub mod slots;
 
 pub use buf::AlignedBuf;
