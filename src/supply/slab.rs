@@ -47,6 +47,20 @@ impl SlabLayout {
         SlabLayout { alignment, at }
     }
 
+    /// For every layer. Experts of one size get slabs of one size, so that the slab of one serves another wherever
+    /// in their pages they begin.
+    pub fn of_layers(map: &ExpertMap, alignment: usize) -> Vec<SlabLayout> {
+        let layers = || (0..map.layers.len()).map(LayerId);
+        let mut layouts: Vec<SlabLayout> = layers()
+            .map(|l| SlabLayout::new(map, l, alignment))
+            .collect();
+        for l in layers() {
+            let equal = layers().filter(|k| map.slab_len(*k) == map.slab_len(l));
+            layouts[l.0].at[3] = equal.map(|k| layouts[k.0].len()).max().unwrap_or(0);
+        }
+        layouts
+    }
+
     /// Bytes of a slab.
     pub fn len(&self) -> usize {
         self.at[3]
