@@ -77,9 +77,16 @@ pub struct Cache {
 struct Work {
     layer: LayerId,
     chosen: Vec<ExpertId>,
+    /// Whether it was given out and computed.
     done: Vec<bool>,
     /// Indices into `chosen` that were given out last.
     batch: Vec<usize>,
+    /// Indices into `chosen` of those that have, or had, a slab: first the hits, then as slabs were found.
+    order: Vec<usize>,
+    /// Of `chosen`, those that have been looked at for a slab.
+    n_seen: usize,
+    /// Of `order`, those that are protected no more.
+    n_released: usize,
 }
 
 impl Cache {
@@ -93,9 +100,7 @@ impl Cache {
         options: CacheOptions,
     ) -> Result<Cache> {
         let alignment = file.alignment();
-        let layouts: Vec<SlabLayout> = (0..map.layers.len())
-            .map(|l| SlabLayout::new(map, LayerId(l), alignment))
-            .collect();
+        let layouts = SlabLayout::of_layers(map, alignment);
         let largest = layouts.iter().map(SlabLayout::len).max().unwrap_or(0);
         let least = (n_used * largest) as u64;
         if options.budget < least {
@@ -147,6 +152,9 @@ impl Cache {
                 chosen: Vec::with_capacity(map.n_expert),
                 done: Vec::with_capacity(map.n_expert),
                 batch: Vec::with_capacity(map.n_expert),
+                order: Vec::with_capacity(map.n_expert),
+                n_seen: 0,
+                n_released: 0,
             },
             stats: Stats::default(),
         })
@@ -302,31 +310,44 @@ impl Cache {
         self.forget(key);
     }
 
-    /// Starts the reads of chosen experts as far as slabs can be had; gives the number now loading.
-    fn start_reads(&mut self) -> Result<usize> {
-        let layer = self.work.layer;
-        let mut placed = 0;
-        let mut loading = 0;
-        for i in 0..self.work.chosen.len() {
-            let key = self.key(layer, self.work.chosen[i]);
-            if self.work.done[i] {
-                continue;
-            }
-            if self.entries[key].state == State::Absent && self.place(key)? {
+    /// The key of the `i`-th chosen expert.
+    fn chosen_key(&self, i: usize) -> usize {
+        self.key(self.work.layer, self.work.chosen[i])
+    }
+
+    /// Finds slabs for chosen experts, one after the other, until none can be had.
+    fn place_chosen(&mut self) -> Result<()> {
+        while self.work.n_seen < self.work.chosen.len() {
+            let i = self.work.n_seen;
+            let key = self.chosen_key(i);
+            // One that was done may be absent again.
+            if self.entries[key].state == State::Absent && !self.work.done[i] {
+                if !self.place(key)? {
+                    break;
+                }
                 self.entries[key].wanted = true;
+                self.work.order.push(i);
             }
-            placed += usize::from(self.entries[key].state == State::Placed);
-            loading += usize::from(matches!(self.entries[key].state, State::Loading(_)));
+            self.work.n_seen += 1;
         }
+        Ok(())
+    }
+
+    /// Starts the reads of chosen experts that have a slab.
+    fn start_reads(&mut self) {
+        let with_slab = self.work.n_released..self.work.order.len();
+        let placed = |cache: &Cache, n: usize| {
+            let key = cache.chosen_key(cache.work.order[n]);
+            (cache.entries[key].state == State::Placed).then_some(key)
+        };
+        let n_placed = with_slab.clone().filter_map(|n| placed(self, n)).count();
         // Few misses are split so that all readers have work.
-        let split = self.options.n_readers.div_ceil(3 * placed.max(1));
-        for i in 0..self.work.chosen.len() {
-            let key = self.key(layer, self.work.chosen[i]);
-            if !self.work.done[i] && self.entries[key].state == State::Placed {
+        let split = self.options.n_readers.div_ceil(3 * n_placed.max(1));
+        for n in with_slab {
+            if let Some(key) = placed(self, n) {
                 self.read(key, Urgency::Demand, split);
             }
         }
-        Ok(placed + loading)
     }
 
     /// Gives out what is ready and not done.
@@ -342,65 +363,73 @@ impl Cache {
     }
 
     fn next_batch(&mut self) -> Result<()> {
-        let layer = self.work.layer;
         while let Some(i) = self.work.batch.pop() {
             self.work.done[i] = true;
-            let key = self.key(layer, self.work.chosen[i]);
+        }
+        // One by one in the order of their slabs, whichever came first: what makes room for what is then the same
+        // however fast the reads were.
+        while let Some(&i) = self.work.order.get(self.work.n_released)
+            && self.work.done[i]
+        {
+            self.work.n_released += 1;
+            let key = self.chosen_key(i);
             self.entries[key].wanted = false;
+            self.place_chosen()?;
+        }
+        if self.work.n_released == self.work.chosen.len() {
+            self.end_layer();
+            return Ok(());
+        }
+        if self.work.n_released == self.work.order.len() {
+            self.make_way()?;
         }
         self.take_ready();
-        let loading = self.start_reads()?;
-        if !self.work.batch.is_empty() || loading == 0 {
-            return match self
-                .work
-                .done
-                .iter()
-                .zip(0..)
-                .find(|(done, i)| !**done && !self.work.batch.contains(i))
-            {
-                // Neither ready nor loading, and nothing to be given up: what was expected too early goes.
-                Some(_) if self.work.batch.is_empty() => self.make_way(),
-                _ => Ok(()),
-            };
+        self.start_reads();
+        if self.work.batch.is_empty() {
+            self.wait_for_some()?;
+            self.take_ready();
         }
-        // Wait for the first of those that load, then take all that are there.
+        Ok(())
+    }
+
+    /// Drops what was expected for later layers, so that the layer in work gets a slab.
+    fn make_way(&mut self) -> Result<()> {
+        while let Some(key) = self.expected.pop() {
+            self.drop_expected(key as usize);
+        }
+        self.place_chosen()?;
+        assert!(
+            self.work.n_released < self.work.order.len(),
+            "the budget holds an expert"
+        );
+        Ok(())
+    }
+
+    /// Waits for the first of those that load, and takes the others that are there by then.
+    fn wait_for_some(&mut self) -> Result<()> {
         let mut waited = false;
-        for i in 0..self.work.chosen.len() {
-            let key = self.key(layer, self.work.chosen[i]);
-            let State::Loading(_) = self.entries[key].state else {
+        for n in self.work.n_released..self.work.order.len() {
+            let key = self.chosen_key(self.work.order[n]);
+            let Entry {
+                slot: Some(slot),
+                state: State::Loading(_),
+                ..
+            } = self.entries[key]
+            else {
                 continue;
             };
-            let idle = self.entries[key]
-                .slot
-                .is_some_and(|slot| self.slots.is_idle(slot));
-            if idle || !waited {
+            if !waited || self.slots.is_idle(slot) {
                 waited = true;
                 self.settle(key)?;
             }
         }
-        self.take_ready();
         Ok(())
     }
 
-    /// Drops what was expected for later layers, so that the layer in work can go on.
-    fn make_way(&mut self) -> Result<()> {
-        if self.expected.is_empty() {
-            return Err(Error::limit(
-                "experts of one layer",
-                Bytes(self.used),
-                Bytes(self.options.budget),
-            ));
-        }
-        while let Some(key) = self.expected.pop() {
-            self.drop_expected(key as usize);
-        }
-        self.next_batch()
-    }
-
     /// Leaves no reader at work for the layer and nothing protected.
-    fn abandon(&mut self) {
+    fn end_layer(&mut self) {
         for i in 0..self.work.chosen.len() {
-            let key = self.key(self.work.layer, self.work.chosen[i]);
+            let key = self.chosen_key(i);
             self.entries[key].wanted = false;
             match self.entries[key].state {
                 // A second fault adds nothing to the first.
@@ -412,6 +441,8 @@ impl Cache {
         self.work.chosen.clear();
         self.work.done.clear();
         self.work.batch.clear();
+        self.work.order.clear();
+        (self.work.n_seen, self.work.n_released) = (0, 0);
     }
 }
 
@@ -434,7 +465,7 @@ impl ExpertSupply for Cache {
     }
 
     fn begin(&mut self, layer: LayerId, experts: &[ExpertId], counts: &[usize]) -> Result<()> {
-        self.abandon();
+        self.end_layer();
         let n_expert = self.map.n_expert;
         // What was expected of this layer and is not chosen is dropped.
         let mut i = 0;
@@ -459,7 +490,10 @@ impl ExpertSupply for Cache {
             self.worth.touch(key, *count);
             self.stats.touches += 1;
             match self.entries[key].state {
-                State::Ready => self.stats.hits += 1,
+                State::Ready => {
+                    self.stats.hits += 1;
+                    self.work.order.push(self.work.chosen.len());
+                }
                 state => {
                     self.stats.misses += 1;
                     self.stats.ahead_used += u64::from(matches!(state, State::Loading(_)));
@@ -469,18 +503,25 @@ impl ExpertSupply for Cache {
             self.work.chosen.push(*expert);
             self.work.done.push(false);
         }
-        // Reads begin now; the caller has other work to do before it asks.
-        let started = self.start_reads();
-        if started.is_err() {
-            self.abandon();
+        for i in 0..self.work.chosen.len() {
+            let entry = &self.entries[self.chosen_key(i)];
+            if entry.wanted && entry.state != State::Ready {
+                self.work.order.push(i);
+            }
         }
-        started.map(drop)
+        // Reads begin now; the caller has other work to do before it asks.
+        let placed = self.place_chosen();
+        match placed {
+            Ok(()) => self.start_reads(),
+            Err(_) => self.end_layer(),
+        }
+        placed
     }
 
     fn next(&mut self) -> Result<&[usize]> {
         let found = self.next_batch();
         if found.is_err() {
-            self.abandon();
+            self.end_layer();
         }
         found.map(|()| &self.work.batch[..])
     }
@@ -503,7 +544,7 @@ impl ExpertSupply for Cache {
     }
 
     fn rest(&mut self) {
-        self.abandon();
+        self.end_layer();
         while let Some(key) = self.expected.pop() {
             self.drop_expected(key as usize);
         }
