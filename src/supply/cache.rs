@@ -559,3 +559,6 @@ impl ExpertSupply for Cache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
