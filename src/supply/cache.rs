@@ -65,7 +65,6 @@ pub struct Cache {
     free: Vec<(SlotId, usize)>,
     /// Bytes of all slabs.
     used: u64,
-    locked: u64,
     worth: Worth,
     /// Placed before their layer began.
     expected: Vec<u32>,
@@ -144,7 +143,6 @@ impl Cache {
             resident: Vec::with_capacity(n_slots),
             free,
             used,
-            locked: 0,
             worth: Worth::new(options.policy, n_keys),
             expected: Vec::with_capacity(n_keys),
             work: Work {
@@ -162,7 +160,7 @@ impl Cache {
 
     /// Bytes of slabs that the system keeps from being swapped out.
     pub fn locked_bytes(&self) -> u64 {
-        self.locked
+        self.slots.locked_bytes()
     }
 
     /// Experts that are ready, by layer and id: for tests.
@@ -272,24 +270,26 @@ impl Cache {
         if let State::Loading(Urgency::Ahead) = self.entries[key].state {
             self.slots.hurry(slot);
         }
-        let result = match self.slots.is_idle(slot) {
-            true => self.slots.wait(slot),
-            false => {
-                let start = Instant::now();
-                let result = self.slots.wait(slot);
-                self.stats.stall_ns += start.elapsed().as_nanos() as u64;
-                result
-            }
-        };
-        if let Err(error) = result {
+        if let Err(error) = self.wait(slot) {
             self.forget(key);
             return Err(error.context(format_args!("expert {} of layer {}", expert.0, layer.0)));
         }
         self.entries[key].state = State::Ready;
-        if self.options.lock && self.slots.lock(slot) {
-            self.locked += self.layouts[layer.0].len() as u64;
+        if self.options.lock {
+            self.slots.lock(slot);
         }
         Ok(())
+    }
+
+    /// Waits until a slab is idle, and counts the time.
+    fn wait(&mut self, slot: SlotId) -> Result<()> {
+        if self.slots.is_idle(slot) {
+            return self.slots.wait(slot);
+        }
+        let start = Instant::now();
+        let result = self.slots.wait(slot);
+        self.stats.stall_ns += start.elapsed().as_nanos() as u64;
+        result
     }
 
     /// Drops an expert that was placed ahead and is not needed.
@@ -303,7 +303,7 @@ impl Cache {
                 if let Some(slot) = self.entries[key].slot {
                     self.slots.cancel_ahead(slot);
                     // Cancelled or not, it is not used.
-                    let _ = self.slots.wait(slot);
+                    let _ = self.wait(slot);
                 }
             }
         }
