@@ -213,4 +213,18 @@ mod tests {
         let layout = SlabLayout::new(&map(4096, 2_162_688), LayerId(0), 4096);
         assert_eq!(layout.len(), 3 * 2_162_688);
     }
+
+    #[test]
+    fn experts_of_one_size_share_slabs_wherever_they_begin() {
+        let mut map = map(0, 4096);
+        // Whole pages, then one page more for each matrix, then experts of another size.
+        map.layers.extend(self::map(31, 4096).layers);
+        map.layers.extend(self::map(0, 8192).layers);
+        let lens = |alignment| {
+            let layouts = SlabLayout::of_layers(&map, alignment);
+            layouts.iter().map(SlabLayout::len).collect::<Vec<_>>()
+        };
+        assert_eq!(lens(4096), [3 * 8192; 3]);
+        assert_eq!(lens(1), [3 * 4096, 3 * 4096, 3 * 8192]);
+    }
 }
