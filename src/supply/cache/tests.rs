@@ -323,9 +323,9 @@ fn script(seed: u64, n_layers: usize, n_tokens: usize) -> Vec<Step> {
         };
         let chosen: Vec<Vec<u32>> = (0..n_layers).map(|_| choose(&mut rng, n)).collect();
         for layer in 0..n_layers {
-            for later in layer..n_layers {
+            for (later, right) in chosen.iter().enumerate().skip(layer) {
                 match rng.below(4) {
-                    0 => steps.push(Step::Expect(later, chosen[later].clone())),
+                    0 => steps.push(Step::Expect(later, right.clone())),
                     1 => steps.push(Step::Expect(later, choose(&mut rng, N_USED))),
                     _ => {}
                 }
