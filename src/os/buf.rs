@@ -66,6 +66,10 @@ impl AlignedBuf {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// The address of the first byte, for readers that share the buffer out.
     pub(super) fn start(&self) -> *mut u8 {
         self.start.as_ptr()

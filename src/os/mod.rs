@@ -14,6 +14,7 @@ mod macos;
 mod map;
 mod memory;
 pub mod meter;
+pub mod sim;
 pub mod slots;
 mod space;
 

@@ -12,9 +12,8 @@
 
 use super::{AlignedBuf, ReadAt};
 use crate::error::{Error, Result};
-use std::cell::UnsafeCell;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -52,17 +51,17 @@ pub struct Slots {
     readers: Vec<JoinHandle<()>>,
 }
 
+/// `buf` is written only by readers and only while `left` is above 0, each in its own part (`Slots::fill` checks
+/// that parts do not overlap); its bytes are looked at only by the owner and only while `left` is 0. `left` orders
+/// the two: release on each finished part, acquire before the owner looks.
 struct Slot {
-    buf: UnsafeCell<AlignedBuf>,
+    buf: AlignedBuf,
     /// Parts that are not read yet. Above 0 the memory belongs to the readers.
     left: AtomicUsize,
     fault: Mutex<Option<Error>>,
+    /// Kept from being swapped out.
+    locked: AtomicBool,
 }
-
-// SAFETY: `buf` is touched by readers only while `left` is above 0, each in its own part (`Slots::fill` checks
-// that parts do not overlap), and by the owner only while `left` is 0; `left` orders the two (release on each
-// finished part, acquire before the owner looks).
-unsafe impl Sync for Slot {}
 
 struct Task {
     slot: Arc<Slot>,
@@ -132,9 +131,10 @@ impl Slots {
     /// Errors: memory is refused.
     pub fn add(&mut self, len: usize) -> Result<SlotId> {
         let slot = Some(Arc::new(Slot {
-            buf: UnsafeCell::new(AlignedBuf::zeroed(len)?),
+            buf: AlignedBuf::zeroed(len)?,
             left: AtomicUsize::new(0),
             fault: Mutex::new(None),
+            locked: AtomicBool::new(false),
         }));
         if let Some(id) = self.free_ids.pop() {
             self.slots[id.0 as usize] = slot;
@@ -151,11 +151,20 @@ impl Slots {
         self.free_ids.push(id);
     }
 
-    /// Keeps an idle slot from being swapped out; false when the system refuses.
-    pub fn lock(&self, id: SlotId) -> bool {
-        assert!(self.is_idle(id), "a slot is locked before it is filled");
-        // SAFETY: the slot is idle, so nobody writes to it; see `Slot`.
-        unsafe { &*self.slot(id).buf.get() }.lock()
+    /// Keeps an idle slot from being swapped out from now on, if the system allows that.
+    pub fn lock(&self, id: SlotId) {
+        assert!(self.is_idle(id), "a slot is locked when it is filled");
+        let slot = self.slot(id);
+        if !slot.locked.load(Ordering::Relaxed) {
+            slot.locked.store(slot.buf.lock(), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of the slots that the system keeps from being swapped out.
+    pub fn locked_bytes(&self) -> u64 {
+        let locked = |slot: &&Arc<Slot>| slot.locked.load(Ordering::Relaxed);
+        let slots = self.slots.iter().flatten().filter(locked);
+        slots.map(|slot| slot.buf.len() as u64).sum()
     }
 
     /// Has readers fill an idle slot. Its former contents are gone.
@@ -165,14 +174,12 @@ impl Slots {
             slot.left.load(Ordering::Acquire) == 0,
             "a slot is filled once at a time"
         );
-        // SAFETY: the slot is idle and `&mut self` leaves no borrow of its bytes.
-        let len = unsafe { &*slot.buf.get() }.as_slice().len();
         let mut end = 0;
         for part in parts {
             assert!(part.at >= end && part.need <= part.len, "parts in order");
             end = part.at + part.len;
         }
-        assert!(end <= len, "parts within the slot");
+        assert!(end <= slot.buf.len(), "parts within the slot");
         slot.left.store(parts.len(), Ordering::Release);
         let slot = Arc::clone(slot);
         let mut queue = self.shared.lock();
@@ -245,9 +252,9 @@ impl Slots {
     /// The bytes of an idle slot.
     pub fn bytes(&self, id: SlotId) -> &[u8] {
         assert!(self.is_idle(id), "a slot is read when it is filled");
-        // SAFETY: the slot is idle (acquire), and becomes loading only through `&mut self`, which cannot exist
-        // while this borrow lives.
-        unsafe { &*self.slot(id).buf.get() }.as_slice()
+        // The slot is idle (acquire), and becomes loading only through `&mut self`, which cannot exist while this
+        // borrow lives.
+        self.slot(id).buf.as_slice()
     }
 
     /// Reads and bytes so far.
@@ -315,9 +322,8 @@ impl Shared {
     fn read(&self, Task { slot, part }: &Task) {
         // SAFETY: `left` counts this part, so the memory belongs to the readers; the part lies in the buffer and
         // overlaps no other (checked by `fill`), and each part is taken from the queue once.
-        let buf = unsafe {
-            std::slice::from_raw_parts_mut((*slot.buf.get()).start().add(part.at), part.len)
-        };
+        let buf =
+            unsafe { std::slice::from_raw_parts_mut(slot.buf.start().add(part.at), part.len) };
         match self.file.read_window(part.offset, buf, part.need) {
             Ok(()) => {
                 self.n_reads.fetch_add(1, Ordering::Relaxed);
@@ -344,10 +350,100 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::super::MemFile;
+    use super::super::sim::{Sim, SimFile};
     use super::*;
 
     fn slots(bytes: Vec<u8>, n_readers: usize) -> Slots {
         Slots::new(Arc::new(MemFile::new("memory", bytes)), n_readers, 8, 64).unwrap()
+    }
+
+    /// A file whose reads wait while the lock is held.
+    struct Gate(Arc<Mutex<()>>);
+
+    impl ReadAt for Gate {
+        fn len(&self) -> u64 {
+            1000
+        }
+
+        fn read_exact_at(&self, _: u64, _: &mut [u8]) -> Result<()> {
+            drop(self.0.lock().unwrap());
+            Ok(())
+        }
+
+        fn name(&self) -> &str {
+            "gate"
+        }
+    }
+
+    #[test]
+    fn demand_comes_before_what_is_read_ahead() {
+        let gate = Arc::new(Mutex::new(()));
+        let file = SimFile::new(Gate(Arc::clone(&gate)), Sim::default());
+        let file = Arc::new(file);
+        let mut slots = Slots::new(Arc::clone(&file) as _, 1, 8, 8).unwrap();
+        let ids: Vec<SlotId> = (0..6).map(|_| slots.add(10).unwrap()).collect();
+        let held = gate.lock().unwrap();
+        // Until the gate opens the only reader stands in the first read, and the others queue.
+        slots.fill(ids[0], Urgency::Demand, &[part(0, 0, 10)]);
+        while file.log().is_empty() {
+            std::thread::yield_now();
+        }
+        for (id, urgency) in [
+            (1, Urgency::Ahead),
+            (2, Urgency::Ahead),
+            (3, Urgency::Demand),
+            (4, Urgency::Ahead),
+            (5, Urgency::Demand),
+        ] {
+            slots.fill(ids[id], urgency, &[part(id as u64 * 10, 0, 10)]);
+        }
+        slots.hurry(ids[2]);
+        slots.cancel_ahead(ids[4]);
+        assert!(slots.is_idle(ids[4]) && !slots.is_idle(ids[0]));
+        drop(held);
+        let results: Vec<bool> = ids.iter().map(|id| slots.wait(*id).is_ok()).collect();
+        assert_eq!(results, [true, true, true, true, false, true]);
+        let order: Vec<u64> = file.log().iter().map(|read| read.offset / 10).collect();
+        assert_eq!(order, [0, 3, 5, 2, 1]);
+        assert_eq!(slots.totals(), (5, 50));
+    }
+
+    #[test]
+    fn slots_dropped_while_they_load_wait_for_their_readers() {
+        let gate = Arc::new(Mutex::new(()));
+        let file: Arc<dyn ReadAt> = Arc::new(Gate(Arc::clone(&gate)));
+        let mut slots = Slots::new(Arc::clone(&file), 2, 8, 8).unwrap();
+        let held = gate.lock().unwrap();
+        for urgency in [Urgency::Demand, Urgency::Ahead, Urgency::Demand] {
+            let id = slots.add(10).unwrap();
+            slots.fill(id, urgency, &[part(0, 0, 10)]);
+        }
+        drop(held);
+        drop(slots);
+        // No reader holds the file any more.
+        assert_eq!(Arc::strong_count(&file), 1);
+    }
+
+    #[test]
+    fn a_slot_counts_as_locked_once_and_until_it_goes() {
+        let mut slots = slots(vec![7; 100], 1);
+        let (a, b) = (slots.add(64).unwrap(), slots.add(32).unwrap());
+        assert_eq!(slots.locked_bytes(), 0);
+        (0..3).for_each(|_| slots.lock(a));
+        let one = slots.locked_bytes();
+        if one == 0 {
+            println!("skipped: the system locks no memory");
+            return;
+        }
+        assert_eq!(one, 64);
+        slots.lock(b);
+        slots.fill(a, Urgency::Demand, &[part(0, 0, 64)]);
+        assert_eq!(slots.locked_bytes(), 96);
+        slots.wait(a).unwrap();
+        slots.remove(a);
+        assert_eq!(slots.locked_bytes(), 32);
+        slots.add(64).unwrap();
+        assert_eq!(slots.locked_bytes(), 32);
     }
 
     fn part(offset: u64, at: usize, len: usize) -> Part {

@@ -48,6 +48,8 @@ struct Entry {
     state: State,
     /// Not to be given up: chosen by the layer in work and not computed yet, or expected.
     wanted: bool,
+    /// In `Cache::kept`.
+    kept: bool,
     /// Where it stands in `Cache::resident`.
     at: u32,
 }
@@ -65,7 +67,6 @@ pub struct Cache {
     free: Vec<(SlotId, usize)>,
     /// Bytes of all slabs.
     used: u64,
-    locked: u64,
     worth: Worth,
     /// Placed before their layer began.
     expected: Vec<u32>,
@@ -79,9 +80,16 @@ pub struct Cache {
 struct Work {
     layer: LayerId,
     chosen: Vec<ExpertId>,
+    /// Whether it was given out and computed.
     done: Vec<bool>,
     /// Indices into `chosen` that were given out last.
     batch: Vec<usize>,
+    /// Indices into `chosen` of those that have, or had, a slab: first the hits, then as slabs were found.
+    order: Vec<usize>,
+    /// Of `chosen`, those that have been looked at for a slab.
+    n_seen: usize,
+    /// Of `order`, those that are done with.
+    n_released: usize,
     /// More chunks of this layer follow.
     more: bool,
 }
@@ -97,9 +105,7 @@ impl Cache {
         options: CacheOptions,
     ) -> Result<Cache> {
         let alignment = file.alignment();
-        let layouts: Vec<SlabLayout> = (0..map.layers.len())
-            .map(|l| SlabLayout::new(map, LayerId(l), alignment))
-            .collect();
+        let layouts = SlabLayout::of_layers(map, alignment);
         let largest = layouts.iter().map(SlabLayout::len).max().unwrap_or(0);
         let least = (n_used * largest) as u64;
         if options.budget < least {
@@ -132,6 +138,7 @@ impl Cache {
             slot: None,
             state: State::Absent,
             wanted: false,
+            kept: false,
             at: 0,
         };
         Ok(Cache {
@@ -143,7 +150,6 @@ impl Cache {
             resident: Vec::with_capacity(n_slots),
             free,
             used,
-            locked: 0,
             worth: Worth::new(options.policy, n_keys),
             expected: Vec::with_capacity(n_keys),
             kept: Vec::with_capacity(map.n_expert),
@@ -152,6 +158,9 @@ impl Cache {
                 chosen: Vec::with_capacity(map.n_expert),
                 done: Vec::with_capacity(map.n_expert),
                 batch: Vec::with_capacity(map.n_expert),
+                order: Vec::with_capacity(map.n_expert),
+                n_seen: 0,
+                n_released: 0,
                 more: false,
             },
             stats: Stats::default(),
@@ -160,7 +169,7 @@ impl Cache {
 
     /// Bytes of slabs that the system keeps from being swapped out.
     pub fn locked_bytes(&self) -> u64 {
-        self.locked
+        self.slots.locked_bytes()
     }
 
     /// Experts that are ready, by layer and id: for tests.
@@ -270,24 +279,26 @@ impl Cache {
         if let State::Loading(Urgency::Ahead) = self.entries[key].state {
             self.slots.hurry(slot);
         }
-        let result = match self.slots.is_idle(slot) {
-            true => self.slots.wait(slot),
-            false => {
-                let start = Instant::now();
-                let result = self.slots.wait(slot);
-                self.stats.stall_ns += start.elapsed().as_nanos() as u64;
-                result
-            }
-        };
-        if let Err(error) = result {
+        if let Err(error) = self.wait(slot) {
             self.forget(key);
             return Err(error.context(format_args!("expert {} of layer {}", expert.0, layer.0)));
         }
         self.entries[key].state = State::Ready;
-        if self.options.lock && self.slots.lock(slot) {
-            self.locked += self.layouts[layer.0].len() as u64;
+        if self.options.lock {
+            self.slots.lock(slot);
         }
         Ok(())
+    }
+
+    /// Waits until a slab is idle, and counts the time.
+    fn wait(&mut self, slot: SlotId) -> Result<()> {
+        if self.slots.is_idle(slot) {
+            return self.slots.wait(slot);
+        }
+        let start = Instant::now();
+        let result = self.slots.wait(slot);
+        self.stats.stall_ns += start.elapsed().as_nanos() as u64;
+        result
     }
 
     /// Drops an expert that was placed ahead and is not needed.
@@ -301,38 +312,51 @@ impl Cache {
                 if let Some(slot) = self.entries[key].slot {
                     self.slots.cancel_ahead(slot);
                     // Cancelled or not, it is not used.
-                    let _ = self.slots.wait(slot);
+                    let _ = self.wait(slot);
                 }
             }
         }
         self.forget(key);
     }
 
-    /// Starts the reads of chosen experts as far as slabs can be had; gives the number now loading.
-    fn start_reads(&mut self) -> Result<usize> {
-        let layer = self.work.layer;
-        let mut placed = 0;
-        let mut loading = 0;
-        for i in 0..self.work.chosen.len() {
-            let key = self.key(layer, self.work.chosen[i]);
-            if self.work.done[i] {
-                continue;
-            }
-            if self.entries[key].state == State::Absent && self.place(key)? {
+    /// The key of the `i`-th chosen expert.
+    fn chosen_key(&self, i: usize) -> usize {
+        self.key(self.work.layer, self.work.chosen[i])
+    }
+
+    /// Finds slabs for chosen experts, one after the other, until none can be had.
+    fn place_chosen(&mut self) -> Result<()> {
+        while self.work.n_seen < self.work.chosen.len() {
+            let i = self.work.n_seen;
+            let key = self.chosen_key(i);
+            // One that was done may be absent again.
+            if self.entries[key].state == State::Absent && !self.work.done[i] {
+                if !self.place(key)? {
+                    break;
+                }
                 self.entries[key].wanted = true;
+                self.work.order.push(i);
             }
-            placed += usize::from(self.entries[key].state == State::Placed);
-            loading += usize::from(matches!(self.entries[key].state, State::Loading(_)));
+            self.work.n_seen += 1;
         }
+        Ok(())
+    }
+
+    /// Starts the reads of chosen experts that have a slab.
+    fn start_reads(&mut self) {
+        let with_slab = self.work.n_released..self.work.order.len();
+        let placed = |cache: &Cache, n: usize| {
+            let key = cache.chosen_key(cache.work.order[n]);
+            (cache.entries[key].state == State::Placed).then_some(key)
+        };
+        let n_placed = with_slab.clone().filter_map(|n| placed(self, n)).count();
         // Few misses are split so that all readers have work.
-        let split = self.options.n_readers.div_ceil(3 * placed.max(1));
-        for i in 0..self.work.chosen.len() {
-            let key = self.key(layer, self.work.chosen[i]);
-            if !self.work.done[i] && self.entries[key].state == State::Placed {
+        let split = self.options.n_readers.div_ceil(3 * n_placed.max(1));
+        for n in with_slab {
+            if let Some(key) = placed(self, n) {
                 self.read(key, Urgency::Demand, split);
             }
         }
-        Ok(placed + loading)
     }
 
     /// Gives out what is ready and not done.
@@ -348,81 +372,97 @@ impl Cache {
     }
 
     fn next_batch(&mut self) -> Result<()> {
-        let layer = self.work.layer;
         while let Some(i) = self.work.batch.pop() {
             self.work.done[i] = true;
-            let key = self.key(layer, self.work.chosen[i]);
-            if self.work.more {
-                self.kept.push(key as u32);
-            } else {
-                self.entries[key].wanted = false;
-            }
+        }
+        // One by one in the order of their slabs, whichever came first: what makes room for what is then the same
+        // however fast the reads were.
+        while let Some(&i) = self.work.order.get(self.work.n_released)
+            && self.work.done[i]
+        {
+            self.work.n_released += 1;
+            self.release(self.chosen_key(i));
+            self.place_chosen()?;
+        }
+        if self.work.n_released == self.work.chosen.len() {
+            self.end_layer();
+            return Ok(());
+        }
+        if self.work.n_released == self.work.order.len() {
+            self.make_way()?;
         }
         self.take_ready();
-        let loading = self.start_reads()?;
-        if !self.work.batch.is_empty() || loading == 0 {
-            return match self
-                .work
-                .done
-                .iter()
-                .zip(0..)
-                .find(|(done, i)| !**done && !self.work.batch.contains(i))
-            {
-                // Neither ready nor loading, and nothing to be given up: what was expected too early goes.
-                Some(_) if self.work.batch.is_empty() => self.make_way(),
-                _ => Ok(()),
-            };
+        self.start_reads();
+        if self.work.batch.is_empty() {
+            self.wait_for_some()?;
+            self.take_ready();
         }
-        // Wait for the first of those that load, then take all that are there.
-        let mut waited = false;
-        for i in 0..self.work.chosen.len() {
-            let key = self.key(layer, self.work.chosen[i]);
-            let State::Loading(_) = self.entries[key].state else {
-                continue;
-            };
-            let idle = self.entries[key]
-                .slot
-                .is_some_and(|slot| self.slots.is_idle(slot));
-            if idle || !waited {
-                waited = true;
-                self.settle(key)?;
-            }
-        }
-        self.take_ready();
         Ok(())
     }
 
     /// Gives up what was kept for later chunks, then what was expected for later layers, so that the layer in
-    /// work can go on.
+    /// work gets a slab.
     fn make_way(&mut self) -> Result<()> {
-        if !self.kept.is_empty() {
-            self.release_kept();
-            return self.next_batch();
-        }
-        if self.expected.is_empty() {
-            return Err(Error::limit(
-                "experts of one layer",
-                Bytes(self.used),
-                Bytes(self.options.budget),
-            ));
+        self.release_kept();
+        self.place_chosen()?;
+        if self.work.n_released < self.work.order.len() {
+            return Ok(());
         }
         while let Some(key) = self.expected.pop() {
             self.drop_expected(key as usize);
         }
-        self.next_batch()
+        self.place_chosen()?;
+        assert!(
+            self.work.n_released < self.work.order.len(),
+            "the budget holds an expert"
+        );
+        Ok(())
+    }
+
+    /// Waits for the first of those that load, and takes the others that are there by then.
+    fn wait_for_some(&mut self) -> Result<()> {
+        let mut waited = false;
+        for n in self.work.n_released..self.work.order.len() {
+            let key = self.chosen_key(self.work.order[n]);
+            let Entry {
+                slot: Some(slot),
+                state: State::Loading(_),
+                ..
+            } = self.entries[key]
+            else {
+                continue;
+            };
+            if !waited || self.slots.is_idle(slot) {
+                waited = true;
+                self.settle(key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An expert is computed: it may be given up, unless other chunks of its layer follow.
+    fn release(&mut self, key: usize) {
+        let entry = &mut self.entries[key];
+        if !self.work.more {
+            entry.wanted = entry.kept;
+        } else if !entry.kept {
+            entry.kept = true;
+            self.kept.push(key as u32);
+        }
     }
 
     fn release_kept(&mut self) {
         while let Some(key) = self.kept.pop() {
-            self.entries[key as usize].wanted = false;
+            let entry = &mut self.entries[key as usize];
+            (entry.kept, entry.wanted) = (false, false);
         }
     }
 
-    /// Leaves no reader at work for the layer and nothing of it protected but what is kept.
-    fn abandon(&mut self) {
+    /// Leaves no reader at work for the layer, and nothing of it protected but what is kept.
+    fn end_layer(&mut self) {
         for i in 0..self.work.chosen.len() {
-            let key = self.key(self.work.layer, self.work.chosen[i]);
-            self.entries[key].wanted = false;
+            let key = self.chosen_key(i);
+            self.entries[key].wanted = self.entries[key].kept;
             match self.entries[key].state {
                 // A second fault adds nothing to the first.
                 State::Loading(_) => drop(self.settle(key)),
@@ -433,23 +473,24 @@ impl Cache {
         self.work.chosen.clear();
         self.work.done.clear();
         self.work.batch.clear();
+        self.work.order.clear();
+        (self.work.n_seen, self.work.n_released) = (0, 0);
     }
 }
 
 impl ExpertSupply for Cache {
     fn expect(&mut self, layer: LayerId, experts: &[ExpertId], spare: usize) -> Result<()> {
+        let len_of = |key: u32| self.layouts[key as usize / self.map.n_expert].len() as u64;
+        let mut held: u64 = self.expected.iter().map(|key| len_of(*key)).sum();
         let len = self.layouts[layer.0].len() as u64;
-        let room = self.options.budget / len.max(1);
+        let room = self.options.budget.saturating_sub(spare as u64 * len);
         for expert in experts {
-            if (self.expected.len() + spare) as u64 >= room {
-                return Ok(());
-            }
             let key = self.key(layer, *expert);
-            if self.entries[key].wanted
-                || (self.entries[key].state == State::Absent && !self.place(key)?)
-            {
+            let absent = self.entries[key].state == State::Absent;
+            if self.entries[key].wanted || absent && (held + len > room || !self.place(key)?) {
                 continue;
             }
+            held += len;
             self.entries[key].wanted = true;
             self.expected.push(key as u32);
             if self.options.read_ahead && self.entries[key].state == State::Placed {
@@ -466,7 +507,7 @@ impl ExpertSupply for Cache {
         counts: &[usize],
         more: bool,
     ) -> Result<()> {
-        self.abandon();
+        self.end_layer();
         if layer != self.work.layer {
             self.release_kept();
         }
@@ -495,7 +536,10 @@ impl ExpertSupply for Cache {
             self.worth.touch(key, *count);
             self.stats.touches += 1;
             match self.entries[key].state {
-                State::Ready => self.stats.hits += 1,
+                State::Ready => {
+                    self.stats.hits += 1;
+                    self.work.order.push(self.work.chosen.len());
+                }
                 state => {
                     self.stats.misses += 1;
                     self.stats.ahead_used += u64::from(matches!(state, State::Loading(_)));
@@ -505,18 +549,25 @@ impl ExpertSupply for Cache {
             self.work.chosen.push(*expert);
             self.work.done.push(false);
         }
-        // Reads begin now; the caller has other work to do before it asks.
-        let started = self.start_reads();
-        if started.is_err() {
-            self.abandon();
+        for i in 0..self.work.chosen.len() {
+            let entry = &self.entries[self.chosen_key(i)];
+            if entry.wanted && entry.state != State::Ready {
+                self.work.order.push(i);
+            }
         }
-        started.map(drop)
+        // Reads begin now; the caller has other work to do before it asks.
+        let placed = self.place_chosen();
+        match placed {
+            Ok(()) => self.start_reads(),
+            Err(_) => self.end_layer(),
+        }
+        placed
     }
 
     fn next(&mut self) -> Result<&[usize]> {
         let found = self.next_batch();
         if found.is_err() {
-            self.abandon();
+            self.end_layer();
         }
         found.map(|()| &self.work.batch[..])
     }
@@ -539,7 +590,7 @@ impl ExpertSupply for Cache {
     }
 
     fn rest(&mut self) {
-        self.abandon();
+        self.end_layer();
         self.release_kept();
         while let Some(key) = self.expected.pop() {
             self.drop_expected(key as usize);
@@ -555,3 +606,6 @@ impl ExpertSupply for Cache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

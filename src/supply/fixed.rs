@@ -42,7 +42,7 @@ impl Fixed {
     /// Reads the fixed weights of a model into owned memory, with `n_readers` threads; with `lock` they are kept
     /// from being swapped out as far as the system allows.
     ///
-    /// Errors: a failed read, refused memory.
+    /// Errors: a failed read, refused memory or threads.
     pub fn read(
         file: &dyn ReadAt,
         model: &Model,
@@ -67,9 +67,9 @@ impl Fixed {
         let (tell, told) = std::sync::mpsc::channel();
         let next = || work.lock().unwrap_or_else(PoisonError::into_inner).next();
         std::thread::scope(|scope| -> Result<()> {
-            for _ in 0..n_readers.max(1) {
+            for id in 0..n_readers.max(1) {
                 let (tell, next) = (tell.clone(), &next);
-                scope.spawn(move || {
+                let reader = move || {
                     while let Some((offset, bytes)) = next() {
                         // The last page of a file may be no whole one.
                         let need = bytes.len().min(file.len().saturating_sub(offset) as usize);
@@ -80,7 +80,10 @@ impl Fixed {
                             return;
                         }
                     }
-                });
+                };
+                std::thread::Builder::new()
+                    .spawn_scoped(scope, reader)
+                    .map_err(|e| Error::io(format!("starting reader {id} of {n_readers}"), &e))?;
             }
             drop(tell);
             let mut done = 0;
@@ -152,4 +155,140 @@ fn windows(model: &Model, alignment: usize) -> impl Iterator<Item = Extent> {
         }
     }
     windows.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::gguf::Gguf;
+    use crate::os::sim::{Sim, SimFile};
+    use crate::os::{File, MemFile};
+    use std::path::Path;
+
+    /// Tensors that begin anywhere, touch, leave gaps, and one that takes several steps; the last ends the file.
+    const EXTENTS: [(u64, u64); 6] = [
+        (37, 100),
+        (137, 5000),
+        (30_000, 1),
+        (30_002, STEP as u64 * 2 + 4321),
+        (17_000_000, 3 * 4096),
+        (18_000_001, 999),
+    ];
+
+    const LEN: u64 = 18_001_000;
+
+    /// Any model, with fixed weights at [`EXTENTS`] in the order of their lengths.
+    fn model() -> Model {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/micro-q2.gguf");
+        let mut model = Model::bind(Gguf::read(&File::open(&path).unwrap()).unwrap()).unwrap();
+        let extents = EXTENTS.map(|(offset, len)| Extent { offset, len });
+        model.weights.extents = extents.into();
+        model.weights.extents.sort_unstable_by_key(|e| e.len);
+        model
+    }
+
+    fn byte(offset: u64) -> u8 {
+        (offset.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8
+    }
+
+    fn file(alignment: usize) -> SimFile {
+        let sim = Sim {
+            seed: alignment as u64,
+            wait_us: 100,
+            pieces: 3,
+            alignment,
+        };
+        SimFile::new(
+            MemFile::new("model.gguf", (0..LEN).map(byte).collect()),
+            sim,
+        )
+    }
+
+    #[test]
+    fn all_fixed_weights_come_in_aligned_reads_12() {
+        let model = model();
+        for (alignment, n_readers) in [(1, 1), (512, 3), (4096, 8)] {
+            let file = file(alignment);
+            let mut told = Vec::new();
+            let mut progress = |done, all| told.push((done, all));
+            let fixed = Fixed::read(&file, &model, n_readers, false, &mut progress).unwrap();
+            for extent in &model.weights.extents {
+                let slice = fixed.slice(*extent).unwrap();
+                let expected = (extent.offset..extent.offset + extent.len).map(byte);
+                assert!(slice.bytes().iter().copied().eq(expected), "{extent:?}");
+            }
+            assert_eq!((file.n_unaligned(), file.n_overlaps()), (0, 0));
+            let read: u64 = file.log().iter().map(|r| r.len as u64).sum();
+            let bytes = Fixed::bytes(&model, alignment);
+            assert_eq!(read, bytes, "each window is read once");
+            assert!(told.is_sorted() && told.iter().all(|(_, all)| *all == bytes));
+            assert!(told.last().unwrap().0 + alignment as u64 > bytes);
+        }
+    }
+
+    #[test]
+    fn each_failed_read_is_an_error_5() {
+        let model = model();
+        for n in 0.. {
+            let file = file(512);
+            file.fail_read(n);
+            let result = Fixed::read(&file, &model, 1 + n % 4, false, &mut |_, _| {});
+            let Err(error) = result else {
+                assert!(n > 5, "{n} reads");
+                break;
+            };
+            assert_eq!(error.kind(), ErrorKind::Io);
+            let message = error.to_string();
+            let read = file.log()[n];
+            let expected = format!(
+                "fixed weights: model.gguf: read of {} bytes at {}: ",
+                read.len, read.offset
+            );
+            assert!(message.starts_with(&expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_an_error_5() {
+        let model = model();
+        for end in [0, 5000, 17_000_000, LEN - 1] {
+            let file = file(4096);
+            file.truncate(end);
+            let result = Fixed::read(&file, &model, 4, false, &mut |_, _| {});
+            let error = result.err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Format);
+            let message = error.to_string();
+            assert!(message.contains("model.gguf: read at "), "{message}");
+        }
+    }
+
+    #[test]
+    fn slices_outside_of_what_was_read_are_errors() {
+        let model = model();
+        let fixed = Fixed::read(&file(1), &model, 2, false, &mut |_, _| {}).unwrap();
+        for (offset, len) in [
+            (0, 1),
+            (36, 10),
+            (5136, 2),
+            (29_999, 1),
+            (17_500_000, 1),
+            (18_000_001, 1000),
+            (LEN, 1),
+            (u64::MAX, 1),
+            (40, u64::MAX),
+        ] {
+            let error = fixed.slice(Extent { offset, len }).err();
+            assert!(error.is_some(), "{len} bytes at {offset}");
+        }
+        // The two that touch are one memory.
+        assert!(
+            fixed
+                .slice(Extent {
+                    offset: 100,
+                    len: 100
+                })
+                .is_ok()
+        );
+    }
 }

@@ -98,8 +98,9 @@ pub type OpenSupply = fn(Opening<'_>) -> Result<Opened>;
 
 /// Bytes of the largest slab of a model, in a file whose reads are multiples of `alignment`.
 pub fn largest_slab(map: &ExpertMap, alignment: usize) -> u64 {
-    let slab = |l| slab::SlabLayout::new(map, LayerId(l), alignment).len();
-    (0..map.layers.len()).map(slab).max().unwrap_or(0) as u64
+    let layouts = slab::SlabLayout::of_layers(map, alignment);
+    let slabs = layouts.iter().map(slab::SlabLayout::len);
+    slabs.max().unwrap_or(0) as u64
 }
 
 /// What a strategy needs for a model.

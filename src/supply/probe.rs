@@ -35,9 +35,7 @@ pub fn read_experts(
     bytes: u64,
 ) -> Result<Probe> {
     let file: Arc<dyn ReadAt> = Arc::new(DirectFile::open(path)?);
-    let layouts: Vec<SlabLayout> = (0..map.layers.len())
-        .map(|l| SlabLayout::new(map, LayerId(l), file.alignment()))
-        .collect();
+    let layouts = SlabLayout::of_layers(map, file.alignment());
     let largest = layouts.iter().map(SlabLayout::len).max().unwrap_or(0);
     let mut slots = Slots::new(file, n_readers, queue, queue * MAX_PARTS)?;
     let ids = (0..queue)

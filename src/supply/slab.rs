@@ -47,6 +47,20 @@ impl SlabLayout {
         SlabLayout { alignment, at }
     }
 
+    /// For every layer. Experts of one size get slabs of one size, so that the slab of one serves another wherever
+    /// in their pages they begin.
+    pub fn of_layers(map: &ExpertMap, alignment: usize) -> Vec<SlabLayout> {
+        let layers = || (0..map.layers.len()).map(LayerId);
+        let mut layouts: Vec<SlabLayout> = layers()
+            .map(|l| SlabLayout::new(map, l, alignment))
+            .collect();
+        for l in layers() {
+            let equal = layers().filter(|k| map.slab_len(*k) == map.slab_len(l));
+            layouts[l.0].at[3] = equal.map(|k| layouts[k.0].len()).max().unwrap_or(0);
+        }
+        layouts
+    }
+
     /// Bytes of a slab.
     pub fn len(&self) -> usize {
         self.at[3]
@@ -198,5 +212,19 @@ mod tests {
     fn aligned_experts_have_no_bytes_around_them() {
         let layout = SlabLayout::new(&map(4096, 2_162_688), LayerId(0), 4096);
         assert_eq!(layout.len(), 3 * 2_162_688);
+    }
+
+    #[test]
+    fn experts_of_one_size_share_slabs_wherever_they_begin() {
+        let mut map = map(0, 4096);
+        // Whole pages, then one page more for each matrix, then experts of another size.
+        map.layers.extend(self::map(31, 4096).layers);
+        map.layers.extend(self::map(0, 8192).layers);
+        let lens = |alignment| {
+            let layouts = SlabLayout::of_layers(&map, alignment);
+            layouts.iter().map(SlabLayout::len).collect::<Vec<_>>()
+        };
+        assert_eq!(lens(4096), [3 * 8192; 3]);
+        assert_eq!(lens(1), [3 * 4096, 3 * 4096, 3 * 8192]);
     }
 }

@@ -13,11 +13,11 @@ pub struct Stats {
     pub misses: u64,
     /// Misses whose read had begun ahead.
     pub ahead_used: u64,
-    /// Reads ahead that were not needed.
+    /// Reads ahead that were not needed, those that were cancelled before they began too.
     pub ahead_wasted: u64,
     /// Resident experts given up.
     pub evictions: u64,
-    /// Experts read.
+    /// Experts whose read was asked for: `misses + ahead_wasted`, as long as layers end without error or cancel.
     pub experts_read: u64,
     /// Calls of the operating system.
     pub reads: u64,
