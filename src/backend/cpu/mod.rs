@@ -424,3 +424,15 @@ impl Backend for Cpu {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With values of 1e-4 the mean square is 1e-8: 1e-6 under the root gives 995, behind it 9901.
+    #[test]
+    fn the_epsilon_of_a_norm_stands_under_the_root() {
+        let norm = norm_scale(scalar::KERNELS.dot_f32, &[1e-4; 64], 1e-6);
+        assert!((norm - 995.037).abs() < 0.1, "{norm}");
+    }
+}
