@@ -7,18 +7,19 @@ use crate::graph::kv::Checkpoint;
 use crate::graph::weights::Weights;
 use crate::options::{DEFAULT_CTX, Options};
 use crate::os::File;
-use crate::plan::Plan;
 pub use crate::supply::probe::Probe;
 use crate::supply::{Opening, probe};
 use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
 use crate::units::TokenId;
 use std::path::Path;
+use std::time::Duration;
 
 pub use crate::gguf::{Gguf, TensorInfo};
 pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
-pub use crate::os::interrupt;
+pub use crate::os::{interrupt, meter};
+pub use crate::plan::Plan;
 pub use crate::sampler::{Sampler, SamplerOptions};
 pub use crate::session::Prefill;
 pub use crate::supply::{Stats as SupplyStats, default_strategy};
@@ -28,6 +29,9 @@ pub use crate::text::{chat, stream, tokenizer};
 pub type Session = crate::session::Session<Cpu>;
 /// A point that a session can come back to.
 pub type SessionCheckpoint = Checkpoint<Cpu>;
+
+/// Between two looks of [`Prepared::watch`].
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A model file that was understood, before its weights are loaded: what can be wrong with a prompt or an
 /// option shows here.
@@ -47,6 +51,7 @@ pub struct Engine {
     strategy: &'static str,
     ctx: usize,
     notes: Vec<String>,
+    fixed_locked: u64,
 }
 
 /// Why a generation ended.
@@ -134,6 +139,14 @@ impl Prepared {
         &self.plan
     }
 
+    /// Watches memory and the model file's part of the page cache from now on.
+    ///
+    /// Errors: the file cannot be opened again, or a thread is refused.
+    pub fn watch(&self) -> Result<meter::Sampler> {
+        let file = File::open(&self.options.model)?;
+        meter::Sampler::start(WATCH_INTERVAL, Some(file))
+    }
+
     /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
@@ -203,6 +216,7 @@ impl Prepared {
             strategy: plan.strategy,
             ctx: plan.ctx,
             notes: opened.notes,
+            fixed_locked: opened.fixed.locked_bytes(),
         })
     }
 }
@@ -211,6 +225,11 @@ impl Engine {
     /// The model file.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Bytes of weights that the system keeps from being swapped out.
+    pub fn locked_bytes(&self) -> u64 {
+        self.fixed_locked + self.graph.locked_bytes()
     }
 
     /// What the supply of experts did so far.

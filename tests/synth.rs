@@ -7,8 +7,8 @@ use common::{Loaded, golden, tiny};
 use infall::backend::cpu::Cpu;
 use infall::error::{ErrorKind, Result};
 use infall::gguf::Gguf;
-use infall::graph::Graph;
 use infall::graph::weights::Weights;
+use infall::graph::{Graph, Lengths};
 use infall::model::Model;
 use infall::model::experts::ExpertRef;
 use infall::options::{KernelChoice, KvFormat, Options};
@@ -49,9 +49,15 @@ struct Recorder {
 }
 
 impl ExpertSupply for Recorder {
-    fn begin(&mut self, layer: LayerId, experts: &[ExpertId], counts: &[usize]) -> Result<()> {
+    fn begin(
+        &mut self,
+        layer: LayerId,
+        experts: &[ExpertId],
+        counts: &[usize],
+        more: bool,
+    ) -> Result<()> {
         self.routes.lock().unwrap()[layer.0].push(experts.to_vec());
-        self.inner.begin(layer, experts, counts)
+        self.inner.begin(layer, experts, counts, more)
     }
     fn next(&mut self) -> Result<&[usize]> {
         self.inner.next()
@@ -69,7 +75,7 @@ fn routes(path: &Path, tokens: &[TokenId], greedy: usize) -> (Vec<Vec<Vec<Expert
     let options = Options::new(path);
     let file = File::open(path).unwrap();
     let model = Model::bind(Gguf::read(&file).unwrap()).unwrap();
-    let opened = supply::strategy("full").unwrap()(Opening {
+    let opened = (supply::built("full").unwrap().open)(Opening {
         path,
         file: &file,
         model: &model,
@@ -86,8 +92,18 @@ fn routes(path: &Path, tokens: &[TokenId], greedy: usize) -> (Vec<Vec<Vec<Expert
         routes: Arc::clone(&routes),
     };
     let config = model.config;
-    let mut graph =
-        Graph::new(config, cpu, weights, Box::new(recorder), 16, KvFormat::F16).unwrap();
+    let mut graph = Graph::new(
+        config,
+        cpu,
+        weights,
+        Box::new(recorder),
+        Lengths {
+            chunk: 16,
+            sweep: 16,
+        },
+        KvFormat::F16,
+    )
+    .unwrap();
     let mut session = Session::new(graph.cache(4096).unwrap());
     for token in tokens {
         session.decode(&mut graph, *token).unwrap();

@@ -114,7 +114,8 @@ pub struct Stats {
     n_generated: usize,
     first_token: Option<Duration>,
     decode: Duration,
-    supply: SupplyStats,
+    /// What the supply of experts did for it.
+    pub supply: SupplyStats,
 }
 
 impl Stats {
@@ -140,6 +141,17 @@ impl Stats {
             rate(decoded, self.decode),
             engine.describe(),
         ) + &self.supply_line()
+    }
+
+    /// Gives each figure with its name.
+    pub fn figures(&self, give: &mut dyn FnMut(&str, f64)) {
+        give("prompt_tokens", self.n_prompt as f64);
+        give("prefill_s", self.prefill.as_secs_f64());
+        give("generated_tokens", self.n_generated as f64);
+        give("decode_s", self.decode.as_secs_f64());
+        if let Some(first) = self.first_token {
+            give("first_token_s", first.as_secs_f64());
+        }
     }
 
     /// What the experts cost, where any were read.

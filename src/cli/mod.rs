@@ -14,6 +14,7 @@ mod logits;
 mod model;
 mod plan;
 mod progress;
+mod report;
 mod run;
 mod synth;
 mod tokenize;

@@ -3,7 +3,7 @@
 use super::args::{Args, Command, Flag};
 use super::generate::{self, Answer, SAMPLING_FLAGS, Settings, Stats};
 use super::model::{self, MODEL_FLAGS};
-use super::{Source, note, print, read_text};
+use super::{Source, note, print, read_text, report};
 use crate::engine::chat::Chat;
 use crate::engine::tokenizer::Special;
 use crate::engine::{Stop, interrupt};
@@ -25,6 +25,11 @@ pub const COMMAND: Command = Command {
             ),
             Flag::with(&["-f", "--file"], "FILE", "a file that holds the prompt"),
             Flag::with(&["--system"], "TEXT", "system text"),
+            Flag::with(
+                &["--report"],
+                "FILE",
+                "write plan, figures and peaks of the run as JSON",
+            ),
             Flag::switch(
                 &["--raw"],
                 "continue the text as it is, without the chat template",
@@ -67,6 +72,9 @@ fn run(args: &Args) -> Result<()> {
         ));
     }
     prepared.check_prompt(tokens.len())?;
+    let plan = prepared.plan().clone();
+    let report = args.value("--report").map(Path::new);
+    let watch = report.map(|_| prepared.watch()).transpose()?;
     let mut engine = model::load(prepared, args)?;
     let mut session = engine.session()?;
     settings.tell_seed();
@@ -90,6 +98,9 @@ fn run(args: &Args) -> Result<()> {
                 ));
             }
         }
+    }
+    if let (Some(path), Some(watch)) = (report, watch) {
+        report::write(path, &plan, &engine, &stats, &watch.stop())?;
     }
     if !settings.quiet {
         note(&stats.line(&engine));

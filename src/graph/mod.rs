@@ -100,6 +100,11 @@ impl<B: Backend> Graph<B> {
         self.backend.describe()
     }
 
+    /// Bytes of experts that the system keeps from being swapped out.
+    pub fn locked_bytes(&self) -> u64 {
+        self.supply.locked_bytes()
+    }
+
     /// What the supply of experts did so far.
     pub fn supply_stats(&self) -> Stats {
         self.supply.stats()

@@ -167,16 +167,6 @@ impl Cache {
         })
     }
 
-    /// Bytes of slabs that the system keeps from being swapped out.
-    pub fn locked_bytes(&self) -> u64 {
-        self.slots.locked_bytes()
-    }
-
-    /// Experts that are ready, by layer and id: for tests.
-    pub fn is_ready(&self, layer: LayerId, expert: ExpertId) -> bool {
-        self.entries[self.key(layer, expert)].state == State::Ready
-    }
-
     fn key(&self, layer: LayerId, expert: ExpertId) -> usize {
         layer.0 * self.map.n_expert + expert.0 as usize
     }
@@ -595,6 +585,10 @@ impl ExpertSupply for Cache {
         while let Some(key) = self.expected.pop() {
             self.drop_expected(key as usize);
         }
+    }
+
+    fn locked_bytes(&self) -> u64 {
+        self.slots.locked_bytes()
     }
 
     fn stats(&self) -> Stats {

@@ -63,6 +63,11 @@ pub trait ExpertSupply: Send + Sync {
     /// Nothing more follows now, after success, error or cancel: what was expected is given up.
     fn rest(&mut self) {}
 
+    /// Bytes that the system keeps from being swapped out.
+    fn locked_bytes(&self) -> u64 {
+        0
+    }
+
     /// Counters so far.
     fn stats(&self) -> Stats;
 }

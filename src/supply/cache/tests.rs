@@ -179,7 +179,10 @@ impl Lab {
     ///
     /// After an error the layer is over.
     fn layer(&mut self, layer: usize, experts: &[u32]) -> Result<()> {
-        let ready = |(_, e): &(usize, &u32)| self.cache.is_ready(LayerId(layer), ExpertId(**e));
+        let ready = |(_, e): &(usize, &u32)| {
+            let key = self.cache.key(LayerId(layer), ExpertId(**e));
+            self.cache.entries[key].state == State::Ready
+        };
         let ready: Vec<usize> = experts
             .iter()
             .enumerate()

@@ -1,0 +1,100 @@
+//! `--report FILE`: what a run decided beforehand and what came of it, as one JSON object.
+
+use super::generate::Stats;
+use crate::engine::meter::{Peaks, Process};
+use crate::engine::{Engine, Plan};
+use crate::error::{Error, Result};
+use std::path::Path;
+
+/// The members of a JSON object, written one after the other.
+struct Object(String);
+
+impl Object {
+    fn raw(&mut self, name: &str, value: impl std::fmt::Display) {
+        let comma = if self.0.len() > 1 { "," } else { "" };
+        self.0 += &format!("{comma}\n  {}: {value}", quoted(name));
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.raw(name, quoted(value));
+    }
+
+    /// `null` where the system does not tell.
+    fn maybe(&mut self, name: &str, value: Option<u64>) {
+        match value {
+            Some(value) => self.raw(name, value),
+            None => self.raw(name, "null"),
+        }
+    }
+}
+
+/// A JSON string.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out += "\\\"",
+            '\\' => out += "\\\\",
+            c if c < ' ' => out += &format!("\\u{:04x}", c as u32),
+            c => out.push(c),
+        }
+    }
+    out + "\""
+}
+
+/// Writes the report of a run.
+///
+/// Errors: the file cannot be written.
+pub fn write(
+    path: &Path,
+    plan: &Plan,
+    engine: &Engine,
+    stats: &Stats,
+    peaks: &Peaks,
+) -> Result<()> {
+    let mut o = Object("{".into());
+    o.text("model", engine.name());
+    o.text("strategy", plan.strategy);
+    o.raw("n_threads", plan.n_threads);
+    o.raw("ctx", plan.ctx);
+    o.raw("budget_experts", plan.n_experts);
+    o.raw("budget_bytes", plan.budget);
+    for (name, bytes) in &plan.uses {
+        o.raw(&format!("plan_{}_bytes", name.replace(' ', "_")), bytes);
+    }
+    o.raw("plan_total_bytes", plan.total());
+    stats.figures(&mut |name, value| o.raw(name, value));
+    let s = &stats.supply;
+    for (name, value) in [
+        ("expert_touches", s.touches),
+        ("expert_hits", s.hits),
+        ("expert_misses", s.misses),
+        ("expert_ahead_used", s.ahead_used),
+        ("expert_ahead_wasted", s.ahead_wasted),
+        ("expert_evictions", s.evictions),
+        ("experts_read", s.experts_read),
+        ("reads", s.reads),
+        ("read_bytes", s.read_bytes),
+        ("stall_ns", s.stall_ns),
+        ("locked_bytes", engine.locked_bytes()),
+    ] {
+        o.raw(name, value);
+    }
+    let now = Process::now();
+    o.maybe("peak_rss_bytes", now.peak_rss_bytes);
+    o.maybe("storage_read_bytes", now.storage_read_bytes);
+    o.maybe("major_faults", now.n_major_faults);
+    o.maybe("peak_model_cached_bytes", peaks.cached_bytes);
+    o.maybe("peak_system_used_bytes", peaks.system_used_bytes);
+    std::fs::write(path, o.0 + "\n}\n").map_err(|e| Error::io(path.display(), &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_escaped() {
+        assert_eq!(quoted("a\"b\\c\n\u{1}é"), "\"a\\\"b\\\\c\\u000a\\u0001é\"");
+    }
+}
