@@ -21,6 +21,10 @@ unsafe impl Send for AlignedBuf {}
 // SAFETY: as above.
 unsafe impl Sync for AlignedBuf {}
 
+/// Buffers from this size on are put on large pages where the system has them: a slab is touched for the first time
+/// by a reader, and 4 KiB pages would cost it a fault for each.
+const HUGE_PAGE: usize = 2 << 20;
+
 impl AlignedBuf {
     /// `len` zero bytes, starting at a page.
     ///
@@ -56,7 +60,11 @@ impl AlignedBuf {
             return Err(refused(&std::io::Error::last_os_error()));
         }
         let start = NonNull::new(start.cast()).ok_or_else(|| refused(&"mapped at address 0"))?;
-        Ok(AlignedBuf { start, len })
+        let buf = AlignedBuf { start, len };
+        if len >= HUGE_PAGE {
+            super::platform::prefer_huge_pages(&buf);
+        }
+        Ok(buf)
     }
 
     /// The bytes.

@@ -11,6 +11,13 @@ use std::path::{Path, PathBuf};
 /// Reads pages into the page cache and maps them.
 pub const MADV_POPULATE: libc::c_int = libc::MADV_POPULATE_READ;
 
+/// Asks for large pages behind a buffer; whether they come is not reported.
+pub fn prefer_huge_pages(buf: &super::AlignedBuf) {
+    let bytes = buf.as_slice();
+    // SAFETY: the range is one mapping of ours; the advice changes no contents.
+    unsafe { libc::madvise(buf.start().cast(), bytes.len(), libc::MADV_HUGEPAGE) };
+}
+
 /// The alignment that every block device accepts, used where the system does not tell one.
 const DIRECT_ALIGNMENT: usize = 4096;
 

@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
+/// macOS has no such advice; its pages are 16 KiB.
+pub fn prefer_huge_pages(_: &super::AlignedBuf) {}
+
 /// Pages of Apple silicon: reads that are not whole pages go through the cache in spite of F_NOCACHE.
 const DIRECT_ALIGNMENT: usize = 16_384;
 
