@@ -234,3 +234,48 @@ impl<B: Storage> Checkpoint<B> {
         self.len == 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Cpu;
+    use crate::gguf::Gguf;
+    use crate::model::Model;
+    use crate::options::KernelChoice;
+    use crate::os::File;
+
+    /// Bytes of a row of Flash: 512 values (64 of them rotary), and 128 of the indexer. The packed ones are 448
+    /// bytes of E4M3, 7 scales and 64 bf16; 64 bytes of E2M1 and 4 scales.
+    #[test]
+    fn every_store_has_the_form_that_was_asked_for() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/micro-q2.gguf");
+        let file = File::open(path.as_ref()).unwrap();
+        let mut config = Model::bind(Gguf::read(&file).unwrap()).unwrap().config;
+        (config.head_dim, config.n_rot, config.head_dim_index) = (512, 64, 128);
+        let mut cpu = Cpu::new(KernelChoice::Scalar, 1).unwrap();
+        for (kv, attention, index) in [
+            (KvFormat::F32, 2048, 512),
+            (KvFormat::F16, 1024, 256),
+            (KvFormat::Official, 448 + 7 + 128, 64 + 4),
+        ] {
+            let cache = KvCache::new(&config, &mut cpu, kv, 512).unwrap();
+            for (layer, c) in cache.layers.iter().zip(&config.layers) {
+                assert_eq!(layer.ring.capacity_bytes(), config.window * attention);
+                let bytes =
+                    |c: &Option<CompressedCache<Cpu>>| c.as_ref().map(|c| c.rows.capacity_bytes());
+                let (rows, index_rows) = match c.kind {
+                    LayerKind::Sliding => (None, None),
+                    LayerKind::Csa => (Some(128 * attention), Some(128 * index)),
+                    LayerKind::Hca => (Some(4 * attention), None),
+                };
+                assert_eq!(
+                    (bytes(&layer.compressed), bytes(&layer.index)),
+                    (rows, index_rows)
+                );
+            }
+        }
+        let forms = RowForms::new(&config, KvFormat::Official);
+        assert_eq!(forms.attention, RowForm::Fp8 { n_rot: 64 });
+        assert_eq!(forms.index, RowForm::Fp4);
+    }
+}

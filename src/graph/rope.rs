@@ -134,6 +134,11 @@ impl Frequencies {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cpu::Cpu;
+    use crate::gguf::Gguf;
+    use crate::model::Model;
+    use crate::options::KernelChoice;
+    use crate::os::File;
 
     /// Values of the fact sheet for Flash: 64 rotary values, YaRN 16 over 65,536 tokens.
     #[test]
@@ -168,6 +173,64 @@ mod tests {
                 "YaRN {i}: {}",
                 compressed[i]
             );
+        }
+    }
+
+    /// At position 1 the angle is the frequency: by the fact sheet's table, pair 1 turns by 0.749894 in sliding
+    /// layers and by 0.687656 in both compressed kinds, and pair 24 by 1e-3 and 1.953125e-5.
+    #[test]
+    fn each_kind_of_layer_has_its_table_and_windows_turn_by_their_first_token() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/micro-q2.gguf");
+        let file = File::open(path.as_ref()).unwrap();
+        let mut config = Model::bind(Gguf::read(&file).unwrap()).unwrap().config;
+        config.n_rot = 64;
+        (config.rope_base, config.rope_base_compressed) = (10_000.0, 160_000.0);
+        config.yarn = Yarn {
+            factor: 16.0,
+            original_ctx: 65_536,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+        };
+        let mut cpu = Cpu::new(KernelChoice::Scalar, 1).unwrap();
+        let mut rope = Rope::new(&config, &mut cpu, 300).unwrap();
+        rope.fill(&mut cpu, 0, 300).unwrap();
+        let assert_turns = |what: &str, row: &[f32], position: f64, frequencies: [f64; 2]| {
+            for (pair, f) in [1, 24].into_iter().zip(frequencies) {
+                let (sin, cos) = (position * f).sin_cos();
+                let near = |a: f32, b: f64| (f64::from(a) - b).abs() < 1e-6;
+                assert!(
+                    near(row[2 * pair], cos) && near(row[2 * pair + 1], sin),
+                    "{what}: pair {pair} is {:?}, expected {cos} {sin}",
+                    &row[2 * pair..][..2]
+                );
+            }
+        };
+        let (plain, yarn) = ([0.749_894_209, 1e-3], [0.687_656_022, 1.953_125e-5]);
+        for (kind, frequencies) in [
+            (LayerKind::Sliding, plain),
+            (LayerKind::Csa, yarn),
+            (LayerKind::Hca, yarn),
+        ] {
+            let table = rope.of_tokens(kind);
+            for p in [1, 17] {
+                assert_turns(
+                    &format!("{kind:?}"),
+                    &table[64 * p..],
+                    p as f64,
+                    frequencies,
+                );
+            }
+        }
+        for pos in [0, 130] {
+            rope.fill(&mut cpu, pos, 170).unwrap();
+            for ratio in [4, 128] {
+                let first = pos / ratio;
+                for w in first..(pos + 170) / ratio {
+                    let row = &rope.of_windows(ratio)[64 * (w - first)..];
+                    let position = (ratio * w) as f64;
+                    assert_turns(&format!("ratio {ratio}, row {w}"), row, position, yarn);
+                }
+            }
         }
     }
 
