@@ -283,12 +283,12 @@ fn every_norm_adds_its_eps_under_the_root() {
     let mut rows = cpu.rows(RowForm::F32, dim, n).unwrap();
     cpu.reserve(&mut rows, n).unwrap();
     cpu.store_keys(StoreKeys {
-        n: n,
+        n,
         k: &mut k,
         norm: &weight,
         rms_eps: EPS,
         rope: &still,
-        n_rot: n_rot,
+        n_rot,
         rows: &mut rows,
     })
     .unwrap();
@@ -763,12 +763,12 @@ fn raw_keys_are_rounded_after_their_rotation_and_only_before_it_in_the_row() {
         .collect();
     let rope = angle_table(100..100 + n, n_rot);
     cpu.store_keys(StoreKeys {
-        n: n,
+        n,
         k: &mut x.clone(),
         norm: &norm,
         rms_eps: 1e-6,
         rope: &rope,
-        n_rot: n_rot,
+        n_rot,
         rows: &mut rows,
     })
     .unwrap();
