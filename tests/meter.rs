@@ -209,7 +209,7 @@ fn direct_reads_leave_nothing_in_the_cache() {
     };
     let direct = DirectFile::open(&on_disk.0).unwrap();
     if let Some(why) = direct.refused() {
-        skip::<()>(why);
+        skip::<()>(&why);
         return;
     }
     let before = Process::now();

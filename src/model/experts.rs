@@ -58,6 +58,18 @@ pub struct ExpertExtents {
     pub down: Extent,
 }
 
+impl ExpertExtents {
+    /// The three matrices in the bytes of the whole file.
+    pub fn of<'a>(&self, file: &'a [u8]) -> ExpertRef<'a> {
+        let part = |e: Extent| &file[e.offset as usize..(e.offset + e.len) as usize];
+        ExpertRef {
+            gate: part(self.gate),
+            up: part(self.up),
+            down: part(self.down),
+        }
+    }
+}
+
 /// The weights of one expert where a kernel can read them.
 #[derive(Clone, Copy)]
 pub struct ExpertRef<'a> {

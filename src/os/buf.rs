@@ -78,6 +78,10 @@ impl AlignedBuf {
         self.len
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The address of the first byte, for readers that share the buffer out.
     pub(super) fn start(&self) -> *mut u8 {
         self.start.as_ptr()

@@ -42,9 +42,10 @@ impl DirectFile {
         }
     }
 
-    /// Why reads go through the page cache, if they do.
-    pub fn refused(&self) -> Option<&str> {
-        self.refused.as_deref()
+    /// A note for the user when reads go through the page cache, and why.
+    pub fn refused(&self) -> Option<String> {
+        let why = self.refused.as_ref()?;
+        Some(format!("expert reads go through the page cache: {why}"))
     }
 
     /// The file beneath, for questions about it.
@@ -84,6 +85,10 @@ impl ReadAt for DirectFile {
         }
     }
 
+    fn check(&self) -> Result<()> {
+        self.file.check()
+    }
+
     fn name(&self) -> &str {
         self.file.name()
     }
@@ -101,7 +106,7 @@ mod tests {
         let temporary = Temporary::with("direct", &bytes);
         let file = DirectFile::open(&temporary.0).unwrap();
         if let Some(why) = file.refused() {
-            println!("reads go through the page cache: {why}");
+            println!("{why}");
         }
         let mut buf = AlignedBuf::zeroed(32_768).unwrap();
         let page = 4096;

@@ -2,9 +2,9 @@
 
 use super::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
-use std::fs::{FileType, OpenOptions};
+use std::fs::{FileType, Metadata, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A regular file, open for reading.
@@ -13,6 +13,27 @@ pub struct File {
     file: std::fs::File,
     name: String,
     len: u64,
+    identity: Identity,
+}
+
+/// Which file it is and when it was last written: what must not change while it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    len: u64,
+    written: (i64, i64),
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Identity {
+        Identity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            len: metadata.len(),
+            written: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
 }
 
 impl File {
@@ -44,6 +65,48 @@ impl File {
             file,
             name,
             len: metadata.len(),
+            identity: Identity::of(&metadata),
+        })
+    }
+
+    /// An error when the file was written or cut since it was opened.
+    pub fn check(&self) -> Result<()> {
+        let metadata = self
+            .file
+            .metadata()
+            .map_err(|e| Error::io(&self.name, &e))?;
+        if Identity::of(&metadata) == self.identity {
+            return Ok(());
+        }
+        let (name, now, before) = (&self.name, metadata.len(), self.len);
+        Err(Error::format(format!(
+            "{name}: changed while it is in use: found {now} bytes, expected the {before} bytes as they were when it was opened"
+        )))
+    }
+
+    /// An error when `other` was opened under the same name but is not the same file, or was written in between.
+    pub fn check_same(&self, other: &File) -> Result<()> {
+        if self.identity == other.identity {
+            return Ok(());
+        }
+        Err(Error::format(format!(
+            "{}: replaced while it was opened",
+            self.name
+        )))
+    }
+
+    /// The same open file once more.
+    pub(super) fn try_clone(&self) -> Result<File> {
+        let file = self
+            .file
+            .try_clone()
+            .map_err(|e| Error::io(&self.name, &e))?;
+        let (name, len, identity) = (self.name.clone(), self.len, self.identity);
+        Ok(File {
+            file,
+            name,
+            len,
+            identity,
         })
     }
 
@@ -88,6 +151,10 @@ impl ReadAt for File {
             done += read;
         }
         Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        File::check(self)
     }
 
     fn name(&self) -> &str {

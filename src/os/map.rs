@@ -10,11 +10,13 @@ use std::ptr::NonNull;
 /// A private read-only mapping of a whole file.
 ///
 /// The file must stay as it is while it is mapped: a page that another program cuts off the file ends
-/// this program with SIGBUS when it is touched, and changed bytes may or may not be seen.
+/// this program with SIGBUS when it is touched, and changed bytes may or may not be seen. [`Map::populate`] and
+/// [`Map::check`] tell beforehand, as an error, so that only a cut between them and the touch does harm.
 #[derive(Debug)]
 pub struct Map {
     start: NonNull<u8>,
     len: usize,
+    file: File,
 }
 
 // SAFETY: the mapping is owned by this value alone and is only ever read.
@@ -51,7 +53,8 @@ impl Map {
         }
         let start = NonNull::new(start.cast())
             .ok_or_else(|| Error::format(format!("{}: mapped at address 0", file.name())))?;
-        Ok(Map { start, len })
+        let file = file.try_clone()?;
+        Ok(Map { start, len, file })
     }
 
     /// The contents of the file.
@@ -61,37 +64,92 @@ impl Map {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
-    /// Asks the system to read `range` soon. Whether it does is not reported; parts outside the file are
-    /// ignored.
-    pub fn will_need(&self, range: Extent) {
-        self.with_pages(range, |start, len| {
-            // SAFETY: `start` and `len` are whole pages of this mapping; the advice changes no contents.
-            unsafe { libc::madvise(start, len, libc::MADV_WILLNEED) };
-        });
-    }
-
-    /// Has the system read `range` now. Whether it does is not reported; parts outside the file are ignored.
-    pub fn populate(&self, range: Extent) {
-        self.with_pages(range, |start, len| {
-            // SAFETY: `start` and `len` are whole pages of this mapping; the advice changes no contents.
-            if unsafe { libc::madvise(start, len, platform::MADV_POPULATE) } != 0 {
-                self.will_need(range);
+    /// Has the system read `range` and map it, so that a touch needs no wait; parts outside the file are ignored.
+    ///
+    /// Errors: `Io` when the file was cut or the device fails: what would be SIGBUS at a touch.
+    pub fn populate(&self, range: Extent) -> Result<()> {
+        let Some((start, len)) = self.pages(range) else {
+            return Ok(());
+        };
+        let pages = Extent {
+            offset: range.offset & !(super::page_size() as u64 - 1),
+            len: len as u64,
+        };
+        match platform::populate(&self.file, pages, start) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.read_through(range),
+            Err(error) => {
+                let Extent { offset, len } = range;
+                let what = format!("{}: pages of {len} bytes at {offset}", self.file.name());
+                Err(Error::io(what, &error))
             }
-        });
+        }
     }
 
-    /// Calls `f` with the pages that hold `range`, if any.
-    pub(super) fn with_pages(&self, range: Extent, f: impl FnOnce(*mut libc::c_void, usize)) {
+    /// Brings `range` into the page cache by reads, whose failures are errors: the mapping then finds it there.
+    fn read_through(&self, range: Extent) -> Result<()> {
+        let mut bytes = [0; READ_THROUGH];
+        let end = range
+            .end()
+            .map_or(self.file.len(), |end| end.min(self.file.len()));
+        for at in (range.offset..end).step_by(READ_THROUGH) {
+            let n = (end - at).min(READ_THROUGH as u64) as usize;
+            self.file.read_exact_at(at, &mut bytes[..n])?;
+        }
+        Ok(())
+    }
+
+    /// Lets the pages that lie wholly in `range` go: out of this process, and out of the page cache where no other
+    /// process uses them and the system has such a call. They can be touched again and are then read again.
+    pub fn give_up(&self, range: Extent) {
+        let page = super::page_size() as u64;
+        let end = range
+            .end()
+            .map_or(self.file.len(), |end| end.min(self.file.len()));
+        let first = range.offset.next_multiple_of(page);
+        // The last page of the file is whole in this sense.
+        let end = if end == self.file.len() {
+            end
+        } else {
+            end / page * page
+        };
+        if let Some(len @ 1..) = end.checked_sub(first)
+            && let Some((start, n)) = self.pages(Extent { offset: first, len })
+        {
+            // SAFETY: `start` and `n` are whole pages of this read-only mapping of a file: what is dropped comes
+            // again, with the same bytes, at the next touch.
+            unsafe { libc::madvise(start, n, libc::MADV_DONTNEED) };
+            platform::drop_cached(&self.file, Extent { offset: first, len });
+        }
+    }
+
+    /// Keeps `range` in memory from now on; false when the system refuses.
+    pub fn lock(&self, range: Extent) -> bool {
+        let Some((start, len)) = self.pages(range) else {
+            return true;
+        };
+        // SAFETY: the pages belong to this mapping; locking changes no contents.
+        unsafe { libc::mlock(start, len) == 0 }
+    }
+
+    /// As [`File::check`].
+    pub fn check(&self) -> Result<()> {
+        self.file.check()
+    }
+
+    /// The pages that hold `range`, if any.
+    pub(super) fn pages(&self, range: Extent) -> Option<(*mut libc::c_void, usize)> {
         let len = self.len as u64;
         let end = range.end().map_or(len, |end| end.min(len));
         let first = range.offset & !(super::page_size() as u64 - 1);
-        if first < end {
-            // Both fit: they are at most `self.len`.
-            let start = self.start.as_ptr().wrapping_add(first as usize);
-            f(start.cast(), (end - first) as usize);
-        }
+        // Both fit: they are at most `self.len`.
+        let start = self.start.as_ptr().wrapping_add(first as usize);
+        (first < end).then_some((start.cast(), (end - first) as usize))
     }
 }
+
+/// Bytes of one read of [`Map::read_through`]; they lie on the stack of a reader.
+const READ_THROUGH: usize = 32 << 10;
 
 impl Drop for Map {
     fn drop(&mut self) {
@@ -103,6 +161,7 @@ impl Drop for Map {
 #[cfg(test)]
 mod tests {
     use super::super::file::tests::Temporary;
+    use super::super::meter;
     use super::*;
 
     #[test]
@@ -119,10 +178,86 @@ mod tests {
             (0, 0),
         ];
         for (offset, len) in ranges {
-            map.will_need(Extent { offset, len });
-            map.populate(Extent { offset, len });
+            let range = Extent { offset, len };
+            map.populate(range).unwrap();
+            map.read_through(range).unwrap();
+            map.lock(range);
+            map.give_up(range);
+            assert_eq!(map.as_slice(), bytes);
         }
+    }
+
+    #[test]
+    fn what_is_given_up_leaves_memory_and_what_is_populated_enters_it() {
+        let page = super::super::page_size() as u64;
+        let bytes = vec![7; 64 * page as usize];
+        let temporary = Temporary::with("views", &bytes);
+        let file = File::open(&temporary.0).unwrap();
+        let cached = |first: u64, n: u64| {
+            let range = Extent {
+                offset: first * page,
+                len: n * page,
+            };
+            meter::cached_bytes_in(&file, range).map(|bytes| bytes / page)
+        };
+        if meter::drop_cached(&file) != Some(0) {
+            return println!("skipped: this file system keeps files in memory");
+        }
+        let map = Map::new(&file).unwrap();
+        // Parts of pages count as pages where they enter, and do not where they leave.
+        map.populate(Extent {
+            offset: 10 * page + 5,
+            len: 20 * page,
+        })
+        .unwrap();
+        assert_eq!(cached(10, 21), Some(21));
+        map.give_up(Extent {
+            offset: 12 * page - 1,
+            len: 10 * page + 2,
+        });
+        assert_eq!(
+            (cached(12, 10), cached(10, 2), cached(22, 9)),
+            (Some(0), Some(2), Some(9))
+        );
         assert_eq!(map.as_slice(), bytes);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_is_an_error_before_it_is_a_signal_16() {
+        let page = super::super::page_size() as u64;
+        let temporary = Temporary::with("cut", &vec![7; 64 * page as usize]);
+        let file = File::open(&temporary.0).unwrap();
+        let map = Map::new(&file).unwrap();
+        let whole = Extent {
+            offset: 0,
+            len: file.len(),
+        };
+        map.populate(whole).unwrap();
+        map.check().unwrap();
+        let writer = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&temporary.0)
+            .unwrap();
+        writer.set_len(32 * page).unwrap();
+        let error = map.check().unwrap_err().to_string();
+        assert!(error.contains("changed while it is in use"), "{error}");
+        map.populate(Extent {
+            offset: 0,
+            len: 32 * page,
+        })
+        .unwrap();
+        for range in [
+            whole,
+            Extent {
+                offset: 40 * page,
+                len: 10,
+            },
+        ] {
+            for error in [map.populate(range), map.read_through(range)] {
+                let error = error.unwrap_err().to_string();
+                assert!(error.contains("cut: "), "{error}");
+            }
+        }
     }
 
     #[test]

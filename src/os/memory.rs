@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// Read-only memory: a mapped file or an owned copy.
 pub enum Memory {
     /// A mapping of a file.
-    Map(Map),
+    Map(Arc<Map>),
     /// Owned bytes.
     Owned(AlignedBuf),
 }

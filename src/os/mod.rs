@@ -60,6 +60,11 @@ pub trait ReadAt: Send + Sync {
         self.read_exact_at(offset, &mut buf[..need])
     }
 
+    /// An error when the bytes may be others than when it was opened.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What to call it in messages.
     fn name(&self) -> &str;
 }

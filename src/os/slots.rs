@@ -10,8 +10,9 @@
 //! its bytes is left then.
 #![allow(unsafe_code)]
 
-use super::{AlignedBuf, ReadAt};
+use super::{AlignedBuf, Map, ReadAt, page_size};
 use crate::error::{Error, Result};
+use crate::units::Extent;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -43,7 +44,34 @@ pub enum Urgency {
     Ahead,
 }
 
-/// Buffers of any size, and the threads that fill them from one file.
+/// Where the bytes of slots come from.
+#[derive(Clone)]
+pub enum Source {
+    /// Readers read them into memory of the slots' own.
+    File(Arc<dyn ReadAt>),
+    /// Readers make them resident where they are mapped; slots have no memory of their own.
+    Map(Arc<Map>),
+}
+
+impl Source {
+    /// What offsets and lengths of parts are multiples of.
+    pub fn alignment(&self) -> usize {
+        match self {
+            Source::File(file) => file.alignment(),
+            Source::Map(_) => page_size(),
+        }
+    }
+
+    /// As [`ReadAt::check`].
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Source::File(file) => file.check(),
+            Source::Map(map) => map.check(),
+        }
+    }
+}
+
+/// Buffers of any size, or names for mapped ranges, and the threads that fill them from one file.
 pub struct Slots {
     shared: Arc<Shared>,
     slots: Vec<Option<Arc<Slot>>>,
@@ -55,7 +83,9 @@ pub struct Slots {
 /// that parts do not overlap); its bytes are looked at only by the owner and only while `left` is 0. `left` orders
 /// the two: release on each finished part, acquire before the owner looks.
 struct Slot {
+    /// Empty where the source is a mapping.
     buf: AlignedBuf,
+    len: usize,
     /// Parts that are not read yet. Above 0 the memory belongs to the readers.
     left: AtomicUsize,
     fault: Mutex<Option<Error>>,
@@ -69,7 +99,7 @@ struct Task {
 }
 
 struct Shared {
-    file: Arc<dyn ReadAt>,
+    source: Source,
     queue: Mutex<Queue>,
     /// A task was added, or the end was asked for.
     work: Condvar,
@@ -86,18 +116,13 @@ struct Queue {
 }
 
 impl Slots {
-    /// No slots yet, and `n_readers` threads that read `file`. Up to `n_slots` slots can be made, whose fills
+    /// No slots yet, and `n_readers` threads that read `source`. Up to `n_slots` slots can be made, whose fills
     /// have at most `n_parts` parts waiting at a time without allocation.
     ///
     /// Errors: the system refuses a thread.
-    pub fn new(
-        file: Arc<dyn ReadAt>,
-        n_readers: usize,
-        n_slots: usize,
-        n_parts: usize,
-    ) -> Result<Slots> {
+    pub fn new(source: Source, n_readers: usize, n_slots: usize, n_parts: usize) -> Result<Slots> {
         let shared = Arc::new(Shared {
-            file,
+            source,
             queue: Mutex::new(Queue {
                 demand: VecDeque::with_capacity(n_parts),
                 ahead: VecDeque::with_capacity(n_parts),
@@ -126,12 +151,24 @@ impl Slots {
         Ok(slots)
     }
 
-    /// A new idle slot of `len` zero bytes that starts at a page.
+    /// A new idle slot of `len` bytes: zeros that start at a page, or none of its own.
     ///
     /// Errors: memory is refused.
     pub fn add(&mut self, len: usize) -> Result<SlotId> {
+        let owned = match self.shared.source {
+            Source::File(_) => len,
+            Source::Map(_) => 0,
+        };
+        // One without memory was kept when it was removed.
+        if let Some(&id) = self.free_ids.last()
+            && matches!(&self.slots[id.0 as usize], Some(slot) if slot.len == len)
+        {
+            self.free_ids.pop();
+            return Ok(id);
+        }
         let slot = Some(Arc::new(Slot {
-            buf: AlignedBuf::zeroed(len)?,
+            buf: AlignedBuf::zeroed(owned)?,
+            len,
             left: AtomicUsize::new(0),
             fault: Mutex::new(None),
             locked: AtomicBool::new(false),
@@ -147,7 +184,9 @@ impl Slots {
     /// Gives the memory of an idle slot back.
     pub fn remove(&mut self, id: SlotId) {
         assert!(self.is_idle(id), "a slot in use is not removed");
-        self.slots[id.0 as usize] = None;
+        if !self.slot(id).buf.is_empty() {
+            self.slots[id.0 as usize] = None;
+        }
         self.free_ids.push(id);
     }
 
@@ -155,7 +194,7 @@ impl Slots {
     pub fn lock(&self, id: SlotId) {
         assert!(self.is_idle(id), "a slot is locked when it is filled");
         let slot = self.slot(id);
-        if !slot.locked.load(Ordering::Relaxed) {
+        if !slot.buf.is_empty() && !slot.locked.load(Ordering::Relaxed) {
             slot.locked.store(slot.buf.lock(), Ordering::Relaxed);
         }
     }
@@ -179,7 +218,7 @@ impl Slots {
             assert!(part.at >= end && part.need <= part.len, "parts in order");
             end = part.at + part.len;
         }
-        assert!(end <= slot.buf.len(), "parts within the slot");
+        assert!(end <= slot.len, "parts within the slot");
         slot.left.store(parts.len(), Ordering::Release);
         let slot = Arc::clone(slot);
         let mut queue = self.shared.lock();
@@ -249,7 +288,7 @@ impl Slots {
         fault.map_or(Ok(()), Err)
     }
 
-    /// The bytes of an idle slot.
+    /// The bytes that an idle slot has of its own.
     pub fn bytes(&self, id: SlotId) -> &[u8] {
         assert!(self.is_idle(id), "a slot is read when it is filled");
         // The slot is idle (acquire), and becomes loading only through `&mut self`, which cannot exist while this
@@ -320,11 +359,22 @@ impl Shared {
     }
 
     fn read(&self, Task { slot, part }: &Task) {
-        // SAFETY: `left` counts this part, so the memory belongs to the readers; the part lies in the buffer and
-        // overlaps no other (checked by `fill`), and each part is taken from the queue once.
-        let buf =
-            unsafe { std::slice::from_raw_parts_mut(slot.buf.start().add(part.at), part.len) };
-        match self.file.read_window(part.offset, buf, part.need) {
+        let result = match &self.source {
+            Source::File(file) => {
+                // SAFETY: `left` counts this part, so the memory belongs to the readers; the part lies in the buffer,
+                // which has the slot's length here, and overlaps no other (checked by `fill`), and each part is taken
+                // from the queue once.
+                let buf = unsafe {
+                    std::slice::from_raw_parts_mut(slot.buf.start().add(part.at), part.len)
+                };
+                file.read_window(part.offset, buf, part.need)
+            }
+            Source::Map(map) => map.populate(Extent {
+                offset: part.offset,
+                len: part.need as u64,
+            }),
+        };
+        match result {
             Ok(()) => {
                 self.n_reads.fetch_add(1, Ordering::Relaxed);
                 self.n_bytes.fetch_add(part.len as u64, Ordering::Relaxed);
@@ -354,7 +404,8 @@ mod tests {
     use super::*;
 
     fn slots(bytes: Vec<u8>, n_readers: usize) -> Slots {
-        Slots::new(Arc::new(MemFile::new("memory", bytes)), n_readers, 8, 64).unwrap()
+        let file = Source::File(Arc::new(MemFile::new("memory", bytes)));
+        Slots::new(file, n_readers, 8, 64).unwrap()
     }
 
     /// A file whose reads wait while the lock is held.
@@ -380,7 +431,7 @@ mod tests {
         let gate = Arc::new(Mutex::new(()));
         let file = SimFile::new(Gate(Arc::clone(&gate)), Sim::default());
         let file = Arc::new(file);
-        let mut slots = Slots::new(Arc::clone(&file) as _, 1, 8, 8).unwrap();
+        let mut slots = Slots::new(Source::File(Arc::clone(&file) as _), 1, 8, 8).unwrap();
         let ids: Vec<SlotId> = (0..6).map(|_| slots.add(10).unwrap()).collect();
         let held = gate.lock().unwrap();
         // Until the gate opens the only reader stands in the first read, and the others queue.
@@ -412,7 +463,7 @@ mod tests {
     fn slots_dropped_while_they_load_wait_for_their_readers() {
         let gate = Arc::new(Mutex::new(()));
         let file: Arc<dyn ReadAt> = Arc::new(Gate(Arc::clone(&gate)));
-        let mut slots = Slots::new(Arc::clone(&file), 2, 8, 8).unwrap();
+        let mut slots = Slots::new(Source::File(Arc::clone(&file)), 2, 8, 8).unwrap();
         let held = gate.lock().unwrap();
         for urgency in [Urgency::Demand, Urgency::Ahead, Urgency::Demand] {
             let id = slots.add(10).unwrap();

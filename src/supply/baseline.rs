@@ -4,9 +4,10 @@
 use super::cache::{Cache, CacheOptions};
 use super::fixed::Fixed;
 use super::policy::Policy;
-use super::{Opened, Opening, SupplyNeeds, full, largest_slab};
+use super::{Opened, Opening, SupplyNeeds, largest_slab};
 use crate::error::Result;
 use crate::model::Model;
+use crate::os::slots::Source;
 use crate::os::{self, File};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +22,9 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         budget,
         progress,
     } = opening;
-    let map = full::map(file, &model.weights.extents, progress)?;
+    let (fixed, _) = Fixed::map(file, model, options.lock, progress)?;
+    let experts = File::open(path)?;
+    experts.check_same(file)?;
     let cache = CacheOptions {
         budget,
         n_readers: options.readers,
@@ -31,12 +34,12 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
     };
     let experts = Cache::new(
         &model.experts,
-        Arc::new(File::open(path)?),
+        Source::File(Arc::new(experts)),
         model.config.n_expert_used,
         cache,
     )?;
     Ok(Opened {
-        fixed: Fixed::whole_file(map),
+        fixed,
         experts: Box::new(experts),
         notes: Vec::new(),
     })

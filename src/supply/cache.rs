@@ -1,4 +1,5 @@
-//! Experts in owned slabs, read on demand and given up by worth: what `baseline` and `nommap` share.
+//! Experts in owned slabs or in views of the mapping, read on demand and given up by worth: what all strategies that
+//! stream share.
 //!
 //! ```text
 //! absent -- place --> placed -- read --> loading -- wait --> ready -- evict --> absent
@@ -14,10 +15,9 @@ use super::slab::{MAX_PARTS, SlabLayout};
 use super::stats::Stats;
 use crate::error::{Error, Result};
 use crate::model::experts::{ExpertMap, ExpertRef};
-use crate::os::ReadAt;
-use crate::os::slots::{Part, SlotId, Slots, Urgency};
-use crate::units::{Bytes, ExpertId, LayerId};
-use std::sync::Arc;
+use crate::os::page_size;
+use crate::os::slots::{Part, SlotId, Slots, Source, Urgency};
+use crate::units::{Bytes, ExpertId, Extent, LayerId};
 use std::time::Instant;
 
 /// How a cache works.
@@ -54,12 +54,25 @@ struct Entry {
     at: u32,
 }
 
+/// What there is for an expert after others were given up.
+enum Room {
+    /// A slab that was given up.
+    Slab(SlotId),
+    /// Bytes within the bound.
+    Bytes,
+    /// Nothing: all others are protected.
+    None,
+}
+
 /// See the module.
 pub struct Cache {
     map: ExpertMap,
     layouts: Vec<SlabLayout>,
+    source: Source,
     slots: Slots,
     options: CacheOptions,
+    /// Bytes of slabs at most, now.
+    bound: u64,
     entries: Vec<Entry>,
     /// Keys that have a slab.
     resident: Vec<u32>,
@@ -95,16 +108,16 @@ struct Work {
 }
 
 impl Cache {
-    /// An empty cache over the experts of `file`.
+    /// An empty cache over the experts of `source`.
     ///
     /// Errors: the budget does not hold the experts of one token in one layer; memory or threads are refused.
     pub fn new(
         map: &ExpertMap,
-        file: Arc<dyn ReadAt>,
+        source: Source,
         n_used: usize,
         options: CacheOptions,
     ) -> Result<Cache> {
-        let alignment = file.alignment();
+        let alignment = source.alignment();
         let layouts = SlabLayout::of_layers(map, alignment);
         let largest = layouts.iter().map(SlabLayout::len).max().unwrap_or(0);
         let least = (n_used * largest) as u64;
@@ -124,7 +137,7 @@ impl Cache {
             .max(1);
         let n_slots = ((options.budget / smallest as u64) as usize).min(n_keys);
         let n_parts = MAX_PARTS * map.n_expert;
-        let mut slots = Slots::new(file, options.n_readers, n_slots, n_parts)?;
+        let mut slots = Slots::new(source.clone(), options.n_readers, n_slots, n_parts)?;
         let mut free = Vec::with_capacity(n_slots);
         let mut used = 0;
         if largest == smallest {
@@ -144,7 +157,9 @@ impl Cache {
         Ok(Cache {
             map: map.clone(),
             layouts,
+            source,
             slots,
+            bound: options.budget,
             options,
             entries: (0..n_keys).map(|_| absent()).collect(),
             resident: Vec::with_capacity(n_slots),
@@ -178,15 +193,61 @@ impl Cache {
         )
     }
 
+    /// Bounds the slabs by `bytes` from now on, at most the budget, and gives up what is above; called between passes,
+    /// when nothing is protected.
+    pub fn set_bound(&mut self, bytes: u64) {
+        self.bound = bytes.min(self.options.budget);
+        self.make_room(0);
+    }
+
+    /// Lets a layer's pages go that no view holds.
+    pub fn give_up_rest(&self, layer: LayerId) {
+        for e in 0..self.map.n_expert {
+            let key = self.key(layer, ExpertId(e as u32));
+            if self.entries[key].state == State::Absent {
+                self.give_up(key);
+            }
+        }
+    }
+
+    /// Lets the pages of an absent expert go, where they are mapped.
+    fn give_up(&self, key: usize) {
+        let Source::Map(map) = &self.source else {
+            return;
+        };
+        let (layer, expert) = self.id(key);
+        let absent = |e: usize| {
+            let key = layer.0 * self.map.n_expert + e;
+            e < self.map.n_expert && self.entries[key].state == State::Absent
+        };
+        // A page that is shared with a neighbour goes when both are absent. Whole pages go: a part of one at an end
+        // of the range is kept, unless the range is made longer by what a page can hold of the neighbour.
+        let (e, other) = (expert.0 as usize, page_size() as u64 - 1);
+        let before = if e > 0 && absent(e - 1) { other } else { 0 };
+        let after = if absent(e + 1) { other } else { 0 };
+        let extents = self.map.extents(layer, expert);
+        for Extent { offset, len } in [extents.gate, extents.up, extents.down] {
+            map.give_up(Extent {
+                offset: offset - before,
+                len: len + before + after,
+            });
+        }
+    }
+
     /// Reserves a slab for an absent expert, giving up others where the budget asks for it; false when nothing
     /// can be given up now.
     fn place(&mut self, key: usize) -> Result<bool> {
         let len = self.layouts[self.id(key).0.0].len();
         let slot = match self.free.iter().rposition(|(_, free)| *free == len) {
             Some(i) => self.free.swap_remove(i).0,
-            None => match self.make_room(len)? {
-                Some(slot) => slot,
-                None => return Ok(false),
+            None => match self.make_room(len) {
+                Room::Slab(slot) => slot,
+                Room::Bytes => {
+                    let slot = self.slots.add(len)?;
+                    self.used += len as u64;
+                    slot
+                }
+                Room::None => return Ok(false),
             },
         };
         let entry = &mut self.entries[key];
@@ -196,9 +257,9 @@ impl Cache {
         Ok(true)
     }
 
-    /// A slab of `len` bytes within the budget.
-    fn make_room(&mut self, len: usize) -> Result<Option<SlotId>> {
-        while self.used + len as u64 > self.options.budget {
+    /// Gives up others until `len` bytes more are within the bound.
+    fn make_room(&mut self, len: usize) -> Room {
+        while self.used + len as u64 > self.bound {
             if let Some((slot, other)) = self.free.pop() {
                 self.slots.remove(slot);
                 self.used -= other as u64;
@@ -209,7 +270,7 @@ impl Cache {
                 |key: &usize| !entries[*key].wanted && entries[*key].state == State::Ready;
             let keys = self.resident.iter().map(|k| *k as usize).filter(evictable);
             let Some(victim) = self.worth.least(keys) else {
-                return Ok(None);
+                return Room::None;
             };
             self.stats.evictions += 1;
             self.forget(victim);
@@ -218,12 +279,10 @@ impl Cache {
                 && other == len
             {
                 self.free.pop();
-                return Ok(Some(slot));
+                return Room::Slab(slot);
             }
         }
-        let slot = self.slots.add(len)?;
-        self.used += len as u64;
-        Ok(Some(slot))
+        Room::Bytes
     }
 
     /// Takes the slab of an expert that no reader works for.
@@ -234,12 +293,16 @@ impl Cache {
             return;
         };
         let at = entry.at as usize;
+        let unread = entry.state == State::Placed;
         (entry.state, entry.wanted) = (State::Absent, false);
         self.resident.swap_remove(at);
         if let Some(&moved) = self.resident.get(at) {
             self.entries[moved as usize].at = at as u32;
         }
         self.free.push((slot, len));
+        if !unread {
+            self.give_up(key);
+        }
     }
 
     /// Starts the reads of a placed expert.
@@ -473,7 +536,7 @@ impl ExpertSupply for Cache {
         let len_of = |key: u32| self.layouts[key as usize / self.map.n_expert].len() as u64;
         let mut held: u64 = self.expected.iter().map(|key| len_of(*key)).sum();
         let len = self.layouts[layer.0].len() as u64;
-        let room = self.options.budget.saturating_sub(spare as u64 * len);
+        let room = self.bound.saturating_sub(spare as u64 * len);
         for expert in experts {
             let key = self.key(layer, *expert);
             let absent = self.entries[key].state == State::Absent;
@@ -498,6 +561,7 @@ impl ExpertSupply for Cache {
         more: bool,
     ) -> Result<()> {
         self.end_layer();
+        self.source.check()?;
         if layer != self.work.layer {
             self.release_kept();
         }
@@ -572,11 +636,17 @@ impl ExpertSupply for Cache {
         else {
             panic!("{expert:?} of {layer:?} was not given out");
         };
-        self.layouts[layer.0].view(self.map.extents(layer, expert), self.slots.bytes(slot))
+        let extents = self.map.extents(layer, expert);
+        match &self.source {
+            Source::File(_) => self.layouts[layer.0].view(extents, self.slots.bytes(slot)),
+            Source::Map(map) => extents.of(map.as_slice()),
+        }
     }
 
-    fn token(&mut self) {
-        self.worth.token();
+    fn start(&mut self, n_tokens: usize) {
+        if n_tokens == 1 {
+            self.worth.token();
+        }
     }
 
     fn rest(&mut self) {

@@ -1,8 +1,9 @@
 //! The weights every token uses: in a mapping of the file, or read once into owned memory.
 
+use super::full;
 use crate::error::{Context, Error, Result};
 use crate::model::Model;
-use crate::os::{AlignedBuf, Memory, ReadAt, Slice};
+use crate::os::{AlignedBuf, File, Map, Memory, ReadAt, Slice, page_size};
 use crate::units::Extent;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,15 +24,32 @@ struct Part {
 }
 
 impl Fixed {
-    /// All weights in a memory that holds the whole file.
-    pub fn whole_file(file: Arc<Memory>) -> Fixed {
+    /// All weights in a mapping of the whole file, of which `locked` bytes are kept from being dropped.
+    pub fn mapped(map: Arc<Map>, locked: u64) -> Fixed {
         Fixed {
             parts: vec![Part {
                 offset: 0,
-                memory: file,
+                memory: Arc::new(Memory::Map(map)),
             }],
-            locked: 0,
+            locked,
         }
+    }
+
+    /// Maps the fixed weights of a model and has them read; with `lock` they are kept from being dropped as far as
+    /// the system allows.
+    ///
+    /// Errors: a failed read, or no address space.
+    pub fn map(
+        file: &File,
+        model: &Model,
+        lock: bool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Fixed, Arc<Map>)> {
+        let windows: Vec<Extent> = windows(model, page_size()).collect();
+        let map = full::map(file, &windows, progress)?;
+        let locked = windows.iter().filter(|w| lock && map.lock(**w));
+        let locked = locked.map(|w| w.len).sum();
+        Ok((Fixed::mapped(Arc::clone(&map), locked), map))
     }
 
     /// Bytes of memory that [`Fixed::read`] needs for a model, in a file of this alignment.

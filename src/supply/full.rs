@@ -5,7 +5,7 @@ use super::{ExpertSupply, Opened, Opening, Stats, SupplyNeeds};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::experts::{ExpertMap, ExpertRef};
-use crate::os::{self, File, Map, Memory, ReadAt, Slice};
+use crate::os::{self, File, Map, ReadAt};
 use crate::units::{ExpertId, Extent, LayerId};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use std::sync::Arc;
 const STEP: u64 = 64 << 20;
 
 struct Full {
-    file: Slice,
-    map: ExpertMap,
+    file: Arc<Map>,
+    experts: ExpertMap,
     /// Indices of the layer's experts: all are ready.
     chosen: Vec<usize>,
     given: bool,
@@ -31,17 +31,16 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         ..
     } = opening;
     let len = file.len();
-    let memory = map(file, &[Extent { offset: 0, len }], progress)?;
-    let file = Slice::new(&memory, Extent { offset: 0, len })?;
+    let map = map(file, &[Extent { offset: 0, len }], progress)?;
     let experts = Box::new(Full {
-        file,
-        map: model.experts.clone(),
+        file: Arc::clone(&map),
+        experts: model.experts.clone(),
         chosen: Vec::with_capacity(model.config.n_expert),
         given: true,
         stats: Stats::default(),
     });
     Ok(Opened {
-        fixed: Fixed::whole_file(memory),
+        fixed: Fixed::mapped(map, 0),
         experts,
         notes: Vec::new(),
     })
@@ -57,11 +56,9 @@ pub fn needs(_: &Path, model: &Model) -> Result<SupplyNeeds> {
 }
 
 /// Maps a file and has the system read some of it now.
-pub fn map(
-    file: &File,
-    wanted: &[Extent],
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Arc<Memory>> {
+///
+/// Errors: a failed read, or no address space.
+pub fn map(file: &File, wanted: &[Extent], progress: &mut dyn FnMut(u64, u64)) -> Result<Arc<Map>> {
     let map = Map::new(file)?;
     let all = wanted.iter().map(|e| e.len).sum();
     let mut done = 0;
@@ -72,15 +69,16 @@ pub fn map(
             map.populate(Extent {
                 offset: extent.offset + at,
                 len,
-            });
+            })?;
             done += len;
         }
     }
-    Ok(Arc::new(Memory::Map(map)))
+    Ok(Arc::new(map))
 }
 
 impl ExpertSupply for Full {
     fn begin(&mut self, _: LayerId, experts: &[ExpertId], _: &[usize], _: bool) -> Result<()> {
+        self.file.check()?;
         let n = experts.len();
         self.stats.touches += n as u64;
         self.stats.hits += n as u64;
@@ -98,14 +96,7 @@ impl ExpertSupply for Full {
     }
 
     fn expert(&self, layer: LayerId, expert: ExpertId) -> ExpertRef<'_> {
-        let bytes = self.file.bytes();
-        let part = |e: Extent| &bytes[e.offset as usize..(e.offset + e.len) as usize];
-        let e = self.map.extents(layer, expert);
-        ExpertRef {
-            gate: part(e.gate),
-            up: part(e.up),
-            down: part(e.down),
-        }
+        self.experts.extents(layer, expert).of(self.file.as_slice())
     }
 
     fn stats(&self) -> Stats {

@@ -17,6 +17,8 @@ mod full;
 mod nommap;
 pub mod policy;
 pub mod probe;
+#[cfg(feature = "residency-lru")]
+mod residency_lru;
 mod slab;
 mod stats;
 
@@ -25,9 +27,12 @@ pub use stats::Stats;
 /// Makes routed experts readable, layer by layer.
 ///
 /// ```text
-/// expect(later layer)*   begin(layer, chosen)   other work   { next -> some of them -> kernels }*   ...   rest
+/// start   expect(later layer)*   begin(layer, chosen)   other work   { next -> some of them -> kernels }*   ...   rest
 /// ```
 pub trait ExpertSupply: Send + Sync {
+    /// A pass over `n_tokens` tokens begins. A pass over one is a decoded token: use fades.
+    fn start(&mut self, _n_tokens: usize) {}
+
     /// These experts of a layer that was not begun are likely needed soon; beside them `spare` others must find
     /// room. A hint: what it costs to heed it is decided by the strategy.
     ///
@@ -39,7 +44,7 @@ pub trait ExpertSupply: Send + Sync {
     /// A layer chose these experts, ascending, each by `counts` tokens; with `more`, other chunks of tokens follow
     /// in the same layer and may choose them again. Reads of what is missing begin.
     ///
-    /// Errors: memory is refused.
+    /// Errors: memory is refused, or the file is not what it was when it was opened.
     fn begin(
         &mut self,
         layer: LayerId,
@@ -56,9 +61,6 @@ pub trait ExpertSupply: Send + Sync {
 
     /// The weights of an expert that the last [`ExpertSupply::next`] gave out.
     fn expert(&self, layer: LayerId, expert: ExpertId) -> ExpertRef<'_>;
-
-    /// A decoded token begins: use fades.
-    fn token(&mut self) {}
 
     /// Nothing more follows now, after success, error or cancel: what was expected is given up.
     fn rest(&mut self) {}
@@ -144,6 +146,12 @@ pub const STRATEGIES: &[Built] = &[
         name: "baseline",
         open: baseline::open,
         needs: baseline::needs,
+    },
+    #[cfg(feature = "residency-lru")]
+    Built {
+        name: "residency-lru",
+        open: residency_lru::open,
+        needs: residency_lru::needs,
     },
     #[cfg(feature = "nommap")]
     Built {

@@ -9,6 +9,7 @@ use super::policy::Policy;
 use super::{Opened, Opening, SupplyNeeds, largest_slab};
 use crate::error::Result;
 use crate::model::Model;
+use crate::os::slots::Source;
 use crate::os::{DirectFile, ReadAt};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,16 +18,15 @@ use std::sync::Arc;
 pub fn open(opening: Opening<'_>) -> Result<Opened> {
     let Opening {
         path,
+        file: header,
         model,
         options,
         budget,
         progress,
-        ..
     } = opening;
     let file = Arc::new(DirectFile::open(path)?);
-    let notes = file
-        .refused()
-        .map(|why| format!("expert reads go through the page cache: {why}"));
+    file.file().check_same(header)?;
+    let notes = file.refused();
     let fixed = Fixed::read(&*file, model, options.readers, options.lock, progress)?;
     let cache = CacheOptions {
         budget,
@@ -35,7 +35,12 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         read_ahead: options.read_ahead,
         lock: options.lock,
     };
-    let experts = Cache::new(&model.experts, file, model.config.n_expert_used, cache)?;
+    let experts = Cache::new(
+        &model.experts,
+        Source::File(file),
+        model.config.n_expert_used,
+        cache,
+    )?;
     Ok(Opened {
         fixed,
         experts: Box::new(experts),

@@ -3,7 +3,7 @@
 use super::slab::{MAX_PARTS, SlabLayout};
 use crate::error::Result;
 use crate::model::experts::ExpertMap;
-use crate::os::slots::{Part, SlotId, Slots, Urgency};
+use crate::os::slots::{Part, SlotId, Slots, Source, Urgency};
 use crate::os::{DirectFile, ReadAt};
 use crate::rng::Rng;
 use crate::units::{ExpertId, LayerId};
@@ -34,10 +34,10 @@ pub fn read_experts(
     queue: usize,
     bytes: u64,
 ) -> Result<Probe> {
-    let file: Arc<dyn ReadAt> = Arc::new(DirectFile::open(path)?);
+    let file = Arc::new(DirectFile::open(path)?);
     let layouts = SlabLayout::of_layers(map, file.alignment());
     let largest = layouts.iter().map(SlabLayout::len).max().unwrap_or(0);
-    let mut slots = Slots::new(file, n_readers, queue, queue * MAX_PARTS)?;
+    let mut slots = Slots::new(Source::File(file), n_readers, queue, queue * MAX_PARTS)?;
     let ids = (0..queue)
         .map(|_| slots.add(largest))
         .collect::<Result<Vec<SlotId>>>()?;

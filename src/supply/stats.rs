@@ -1,6 +1,6 @@
 //! What a supply did: counters that only grow.
 
-use std::ops::Sub;
+use std::ops::{AddAssign, Sub};
 
 /// Counters of one supply; the difference of two is what happened between them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,5 +43,20 @@ impl Sub for Stats {
             read_bytes: self.read_bytes - before.read_bytes,
             stall_ns: self.stall_ns - before.stall_ns,
         }
+    }
+}
+
+impl AddAssign for Stats {
+    fn add_assign(&mut self, other: Stats) {
+        self.touches += other.touches;
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.ahead_used += other.ahead_used;
+        self.ahead_wasted += other.ahead_wasted;
+        self.evictions += other.evictions;
+        self.experts_read += other.experts_read;
+        self.reads += other.reads;
+        self.read_bytes += other.read_bytes;
+        self.stall_ns += other.stall_ns;
     }
 }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::super::meter::{Process, System};
-use super::super::{File, page_size};
+use super::super::{File, ReadAt, page_size};
 use super::field;
 use crate::units::Extent;
 use std::ffi::CString;
@@ -35,9 +35,8 @@ pub fn write_back(file: &File) {
 
 /// Asks once to drop the whole file.
 pub fn drop_cached(file: &File) {
-    let fd = file.as_fd().as_raw_fd();
-    // SAFETY: the descriptor is open through the call; length 0 means to the end; no contents change.
-    unsafe { libc::posix_fadvise(fd, 0, 0, libc::POSIX_FADV_DONTNEED) };
+    let (offset, len) = (0, file.len());
+    super::drop_cached(file, Extent { offset, len });
 }
 
 /// The pages of the page cache that hold any of `range`, which is not empty and lies in the file.

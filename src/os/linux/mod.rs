@@ -5,11 +5,34 @@ pub mod meter;
 
 use super::{DirectFile, File};
 use crate::error::Result;
+use crate::units::Extent;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
-/// Reads pages into the page cache and maps them.
-pub const MADV_POPULATE: libc::c_int = libc::MADV_POPULATE_READ;
+/// Bytes that one hint asks for: the system reads no more of it than the device's read-ahead window.
+const HINT: usize = 128 << 10;
+
+/// Reads pages of a mapping of the file and maps them; `Ok(false)` before Linux 5.14, which cannot.
+pub fn populate(_: &File, range: Extent, start: *mut libc::c_void) -> std::io::Result<bool> {
+    let len = range.len as usize;
+    // All reads begin before the first is awaited.
+    for at in (0..len).step_by(HINT) {
+        // SAFETY: the caller names pages of a live mapping; the advice changes no contents.
+        unsafe { libc::madvise(start.byte_add(at), HINT.min(len - at), libc::MADV_WILLNEED) };
+    }
+    loop {
+        // SAFETY: as above.
+        if unsafe { libc::madvise(start, len, libc::MADV_POPULATE_READ) } == 0 {
+            return Ok(true);
+        }
+        let error = std::io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINVAL) => return Ok(false),
+            Some(libc::EINTR | libc::EAGAIN) => {}
+            _ => return Err(error),
+        }
+    }
+}
 
 /// Asks for large pages behind a buffer; whether they come is not reported.
 pub fn prefer_huge_pages(buf: &super::AlignedBuf) {
@@ -20,6 +43,15 @@ pub fn prefer_huge_pages(buf: &super::AlignedBuf) {
 
 /// The alignment that every block device accepts, used where the system does not tell one.
 const DIRECT_ALIGNMENT: usize = 4096;
+
+/// Drops the pages that lie wholly in `range` from the page cache, unless some process has them mapped.
+pub fn drop_cached(file: &File, range: Extent) {
+    let fd = file.as_fd().as_raw_fd();
+    let clamp = |n: u64| libc::off_t::try_from(n).unwrap_or(libc::off_t::MAX);
+    let (offset, len) = (clamp(range.offset), clamp(range.len));
+    // SAFETY: the descriptor is open through the call; no contents change.
+    unsafe { libc::posix_fadvise(fd, offset, len, libc::POSIX_FADV_DONTNEED) };
+}
 
 /// Opens with O_DIRECT, or through the page cache where the file system knows no such reads.
 pub fn open_direct(path: &Path) -> Result<DirectFile> {

@@ -89,11 +89,11 @@ pub fn drop_cached(file: &File) {
     let Ok(map) = Map::shared(file) else {
         return;
     };
-    map.with_pages(Extent { offset, len }, |start, len| {
+    if let Some((start, len)) = map.pages(Extent { offset, len }) {
         // SAFETY: `start` and `len` are a whole mapping of ours that nobody has a slice of; it cannot be written,
         // so nothing is lost.
         unsafe { libc::msync(start, len, libc::MS_INVALIDATE) };
-    });
+    }
 }
 
 /// The pages of the page cache that hold any of `range`, which is not empty and lies in the file.

@@ -5,6 +5,7 @@ pub mod meter;
 
 use super::{DirectFile, File};
 use crate::error::{Error, Result};
+use crate::units::Extent;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
@@ -28,8 +29,19 @@ pub fn open_direct(path: &Path) -> Result<DirectFile> {
     Ok(DirectFile::new(file, DIRECT_ALIGNMENT))
 }
 
-/// macOS has no advice that waits for the pages; this one starts the reading.
-pub const MADV_POPULATE: libc::c_int = libc::MADV_WILLNEED;
+/// Asks for the pages by F_RDADVISE. `Ok(false)`: macOS has no call that waits for them and tells of failures.
+pub fn populate(file: &File, range: Extent, _: *mut libc::c_void) -> std::io::Result<bool> {
+    let mut advice = libc::radvisory {
+        ra_offset: range.offset as libc::off_t,
+        ra_count: range.len.min(i32::MAX as u64) as libc::c_int,
+    };
+    // SAFETY: the command takes a pointer to this struct, which lives through the call, and changes nothing.
+    unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_RDADVISE, &raw mut advice) };
+    Ok(false)
+}
+
+/// macOS has no call for a part of what a descriptor has cached; the mapping's pages were let go already.
+pub fn drop_cached(_: &File, _: Extent) {}
 
 pub fn available_memory() -> Option<u64> {
     meter::available_memory()

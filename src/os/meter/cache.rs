@@ -58,17 +58,16 @@ pub(in crate::os) fn pages_by_mincore(file: &File, range: Extent) -> Option<u64>
     let page = page_size();
     let mut present = [0u8; MINCORE_PAGES];
     let mut n_pages = Some(0u64);
-    Map::shared(file).ok()?.with_pages(range, |start, len| {
-        for at in (0..len).step_by(MINCORE_PAGES * page) {
-            let part = (len - at).min(MINCORE_PAGES * page);
-            // SAFETY: `at` and `part` lie in the `len` bytes at `start`, whole pages of a live mapping but for
-            // its end, which the system rounds up; `present` has a byte for each page, and no page is touched.
-            let code =
-                unsafe { libc::mincore(start.byte_add(at), part, present.as_mut_ptr().cast()) };
-            let found = &present[..part.div_ceil(page)];
-            let n_found = found.iter().filter(|flags| *flags & 1 != 0).count() as u64;
-            n_pages = n_pages.filter(|_| code == 0).map(|n| n + n_found);
-        }
-    });
+    let map = Map::shared(file).ok()?;
+    let (start, len) = map.pages(range)?;
+    for at in (0..len).step_by(MINCORE_PAGES * page) {
+        let part = (len - at).min(MINCORE_PAGES * page);
+        // SAFETY: `at` and `part` lie in the `len` bytes at `start`, whole pages of a live mapping but for its end,
+        // which the system rounds up; `present` has a byte for each page, and no page is touched.
+        let code = unsafe { libc::mincore(start.byte_add(at), part, present.as_mut_ptr().cast()) };
+        let found = &present[..part.div_ceil(page)];
+        let n_found = found.iter().filter(|flags| *flags & 1 != 0).count() as u64;
+        n_pages = n_pages.filter(|_| code == 0).map(|n| n + n_found);
+    }
     n_pages
 }
