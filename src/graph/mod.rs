@@ -177,7 +177,7 @@ impl<B: Backend> Graph<B> {
             return Err(Error::limit("token id", token.0, self.config.n_vocab - 1));
         }
         kv.begin(&mut self.backend, n)?;
-        self.supply.start(n);
+        self.supply.start(n)?;
         // All that one token's id tells, or of many tokens what comes first.
         let n_certain = if n == 1 { self.config.n_hash_layer } else { 1 };
         (0..n_certain).try_for_each(|l| self.expect(l, tokens))?;

@@ -643,10 +643,11 @@ impl ExpertSupply for Cache {
         }
     }
 
-    fn start(&mut self, n_tokens: usize) {
+    fn start(&mut self, n_tokens: usize) -> Result<()> {
         if n_tokens == 1 {
             self.worth.token();
         }
+        self.source.check()
     }
 
     fn rest(&mut self) {

@@ -77,6 +77,10 @@ pub fn map(file: &File, wanted: &[Extent], progress: &mut dyn FnMut(u64, u64)) -
 }
 
 impl ExpertSupply for Full {
+    fn start(&mut self, _: usize) -> Result<()> {
+        self.file.check()
+    }
+
     fn begin(&mut self, _: LayerId, experts: &[ExpertId], _: &[usize], _: bool) -> Result<()> {
         self.file.check()?;
         let n = experts.len();

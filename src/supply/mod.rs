@@ -31,7 +31,9 @@ pub use stats::Stats;
 /// ```
 pub trait ExpertSupply: Send + Sync {
     /// A pass over `n_tokens` tokens begins. A pass over one is a decoded token: use fades.
-    fn start(&mut self, _n_tokens: usize) {}
+    ///
+    /// Errors: the file is not what it was when it was opened.
+    fn start(&mut self, n_tokens: usize) -> Result<()>;
 
     /// These experts of a layer that was not begun are likely needed soon; beside them `spare` others must find
     /// room. A hint: what it costs to heed it is decided by the strategy.

@@ -113,7 +113,7 @@ impl ResidencyLru {
 }
 
 impl ExpertSupply for ResidencyLru {
-    fn start(&mut self, n_tokens: usize) {
+    fn start(&mut self, n_tokens: usize) -> Result<()> {
         let (phase, sweep) = if n_tokens < self.n_wide {
             (Phase::InPlace, 0)
         } else {
@@ -125,7 +125,7 @@ impl ExpertSupply for ResidencyLru {
         // Growing takes nothing yet, so both together are never more than the budget.
         self.views.set_bound(self.budget - sweep);
         self.sweep.set_bound(sweep);
-        self.now_mut().start(n_tokens);
+        self.now_mut().start(n_tokens)
     }
 
     fn expect(&mut self, layer: LayerId, experts: &[ExpertId], spare: usize) -> Result<()> {
@@ -168,5 +168,175 @@ impl ExpertSupply for ResidencyLru {
         let mut stats = self.views.stats();
         stats += self.sweep.stats();
         stats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::Gguf;
+    use crate::options::Options;
+    use crate::os::File;
+    use crate::os::meter::{cached_bytes_in, drop_cached};
+    use crate::rng::Rng;
+    use std::path::PathBuf;
+
+    /// A copy of a small model that nobody else reads, removed with this value.
+    struct Copy(PathBuf);
+
+    impl Copy {
+        fn new(name: &str) -> Copy {
+            let micro = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/micro-q2.gguf");
+            let path = std::env::temp_dir().join(format!("infall-{}-{name}", std::process::id()));
+            std::fs::copy(micro, &path).unwrap();
+            Copy(path)
+        }
+    }
+
+    impl Drop for Copy {
+        fn drop(&mut self) {
+            std::fs::remove_file(&self.0).ok();
+        }
+    }
+
+    /// Experts held at most; all are 5 layers of 8.
+    const BUDGET: usize = 20;
+
+    fn open_micro(Copy(path): &Copy) -> (Box<dyn ExpertSupply>, Model, File) {
+        let file = File::open(path).unwrap();
+        let model = Model::bind(Gguf::read(&file).unwrap()).unwrap();
+        let slab = needs(path, &model).unwrap().slab;
+        let opened = open(Opening {
+            path,
+            file: &file,
+            model: &model,
+            options: &Options::new(path).supply,
+            budget: BUDGET as u64 * slab,
+            progress: &mut |_, _| {},
+        });
+        (opened.unwrap().experts, model, file)
+    }
+
+    /// A layer as the graph runs it, each expert looked at.
+    fn layer(supply: &mut dyn ExpertSupply, layer: usize, experts: &[u32]) {
+        let ids: Vec<ExpertId> = experts.iter().map(|e| ExpertId(*e)).collect();
+        supply
+            .begin(LayerId(layer), &ids, &vec![1; ids.len()], false)
+            .unwrap();
+        loop {
+            let batch = supply.next().unwrap().to_vec();
+            if batch.is_empty() {
+                break;
+            }
+            for i in batch {
+                let expert = supply.expert(LayerId(layer), ids[i]);
+                assert!(!expert.gate.is_empty());
+            }
+        }
+    }
+
+    /// The stranded budget: whatever was done before, decode has all of it, and gives up in the order of use.
+    #[test]
+    fn decode_has_the_whole_budget_after_any_history_10() {
+        let copy = Copy::new("history.gguf");
+        let (mut supply, _, _) = open_micro(&copy);
+        let supply = &mut *supply;
+        for seed in 1..60 {
+            let mut rng = Rng::new(seed);
+            for _ in 0..rng.below(5) {
+                // A pass, wide or narrow, that may stop at any layer, in the middle of it.
+                supply.start([1, 2, 3, 8, 500][rng.below(5)]).unwrap();
+                for l in 0..rng.below(6) {
+                    let all: Vec<u32> = (0..8).filter(|_| rng.below(3) > 0).collect();
+                    if rng.below(2) == 0 && l < 4 {
+                        let ids: Vec<ExpertId> = all.iter().map(|e| ExpertId(*e)).collect();
+                        supply.expect(LayerId(l + 1), &ids, 8).unwrap();
+                    }
+                    if rng.below(6) == 0 {
+                        let ids: Vec<ExpertId> = all.iter().map(|e| ExpertId(*e)).collect();
+                        supply
+                            .begin(LayerId(l), &ids, &vec![1; ids.len()], true)
+                            .unwrap();
+                        break;
+                    }
+                    layer(supply, l, &all);
+                }
+                if rng.below(2) == 0 {
+                    supply.rest();
+                }
+            }
+            supply.start(1).unwrap();
+            let keys: Vec<(usize, u32)> = (0..40)
+                .map(|i| (i * 7 + seed as usize) % 40)
+                .map(|k| (k / 8, k as u32 % 8))
+                .collect();
+            for (l, e) in &keys {
+                layer(supply, *l, &[*e]);
+            }
+            let touched = |supply: &mut dyn ExpertSupply, keys: &[(usize, u32)]| {
+                let before = supply.stats().hits;
+                keys.iter().for_each(|(l, e)| layer(supply, *l, &[*e]));
+                supply.stats().hits - before
+            };
+            let (gone, held) = keys.split_at(keys.len() - BUDGET);
+            assert_eq!(touched(supply, held), BUDGET as u64, "seed {seed}");
+            assert_eq!(touched(supply, &gone[gone.len() - 1..]), 0, "seed {seed}");
+        }
+    }
+
+    /// What a view loses leaves the page cache, in decode and before a sweep, which leaves nothing there.
+    #[test]
+    fn no_more_is_cached_than_the_views_hold_2() {
+        let copy = Copy::new("cached.gguf");
+        if drop_cached(&File::open(&copy.0).unwrap()) != Some(0) {
+            return println!("skipped: the file does not leave the page cache here");
+        }
+        let (mut supply, model, file) = open_micro(&copy);
+        let supply = &mut *supply;
+        // What came with the header goes; the fixed weights are mapped and stay.
+        drop_cached(&file);
+        let slab = needs(&copy.0, &model).unwrap().slab;
+        let cached = || -> u64 {
+            let tensors = model
+                .experts
+                .layers
+                .iter()
+                .flat_map(|l| [&l.gate, &l.up, &l.down]);
+            tensors
+                .map(|t| cached_bytes_in(&file, t.extent).unwrap())
+                .sum()
+        };
+        // A tensor shares its first and last page with others.
+        let shared = 15 * 2 * os::page_size() as u64;
+        supply.start(1).unwrap();
+        for i in 0..200 {
+            layer(supply, i % 5, &[(i * 3 % 8) as u32]);
+            let most = (i + 1).min(BUDGET) as u64 * slab + shared;
+            assert!(cached() <= most, "use {i}: {} of {most}", cached());
+        }
+        assert!(
+            cached() > BUDGET as u64 * model.experts.max_slab_len() - shared,
+            "views are cached"
+        );
+        supply.start(500).unwrap();
+        let held = (BUDGET - 16) as u64 * slab + shared;
+        assert!(cached() <= held, "two layers of 8 are left to the sweep");
+        for l in 0..5 {
+            layer(supply, l, &[0, 1, 2, 3, 4, 5, 6, 7]);
+            assert!(cached() <= held, "layer {l}");
+        }
+        // What another process brings there goes two layers behind.
+        std::fs::read(&copy.0).unwrap();
+        let all = cached();
+        supply.start(500).unwrap();
+        for l in 0..5 {
+            layer(supply, l, &[0, 1, 2, 3, 4, 5, 6, 7]);
+        }
+        let two_layers = 16 * slab;
+        assert!(
+            cached() <= held + two_layers && cached() < all,
+            "{} of {all}",
+            cached()
+        );
     }
 }

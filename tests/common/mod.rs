@@ -78,12 +78,13 @@ impl Loaded {
     pub fn open(options: &Options) -> Result<Loaded> {
         let file = File::open(&options.model)?;
         let model = Model::bind(Gguf::read(&file)?)?;
+        let strategy = supply::built(&options.strategy)?;
         let budget = match options.supply.budget {
             Budget::Auto => u64::MAX,
-            Budget::Experts(n) => n * (model.experts.max_slab_len() + 3 * 8192),
+            Budget::Experts(n) => n * (strategy.needs)(&options.model, &model)?.slab,
             Budget::Bytes(n) => n,
         };
-        let opened = (supply::built(&options.strategy)?.open)(Opening {
+        let opened = (strategy.open)(Opening {
             path: &options.model,
             file: &file,
             model: &model,

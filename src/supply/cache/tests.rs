@@ -360,7 +360,7 @@ fn within_seconds(n: u64, f: impl FnOnce() + Send + 'static) {
 impl Lab {
     fn step(&mut self, step: &Step) -> Result<()> {
         match step {
-            Step::Token => self.cache.start(1),
+            Step::Token => self.cache.start(1).unwrap(),
             Step::Expect(layer, experts) => self.expect(*layer, experts),
             Step::Layer(layer, experts) => self.layer(*layer, experts)?,
         }
@@ -568,7 +568,7 @@ fn chosen_and_expected_experts_stay_6() {
             lab.layer(2, &[7]).unwrap();
             lab.expect(2, &[0, 7]);
             for experts in [[0, 1], [2, 3], [4, 5], [6, 7]] {
-                lab.cache.start(1);
+                lab.cache.start(1).unwrap();
                 lab.layer(0, &experts).unwrap();
                 lab.layer(1, &experts).unwrap();
                 let has_slab = |e| lab.cache.entries[lab.cache.key(LayerId(2), ExpertId(e))].slot;
@@ -717,7 +717,7 @@ fn no_history_leaves_anything_protected_9_10() {
                     (0..N_EXPERT as u32).filter(|_| rng.below(3) == 0).collect();
                 match rng.below(10) {
                     0 => lab.rest(),
-                    1 => lab.cache.start(1),
+                    1 => lab.cache.start(1).unwrap(),
                     2 => lab.file.fail_read(rng.below(6)),
                     3 | 4 if layer != lab.cache.work.layer.0 => lab.expect(layer, &experts),
                     5 | 6 => lab.begin(layer, &experts),
