@@ -16,6 +16,20 @@ for features in "" "--features nommap" "--features residency-lru" "--all-feature
     # shellcheck disable=SC2086  # an empty set is no argument, a set is two
     step cargo clippy --release --quiet --all-targets $features -- -D warnings
 done
+# macOS is type-checked where that can be done; nothing runs.
+darwin=aarch64-apple-darwin
+for features in "" "--features nommap" "--features residency-lru" "--all-features"; do
+    if [ -x ../shared/tools/darwin-check ]; then
+        # shellcheck disable=SC2086
+        CARGO_TARGET_DIR=target/darwin step ../shared/tools/darwin-check check --quiet --all-targets $features
+    elif [ -d "$(rustc --print sysroot)/lib/rustlib/$darwin" ]; then
+        # shellcheck disable=SC2086
+        step cargo check --quiet --all-targets --target "$darwin" $features
+    else
+        echo "skipped: the type check for macOS (rustup target add $darwin)"
+        break
+    fi
+done
 RUSTDOCFLAGS="-D warnings" step cargo doc --release --quiet --no-deps --document-private-items --all-features
 
 if [ "${1:-}" = quick ]; then

@@ -49,6 +49,10 @@ struct Recorder {
 }
 
 impl ExpertSupply for Recorder {
+    fn start(&mut self, n_tokens: usize) -> Result<()> {
+        self.inner.start(n_tokens)
+    }
+
     fn begin(
         &mut self,
         layer: LayerId,

@@ -10,7 +10,7 @@ use fixed::Fixed;
 use std::path::Path;
 
 mod baseline;
-mod cache;
+pub mod cache;
 pub mod fixed;
 mod full;
 #[cfg(feature = "nommap")]
