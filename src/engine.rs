@@ -199,6 +199,8 @@ impl Prepared {
             progress,
         });
         let opened = opened.context(|| &name)?;
+        let mut notes = opened.notes;
+        notes.extend(opened.fixed.lock().note());
         let weights = Weights::load(&model, &opened.fixed, &mut backend, options.kv);
         let weights = weights.context(|| &name)?;
         let graph = Graph::new(
@@ -215,8 +217,8 @@ impl Prepared {
             name,
             strategy: plan.strategy,
             ctx: plan.ctx,
-            notes: opened.notes,
-            fixed_locked: opened.fixed.locked_bytes(),
+            notes,
+            fixed_locked: opened.fixed.lock().locked,
         })
     }
 }

@@ -116,11 +116,7 @@ impl Plan {
         self.built = supply::built(name)?;
         self.strategy = self.built.name;
         let needs = (self.built.needs)(&options.model, model)?;
-        let readers = if needs.streams {
-            options.supply.readers as u64
-        } else {
-            0
-        };
+        let readers = needs.n_pools * options.supply.readers as u64;
         let threads =
             self.n_threads as u64 * COMPUTE_STACK + readers * os::slots::READER_STACK as u64;
         self.uses.insert(0, ("fixed weights", needs.fixed));

@@ -118,12 +118,17 @@ pub fn prepare_for(args: &Args, n: usize) -> Result<Prepared> {
     let prepared = Prepared::new(options)?;
     if !args.has("--quiet") {
         note(&format!("{}\n", prepared.plan().summary()));
-        prepared
-            .notes()
+    }
+    tell(&prepared.notes(), args);
+    Ok(prepared)
+}
+
+fn tell(notes: &[String], args: &Args) {
+    if !args.has("--quiet") {
+        notes
             .iter()
             .for_each(|text| note(&format!("note: {text}\n")));
     }
-    Ok(prepared)
 }
 
 /// Loads its weights.
@@ -132,5 +137,7 @@ pub fn load(prepared: Prepared, args: &Args) -> Result<Engine> {
     let mut show = |done: u64, all: u64| progress.show((done >> 20) as usize, (all >> 20) as usize);
     let engine = prepared.load(&mut show);
     progress.clear();
-    engine
+    let engine = engine?;
+    tell(engine.notes(), args);
+    Ok(engine)
 }

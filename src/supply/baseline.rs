@@ -51,5 +51,6 @@ pub fn needs(_: &Path, model: &Model) -> Result<SupplyNeeds> {
         fixed: Fixed::bytes(model, os::page_size()),
         slab: largest_slab(&model.experts, 1),
         streams: true,
+        n_pools: 1,
     })
 }

@@ -4,7 +4,7 @@ use super::full;
 use crate::error::{Context, Error, Result};
 use crate::model::Model;
 use crate::os::{AlignedBuf, File, Map, Memory, ReadAt, Slice, page_size};
-use crate::units::Extent;
+use crate::units::{Bytes, Extent};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of one read.
@@ -14,7 +14,32 @@ const STEP: usize = 8 << 20;
 pub struct Fixed {
     /// Ascending by offset; each memory holds a part of the file.
     parts: Vec<Part>,
-    locked: u64,
+    lock: Lock,
+}
+
+/// What was asked to be kept from being swapped out or dropped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lock {
+    /// Bytes that were to be kept.
+    pub wanted: u64,
+    /// Bytes of them that the system keeps.
+    pub locked: u64,
+}
+
+impl Lock {
+    /// Of these bytes, which were locked or not.
+    pub fn add(&mut self, bytes: u64, locked: bool) {
+        self.wanted += bytes;
+        self.locked += if locked { bytes } else { 0 };
+    }
+
+    /// What to tell the user when not all is kept.
+    pub fn note(&self) -> Option<String> {
+        let (wanted, locked) = (Bytes(self.wanted), Bytes(self.locked));
+        (self.locked < self.wanted).then(|| {
+            format!("the system keeps {locked} of {wanted} of weights in memory, the rest can be swapped out (ulimit -l)")
+        })
+    }
 }
 
 struct Part {
@@ -24,14 +49,14 @@ struct Part {
 }
 
 impl Fixed {
-    /// All weights in a mapping of the whole file, of which `locked` bytes are kept from being dropped.
-    pub fn mapped(map: Arc<Map>, locked: u64) -> Fixed {
+    /// All weights in a mapping of the whole file.
+    pub fn mapped(map: Arc<Map>, lock: Lock) -> Fixed {
         Fixed {
             parts: vec![Part {
                 offset: 0,
                 memory: Arc::new(Memory::Map(map)),
             }],
-            locked,
+            lock,
         }
     }
 
@@ -47,9 +72,11 @@ impl Fixed {
     ) -> Result<(Fixed, Arc<Map>)> {
         let windows: Vec<Extent> = windows(model, page_size()).collect();
         let map = full::map(file, &windows, progress)?;
-        let locked = windows.iter().filter(|w| lock && map.lock(**w));
-        let locked = locked.map(|w| w.len).sum();
-        Ok((Fixed::mapped(Arc::clone(&map), locked), map))
+        let mut kept = Lock::default();
+        for window in windows.iter().filter(|_| lock) {
+            kept.add(window.len, map.lock(*window));
+        }
+        Ok((Fixed::mapped(Arc::clone(&map), kept), map))
     }
 
     /// Bytes of memory that [`Fixed::read`] needs for a model, in a file of this alignment.
@@ -111,24 +138,23 @@ impl Fixed {
             }
             Ok(())
         })?;
-        let locked = bufs
-            .iter()
-            .filter(|(_, buf)| lock && buf.lock())
-            .map(|(_, b)| b.as_slice().len() as u64)
-            .sum();
+        let mut kept = Lock::default();
+        for (_, buf) in bufs.iter().filter(|_| lock) {
+            kept.add(buf.as_slice().len() as u64, buf.lock());
+        }
         let parts = bufs.into_iter().map(|(offset, buf)| Part {
             offset,
             memory: Arc::new(Memory::Owned(buf)),
         });
         Ok(Fixed {
             parts: parts.collect(),
-            locked,
+            lock: kept,
         })
     }
 
-    /// Bytes that the system keeps from being swapped out.
-    pub fn locked_bytes(&self) -> u64 {
-        self.locked
+    /// What is kept from being swapped out.
+    pub fn lock(&self) -> Lock {
+        self.lock
     }
 
     /// The bytes of a tensor.

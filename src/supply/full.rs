@@ -1,6 +1,6 @@
-//! Strategy `full`: the whole model mapped and resident. The twin the other strategies are tested against.
+//! Strategy `full`: the whole model mapped, resident, and locked where that is allowed. The twin the other strategies are tested against.
 
-use super::fixed::Fixed;
+use super::fixed::{Fixed, Lock};
 use super::{ExpertSupply, Opened, Opening, Stats, SupplyNeeds};
 use crate::error::Result;
 use crate::model::Model;
@@ -27,11 +27,16 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
     let Opening {
         file,
         model,
+        options,
         progress,
         ..
     } = opening;
-    let len = file.len();
-    let map = map(file, &[Extent { offset: 0, len }], progress)?;
+    let (offset, len) = (0, file.len());
+    let map = map(file, &[Extent { offset, len }], progress)?;
+    let mut lock = Lock::default();
+    if options.lock {
+        lock.add(len, map.lock(Extent { offset, len }));
+    }
     let experts = Box::new(Full {
         file: Arc::clone(&map),
         experts: model.experts.clone(),
@@ -40,7 +45,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         stats: Stats::default(),
     });
     Ok(Opened {
-        fixed: Fixed::mapped(map, 0),
+        fixed: Fixed::mapped(map, lock),
         experts,
         notes: Vec::new(),
     })
@@ -52,6 +57,7 @@ pub fn needs(_: &Path, model: &Model) -> Result<SupplyNeeds> {
         fixed: Fixed::bytes(model, os::page_size()),
         slab: model.experts.max_slab_len(),
         streams: false,
+        n_pools: 0,
     })
 }
 

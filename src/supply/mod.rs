@@ -121,6 +121,8 @@ pub struct SupplyNeeds {
     pub slab: u64,
     /// Whether a budget bounds the experts; if not, all are resident.
     pub streams: bool,
+    /// Times that the threads that read are there.
+    pub n_pools: u64,
 }
 
 /// A strategy that is built in.

@@ -55,5 +55,6 @@ pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
         fixed: Fixed::bytes(model, alignment),
         slab: largest_slab(&model.experts, alignment),
         streams: true,
+        n_pools: 1,
     })
 }

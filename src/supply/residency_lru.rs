@@ -93,6 +93,7 @@ pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
         fixed: Fixed::bytes(model, os::page_size()),
         slab: largest_slab(&model.experts, alignment),
         streams: true,
+        n_pools: 2,
     })
 }
 
