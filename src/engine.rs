@@ -11,7 +11,7 @@ pub use crate::supply::probe::Probe;
 use crate::supply::{Opening, probe};
 use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
-use crate::units::TokenId;
+use crate::units::{LayerId, Phase, TokenId};
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub use crate::os::{interrupt, meter};
 pub use crate::plan::Plan;
 pub use crate::sampler::{Sampler, SamplerOptions};
 pub use crate::session::Prefill;
-pub use crate::supply::{Stats as SupplyStats, default_strategy};
+pub use crate::supply::{Stats as SupplyStats, StatsTable as SupplyTable, default_strategy};
 pub use crate::text::{chat, stream, tokenizer};
 
 /// A conversation on this engine.
@@ -49,6 +49,7 @@ pub struct Engine {
     tokenizer: Tokenizer,
     name: String,
     strategy: &'static str,
+    streams: bool,
     ctx: usize,
     notes: Vec<String>,
     fixed_locked: u64,
@@ -214,6 +215,7 @@ impl Prepared {
             tokenizer,
             name,
             strategy: plan.strategy,
+            streams: plan.streams,
             ctx: plan.ctx,
             notes: opened.notes,
             fixed_locked: opened.fixed.locked_bytes(),
@@ -232,9 +234,33 @@ impl Engine {
         self.fixed_locked + self.graph.locked_bytes()
     }
 
-    /// What the supply of experts did so far.
-    pub fn supply_stats(&self) -> SupplyStats {
-        self.graph.supply_stats()
+    /// What the supply of experts did so far, by layer and phase.
+    ///
+    /// Panics when the figures contradict each other: a wrong one must not be told.
+    pub fn supply_table(&self) -> &SupplyTable {
+        let table = self.graph.supply_table();
+        let all = self.graph.supply_stats();
+        assert_eq!(
+            table.total(),
+            all,
+            "the layers' figures sum to those of all"
+        );
+        for layer in (0..table.n_layer()).map(LayerId) {
+            for phase in Phase::ALL {
+                let s = table.cell(layer, phase);
+                let whole = s.hits + s.misses == s.touches;
+                assert!(
+                    whole,
+                    "hits + misses == touches: {layer:?}, {phase:?}, {s:?}"
+                );
+            }
+        }
+        table
+    }
+
+    /// Whether experts are read as they are needed.
+    pub fn streams(&self) -> bool {
+        self.streams
     }
 
     /// What opening the weights brought to light.

@@ -27,6 +27,8 @@ pub struct Plan {
     pub strategy: &'static str,
     /// Why, where the user left it open.
     pub why: Option<String>,
+    /// Whether a budget bounds its experts; if not, all are in memory.
+    pub streams: bool,
     /// How to open it.
     pub built: Built,
     /// Tokens of context.
@@ -66,6 +68,7 @@ impl Plan {
         let mut plan = Plan {
             strategy: "",
             why: None,
+            streams: false,
             built: supply::built("full")?,
             ctx,
             lengths,
@@ -116,6 +119,7 @@ impl Plan {
         self.built = supply::built(name)?;
         self.strategy = self.built.name;
         let needs = (self.built.needs)(&options.model, model)?;
+        self.streams = needs.streams;
         let readers = if needs.streams {
             options.supply.readers as u64
         } else {

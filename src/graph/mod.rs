@@ -13,8 +13,8 @@ use crate::backend::{Backend, HC, HyperNumbers};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::options::KvFormat;
-use crate::supply::{ExpertSupply, Stats};
-use crate::units::{ExpertId, LayerId, TokenId};
+use crate::supply::{ExpertSupply, Stats, StatsMeter, StatsTable};
+use crate::units::{ExpertId, LayerId, Phase, TokenId};
 use kv::{Checkpoint, KvCache, RowForms};
 use scratch::{LOGIT_ROWS, Scratch};
 use std::ops::Range;
@@ -62,6 +62,7 @@ pub struct Graph<B: Backend> {
     sweep: usize,
     kv: KvFormat,
     probe: Option<Probe>,
+    meter: StatsMeter,
 }
 
 impl<B: Backend> Graph<B> {
@@ -78,6 +79,7 @@ impl<B: Backend> Graph<B> {
         let forms = RowForms::new(&config, kv);
         let scratch = Scratch::new(&config, &mut backend, forms, chunk, sweep)?;
         Ok(Graph {
+            meter: StatsMeter::new(config.n_layer),
             config,
             backend,
             weights,
@@ -110,6 +112,11 @@ impl<B: Backend> Graph<B> {
         self.supply.stats()
     }
 
+    /// The same by layer and phase, up to the end of the last [`Graph::forward`].
+    pub fn supply_table(&self) -> &StatsTable {
+        self.meter.table()
+    }
+
     /// The backend, for caches.
     pub fn backend(&mut self) -> &mut B {
         &mut self.backend
@@ -130,7 +137,8 @@ impl<B: Backend> Graph<B> {
         self.probe = probe;
     }
 
-    /// Appends tokens to the cache and gives the wanted rows of logits `[n_vocab]` to `sink`, in order.
+    /// Appends tokens to the cache and gives the wanted rows of logits `[n_vocab]` to `sink`, in order; what the
+    /// supply does for them counts for `phase`.
     /// `keep_going(done)` is told how many of them are done, counted over all layers, and stops the work with false;
     /// the answer is then false too.
     ///
@@ -140,13 +148,15 @@ impl<B: Backend> Graph<B> {
         &mut self,
         kv: &mut KvCache<B>,
         tokens: &[TokenId],
+        phase: Phase,
         wanted: Wanted,
         keep_going: &mut dyn FnMut(usize) -> bool,
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<bool> {
-        let result = self.sweep_layers(kv, tokens, keep_going);
+        let result = self.sweep_layers(kv, tokens, phase, keep_going);
         // Whatever happened, nothing is read ahead for it any more.
         self.supply.rest();
+        self.meter.look(self.supply.stats());
         if !result? {
             return Ok(false);
         }
@@ -164,6 +174,7 @@ impl<B: Backend> Graph<B> {
         &mut self,
         kv: &mut KvCache<B>,
         tokens: &[TokenId],
+        phase: Phase,
         keep_going: &mut dyn FnMut(usize) -> bool,
     ) -> Result<bool> {
         let (n, pos) = (tokens.len(), kv.len());
@@ -177,6 +188,7 @@ impl<B: Backend> Graph<B> {
             return Err(Error::limit("token id", token.0, self.config.n_vocab - 1));
         }
         kv.begin(&mut self.backend, n)?;
+        self.meter.enter(LayerId(0), phase, self.supply.stats());
         if n == 1 {
             self.supply.token();
         }
@@ -188,6 +200,7 @@ impl<B: Backend> Graph<B> {
         let n_layer = self.config.n_layer;
         for l in 0..n_layer {
             self.observe(LayerId(l), n)?;
+            self.meter.enter(LayerId(l), phase, self.supply.stats());
             if n > 1 {
                 self.expect(l + 1, tokens)?;
             }

@@ -20,7 +20,7 @@ pub mod probe;
 mod slab;
 mod stats;
 
-pub use stats::Stats;
+pub use stats::{Stats, StatsMeter, StatsTable};
 
 /// Makes routed experts readable, layer by layer.
 ///
