@@ -2,11 +2,12 @@
 
 use crate::backend::cpu::Cpu;
 use crate::error::{Context, Error, Result};
-use crate::graph::Graph;
 use crate::graph::kv::Checkpoint;
 use crate::graph::weights::Weights;
+use crate::graph::{Graph, Lengths, RouteProbe, Routing};
 use crate::options::{DEFAULT_CTX, Options};
 use crate::os::File;
+use crate::routes;
 pub use crate::supply::probe::Probe;
 use crate::supply::{Opening, probe};
 use crate::text::tokenizer::Tokenizer;
@@ -105,6 +106,47 @@ fn tokenizer_of(gguf: &Gguf) -> Result<Tokenizer> {
     Tokenizer::new(Vocabulary::read(gguf)?).context(|| &gguf.name)
 }
 
+/// Begins a trace of routing in a new file at `path`.
+///
+/// Errors: the path is that of the model, or the file cannot be written.
+fn route_trace(
+    path: &Path,
+    model_path: &Path,
+    file: &File,
+    model: &Model,
+    lengths: Lengths,
+) -> Result<RouteProbe> {
+    let is_model = std::fs::canonicalize(path)
+        .and_then(|path| Ok(path == std::fs::canonicalize(model_path)?))
+        .unwrap_or(false); // what does not exist is no model
+    if is_model {
+        let path = path.display();
+        return Err(Error::usage(format!(
+            "--trace-routes: found {path}, the model itself, expected a file to write"
+        )));
+    }
+    let (c, name) = (&model.config, model_path.file_name());
+    let header = routes::Header {
+        model: name.map_or(String::new(), |n| n.to_string_lossy().into_owned()),
+        model_hash: routes::model_hash(file, model.gguf.data_start)?,
+        n_layer: c.n_layer,
+        n_expert: c.n_expert,
+        n_used: c.n_expert_used,
+        n_vocab: c.n_vocab,
+    };
+    let out = std::fs::File::create(path).map_err(|e| Error::io(path.display(), &e))?;
+    let name = path.display().to_string();
+    let mut recorder = routes::Recorder::new(out, &name, header, lengths.sweep)?;
+    Ok(Box::new(move |what| {
+        match what {
+            Routing::Begin { phase, n_tokens } => recorder.begin(phase, n_tokens),
+            Routing::Chosen { layer, tokens, ids } => recorder.chosen(layer, tokens, ids),
+            Routing::End => return recorder.end(),
+        }
+        Ok(())
+    }))
+}
+
 impl Prepared {
     /// Reads everything of a model file but its weights.
     ///
@@ -190,6 +232,10 @@ impl Prepared {
             tokenizer,
         } = self;
         let name = model.gguf.name.clone();
+        let trace = options.trace_routes.as_deref();
+        let trace =
+            trace.map(|path| route_trace(path, &options.model, &file, &model, plan.lengths));
+        let trace = trace.transpose()?;
         let mut backend = Cpu::new(options.kernels, plan.n_threads)?;
         let opened = (plan.built.open)(Opening {
             path: &options.model,
@@ -202,7 +248,7 @@ impl Prepared {
         let opened = opened.context(|| &name)?;
         let weights = Weights::load(&model, &opened.fixed, &mut backend, options.kv);
         let weights = weights.context(|| &name)?;
-        let graph = Graph::new(
+        let mut graph = Graph::new(
             model.config,
             backend,
             weights,
@@ -210,6 +256,7 @@ impl Prepared {
             plan.lengths,
             options.kv,
         )?;
+        graph.set_route_probe(trace);
         Ok(Engine {
             graph,
             tokenizer,

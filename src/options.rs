@@ -150,6 +150,8 @@ pub struct Options {
     pub strategy: String,
     /// How it reads experts.
     pub supply: SupplyOptions,
+    /// A file that gets the experts of every token.
+    pub trace_routes: Option<PathBuf>,
     /// Whether to go on when memory does not suffice.
     pub overcommit: bool,
     /// Compute threads; 0 means one for each CPU this process may use.
@@ -201,6 +203,7 @@ impl Options {
                 read_ahead: true,
                 lock: true,
             },
+            trace_routes: None,
             overcommit: false,
             threads: 0,
             kernels: KernelChoice::Auto,

@@ -10,6 +10,7 @@ use crate::graph::{Lengths, tally};
 use crate::model::Model;
 use crate::options::{Budget, Options};
 use crate::os;
+use crate::routes;
 use crate::supply::{self, Built, SupplyNeeds};
 use crate::units::Bytes;
 use std::fmt;
@@ -87,6 +88,12 @@ impl Plan {
             available,
             notes: Vec::new(),
         };
+        if options.trace_routes.is_some() {
+            let c = &model.config;
+            let token_len = routes::token_len(c.n_layer, c.n_expert, c.n_expert_used);
+            plan.uses
+                .push(("route trace", (lengths.sweep * token_len) as u64));
+        }
         match options.strategy.as_str() {
             "auto" => plan.choose(model, options)?,
             name => plan.take(name, model, options)?,

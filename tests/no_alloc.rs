@@ -5,7 +5,9 @@
 mod common;
 
 use common::{Loaded, golden, micro_ids};
+use infall::graph::{RouteProbe, Routing};
 use infall::options::Options;
+use infall::routes;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -30,24 +32,49 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// A probe that writes a trace into the null device.
+fn trace() -> RouteProbe {
+    let header = routes::Header {
+        model: "micro-q2.gguf".into(),
+        model_hash: 0,
+        n_layer: 5,
+        n_expert: 8,
+        n_used: 3,
+        n_vocab: 512,
+    };
+    let out = std::fs::File::create("/dev/null").unwrap();
+    let mut recorder = routes::Recorder::new(out, "null", header, 400).unwrap();
+    Box::new(move |what| {
+        match what {
+            Routing::Begin { phase, n_tokens } => recorder.begin(phase, n_tokens),
+            Routing::Chosen { layer, tokens, ids } => recorder.chosen(layer, tokens, ids),
+            Routing::End => return recorder.end(),
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn decoding_allocates_nothing() {
     let mut options = Options::new(golden("micro-q2.gguf"));
     (options.threads, options.ctx, options.prefill_chunk) = (2, 400, 64);
     let mut loaded = Loaded::open(&options).unwrap();
     let ids = micro_ids();
-    let mut session = loaded.session();
-    session
-        .prefill(&mut loaded.graph, &ids[..100], &mut |_| true)
-        .unwrap();
-    // The first tokens may still grow scratch; then windows close and the indexer chooses, without any.
-    ids[100..110]
-        .iter()
-        .for_each(|id| session.decode(&mut loaded.graph, *id).unwrap());
-    let before = CALLS.load(Ordering::Relaxed);
-    ids[110..150]
-        .iter()
-        .for_each(|id| session.decode(&mut loaded.graph, *id).unwrap());
-    let calls = CALLS.load(Ordering::Relaxed) - before;
-    assert_eq!(calls, 0, "allocations in 40 tokens");
+    for traced in [false, true] {
+        loaded.graph.set_route_probe(traced.then(trace));
+        let mut session = loaded.session();
+        session
+            .prefill(&mut loaded.graph, &ids[..100], &mut |_| true)
+            .unwrap();
+        // The first tokens may still grow scratch; then windows close and the indexer chooses, without any.
+        ids[100..110]
+            .iter()
+            .for_each(|id| session.decode(&mut loaded.graph, *id).unwrap());
+        let before = CALLS.load(Ordering::Relaxed);
+        ids[110..150]
+            .iter()
+            .for_each(|id| session.decode(&mut loaded.graph, *id).unwrap());
+        let calls = CALLS.load(Ordering::Relaxed) - before;
+        assert_eq!(calls, 0, "allocations in 40 tokens, traced: {traced}");
+    }
 }

@@ -4,8 +4,14 @@
 
 mod common;
 
-use common::{Loaded, tiny};
+use common::{Loaded, golden, micro_ids, tiny};
+use infall::gguf::Gguf;
+use infall::graph::Routing;
+use infall::model::{ExpertChoice, Model};
 use infall::options::{Budget, Options};
+use infall::os::{File, ReadAt};
+use infall::routes::Reader;
+use infall::session::Prefill;
 use infall::supply::{STRATEGIES, Stats};
 use infall::units::{LayerId, Phase, TokenId};
 use std::path::{Path, PathBuf};
@@ -208,4 +214,255 @@ fn a_report_tells_phases_and_layers() {
             );
         }
     }
+}
+
+/// Tokens and header of a trace file.
+fn trace(path: &Path) -> (infall::routes::Header, Vec<(Phase, Vec<u32>)>) {
+    let bytes = std::fs::read(path).unwrap();
+    let mut reader = Reader::new(&bytes[..], "trace").unwrap();
+    let mut tokens = Vec::new();
+    while let Some((phase, ids)) = reader.token().unwrap() {
+        tokens.push((phase, ids.iter().map(|id| id.0).collect()));
+    }
+    assert_eq!(tokens.len() as u64, reader.n_tokens());
+    (reader.header().clone(), tokens)
+}
+
+/// What a graph tells, as tokens in order; nothing of a pass without an end.
+fn told(options: &Options, decode_from: usize, ids: &[TokenId]) -> Vec<(Phase, Vec<u32>)> {
+    let out = Temporary::new(&format!(
+        "told-{}-{}-{decode_from}",
+        options.strategy, options.prefill_chunk
+    ));
+    let model = bound(&options.model);
+    let header = infall::routes::Header {
+        model: "told".into(),
+        model_hash: 0,
+        n_layer: model.config.n_layer,
+        n_expert: model.config.n_expert,
+        n_used: model.config.n_expert_used,
+        n_vocab: model.config.n_vocab,
+    };
+    let file = std::fs::File::create(&out.0).unwrap();
+    let mut recorder =
+        infall::routes::Recorder::new(file, "told", header, options.prefill_sweep).unwrap();
+    let mut loaded = Loaded::open(options).unwrap();
+    loaded.graph.set_route_probe(Some(Box::new(move |what| {
+        match what {
+            Routing::Begin { phase, n_tokens } => recorder.begin(phase, n_tokens),
+            Routing::Chosen { layer, tokens, ids } => recorder.chosen(layer, tokens, ids),
+            Routing::End => return recorder.end(),
+        }
+        Ok(())
+    })));
+    loaded.logits(ids, decode_from);
+    trace(&out.0).1
+}
+
+fn bound(path: &Path) -> Model {
+    Model::bind(Gguf::read(&File::open(path).unwrap()).unwrap()).unwrap()
+}
+
+/// The experts that the file's tables name, by layer: `[n_vocab, n_used]`, or nothing where scores decide.
+fn tables(path: &Path) -> Vec<Option<Vec<u32>>> {
+    let (file, model) = (File::open(path).unwrap(), bound(path));
+    let table = |layer: &infall::model::LayerWeights| match &layer.moe.choice {
+        ExpertChoice::Hash(table) => {
+            let mut bytes = vec![0; table.extent.len as usize];
+            file.read_exact_at(table.extent.offset, &mut bytes).unwrap();
+            let numbers = bytes.chunks_exact(4);
+            Some(
+                numbers
+                    .map(|b| u32::from_le_bytes(b.try_into().unwrap()))
+                    .collect(),
+            )
+        }
+        _ => None,
+    };
+    model.weights.layers.iter().map(table).collect()
+}
+
+#[test]
+fn hash_routed_layers_are_traced_as_their_table_says() {
+    for (model, ids) in [
+        (golden("micro-q2.gguf"), micro_ids()[..150].to_vec()),
+        (tiny(), ids(150)),
+    ] {
+        let config = bound(&model).config;
+        let (n_used, n_layer) = (config.n_expert_used, config.n_layer);
+        let found = told(&options(&model, "full", 0, 32), 120, &ids);
+        assert_eq!(found.len(), ids.len());
+        let tables = tables(&model);
+        assert!(tables.iter().filter(|t| t.is_some()).count() >= 2);
+        for (t, (phase, experts)) in found.iter().enumerate() {
+            assert_eq!(*phase == Phase::Prefill, t < 120, "token {t}");
+            assert_eq!(experts.len(), n_layer * n_used);
+            for (layer, table) in tables.iter().enumerate() {
+                let found = &experts[layer * n_used..][..n_used];
+                if let Some(table) = table {
+                    let expected = &table[ids[t].0 as usize * n_used..][..n_used];
+                    assert_eq!(found, expected, "token {t}, layer {layer}");
+                }
+                let mut distinct = found.to_vec();
+                distinct.sort_unstable();
+                distinct.dedup();
+                assert_eq!(distinct.len(), n_used, "token {t}, layer {layer}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_trace_knows_no_strategy_budget_or_chunk() {
+    let ids = ids(130);
+    let whole = told(&options(&tiny(), "full", 0, 200), 130, &ids);
+    let ids_of = |trace: &[(Phase, Vec<u32>)]| -> Vec<Vec<u32>> {
+        trace.iter().map(|(_, ids)| ids.clone()).collect()
+    };
+    for strategy in STRATEGIES {
+        for (experts, chunk, decode_from) in [(36, 7, 130), (192, 64, 100), (50, 1, 0)] {
+            let options = options(&tiny(), strategy.name, experts, chunk);
+            let found = told(&options, decode_from, &ids);
+            let what = format!("{}, {experts}, {chunk}, {decode_from}", strategy.name);
+            assert_eq!(ids_of(&found), ids_of(&whole), "{what}");
+            let n_prefill = found.iter().filter(|(p, _)| *p == Phase::Prefill).count();
+            assert_eq!(n_prefill, decode_from, "{what}");
+        }
+    }
+}
+
+/// A pass is told whole or without an end; where the probe fails, so does the pass, and the session goes on.
+#[test]
+fn stops_and_faults_leave_no_end() {
+    let ids = ids(100);
+    let mut options = options(&tiny(), "full", 0, 16);
+    options.prefill_sweep = 32;
+    let mut loaded = Loaded::open(&options).unwrap();
+    let mut session = loaded.session();
+    let (send, receive) = std::sync::mpsc::channel();
+    let mut n_calls = 0;
+    loaded.graph.set_route_probe(Some(Box::new(move |what| {
+        let mark = match what {
+            Routing::Begin { n_tokens, .. } => n_tokens as i64,
+            Routing::Chosen { .. } => return Ok(()),
+            Routing::End => -1,
+        };
+        n_calls += 1;
+        send.send(mark).unwrap();
+        if n_calls == 7 {
+            return Err(infall::error::Error::limit("calls", n_calls, 6));
+        }
+        Ok(())
+    })));
+    let mut stop = |done| done < 70;
+    let end = session.prefill(&mut loaded.graph, &ids, &mut stop).unwrap();
+    assert_eq!((end, session.tokens().len()), (Prefill::Stopped, 64));
+    session.decode(&mut loaded.graph, ids[64]).unwrap_err();
+    session.decode(&mut loaded.graph, ids[65]).unwrap();
+    let marks: Vec<i64> = receive.try_iter().collect();
+    // Two sweeps, one that was stopped, the start of one that failed at its end, and one that did not.
+    assert_eq!(marks, [32, -1, 32, -1, 32, 1, -1, 1, -1]);
+}
+
+/// Through the program: header, count, and the same answer with and without a trace.
+#[test]
+fn runs_and_conversations_write_a_trace() {
+    let out = Temporary::new("routes");
+    let model = tiny();
+    let path = model.to_str().unwrap();
+    let run = [
+        "run",
+        "-m",
+        path,
+        "--temp",
+        "0",
+        "-n",
+        "20",
+        "-p",
+        "What is Unix?",
+    ];
+    let plain = infall(&run);
+    let traced = infall(&[&run[..], &["--trace-routes", out.text()]].concat());
+    assert_eq!(plain.stdout, traced.stdout);
+    let said = String::from_utf8_lossy(&traced.stderr).into_owned();
+    // A sweep of 4,096 tokens, 6 layers of 6 experts in a byte each, and the phase.
+    let bytes = infall::units::Bytes(4096 * 37);
+    assert!(said.contains(&format!(" + route trace {bytes}")), "{said}");
+    let (header, tokens) = trace(&out.0);
+    assert_eq!(
+        (
+            header.model.as_str(),
+            header.n_layer,
+            header.n_expert,
+            header.n_used,
+            header.n_vocab
+        ),
+        ("tiny-q4.gguf", 6, 32, 6, 4096)
+    );
+    assert_ne!(header.model_hash, 0);
+    let n_prefill = tokens.iter().filter(|(p, _)| *p == Phase::Prefill).count();
+    // The last token is shown and not computed.
+    assert_eq!((n_prefill, tokens.len()), (8, 8 + 19));
+
+    let chat = Temporary::new("routes-chat");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_infall"));
+    let args = [
+        "chat",
+        "-m",
+        path,
+        "--temp",
+        "0",
+        "-n",
+        "20",
+        "--trace-routes",
+        chat.text(),
+    ];
+    let mut child = command
+        .args(args)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    use std::io::Write;
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"What is Unix?\n").unwrap();
+    drop(input);
+    let answer = child.wait_with_output().unwrap();
+    assert!(answer.status.success());
+    assert_eq!(trace(&chat.0), (header, tokens));
+}
+
+#[test]
+fn traces_that_cannot_be_written_are_refused() {
+    let model = Temporary::new("overwritten.gguf");
+    std::fs::copy(tiny(), &model.0).unwrap();
+    let path = model.text();
+    let mut cases = vec![
+        (path, 2, "the model itself"),
+        ("/nonexistent/trace", 1, "/nonexistent/trace: No such file"),
+    ];
+    if Path::new("/dev/full").exists() {
+        cases.push(("/dev/full", 1, "route trace /dev/full: No space left"));
+    }
+    for (out, code, expected) in cases {
+        let output = infall(&[
+            "run",
+            "-m",
+            path,
+            "-n",
+            "3",
+            "-p",
+            "x",
+            "--trace-routes",
+            out,
+        ]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(expected), "{expected} in {said}");
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(
+        std::fs::read(&model.0).unwrap(),
+        std::fs::read(tiny()).unwrap()
+    );
 }

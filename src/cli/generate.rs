@@ -41,6 +41,11 @@ pub const SAMPLING_FLAGS: &[Flag] = &[
         "S",
         "seed of the sampler (default: random, printed)",
     ),
+    Flag::with(
+        &["--trace-routes"],
+        "FILE",
+        "write which experts each token chose, computed tokens in order (format: src/routes.rs)",
+    ),
     Flag::switch(&["--think"], "let the model reason first"),
     Flag::switch(&["--nothink"], "answer at once (default)"),
 ];

@@ -100,6 +100,7 @@ pub fn options(args: &Args) -> Result<Options> {
     options.supply.readers = args.number("--readers")?.unwrap_or(options.supply.readers);
     options.supply.read_ahead = !args.has("--no-read-ahead");
     options.overcommit = args.has("--overcommit");
+    options.trace_routes = args.value("--trace-routes").map(PathBuf::from);
     options.validate()?;
     Ok(options)
 }

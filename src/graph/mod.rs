@@ -31,6 +31,32 @@ pub mod weights;
 /// Sees the streams `[n, HC n_embd]` that enter a layer (the last call: that leave the last layer).
 pub type Probe = Box<dyn FnMut(LayerId, &[f32]) + Send>;
 
+/// What a pass of tokens through the layers chose, told bit by bit.
+#[derive(Clone, Debug)]
+pub enum Routing<'a> {
+    /// A pass over so many tokens begins. One that fails or is stopped has no end.
+    Begin {
+        /// What they are computed for.
+        phase: Phase,
+        /// The tokens.
+        n_tokens: usize,
+    },
+    /// Some tokens of the pass chose their experts in a layer.
+    Chosen {
+        /// The layer.
+        layer: LayerId,
+        /// The tokens, counted within the pass.
+        tokens: Range<usize>,
+        /// `[n, n_expert_used]`, each token's in the router's order.
+        ids: &'a [ExpertId],
+    },
+    /// The pass is done.
+    End,
+}
+
+/// Sees what is chosen; its error is that of the pass.
+pub type RouteProbe = Box<dyn FnMut(Routing<'_>) -> Result<()> + Send>;
+
 /// Which tokens of a chunk need logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -62,6 +88,7 @@ pub struct Graph<B: Backend> {
     sweep: usize,
     kv: KvFormat,
     probe: Option<Probe>,
+    route_probe: Option<RouteProbe>,
     meter: StatsMeter,
 }
 
@@ -89,6 +116,7 @@ impl<B: Backend> Graph<B> {
             sweep,
             kv,
             probe: None,
+            route_probe: None,
         })
     }
 
@@ -137,6 +165,11 @@ impl<B: Backend> Graph<B> {
         self.probe = probe;
     }
 
+    /// Tells `probe` from now on which experts are chosen.
+    pub fn set_route_probe(&mut self, probe: Option<RouteProbe>) {
+        self.route_probe = probe;
+    }
+
     /// Appends tokens to the cache and gives the wanted rows of logits `[n_vocab]` to `sink`, in order; what the
     /// supply does for them counts for `phase`.
     /// `keep_going(done)` is told how many of them are done, counted over all layers, and stops the work with false;
@@ -167,6 +200,9 @@ impl<B: Backend> Graph<B> {
             Wanted::All => 0,
         };
         self.head(first, n, sink)?;
+        if n > 0 {
+            self.tell(Routing::End)?;
+        }
         Ok(true)
     }
 
@@ -189,6 +225,7 @@ impl<B: Backend> Graph<B> {
         }
         kv.begin(&mut self.backend, n)?;
         self.meter.enter(LayerId(0), phase, self.supply.stats());
+        self.tell(Routing::Begin { phase, n_tokens: n })?;
         if n == 1 {
             self.supply.token();
         }
@@ -315,6 +352,13 @@ impl<B: Backend> Graph<B> {
                 more,
             },
         )?;
+        if let Some(probe) = &mut self.route_probe {
+            probe(Routing::Chosen {
+                layer: id,
+                tokens: part.clone(),
+                ids: &scratch.routes.ids,
+            })?;
+        }
         backend.hyper_exit(part, n_embd, &scratch.y, &scratch.mix, &mut scratch.streams)
     }
 
@@ -355,6 +399,13 @@ impl<B: Backend> Graph<B> {
             start = end;
         }
         Ok(())
+    }
+
+    fn tell(&mut self, what: Routing<'_>) -> Result<()> {
+        match &mut self.route_probe {
+            Some(probe) => probe(what),
+            None => Ok(()),
+        }
     }
 
     fn observe(&mut self, layer: LayerId, n: usize) -> Result<()> {
