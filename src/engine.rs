@@ -12,7 +12,7 @@ pub use crate::supply::probe::Probe;
 use crate::supply::{Opening, probe};
 use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
-use crate::units::{LayerId, Phase, TokenId};
+use crate::units::{Bytes, LayerId, Phase, TokenId};
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 pub struct Prepared {
     options: Options,
     plan: Plan,
+    /// Makes the machine smaller.
+    held: Option<meter::Held>,
     file: File,
     model: Model,
     tokenizer: Tokenizer,
@@ -54,6 +56,8 @@ pub struct Engine {
     ctx: usize,
     notes: Vec<String>,
     fixed_locked: u64,
+    /// Makes the machine smaller, as long as the engine lives.
+    _held: Option<meter::Held>,
 }
 
 /// Why a generation ended.
@@ -150,7 +154,7 @@ fn route_trace(
 impl Prepared {
     /// Reads everything of a model file but its weights.
     ///
-    /// Errors: wrong options, an unreadable or foreign file.
+    /// Errors: wrong options, an unreadable or foreign file, memory to hold that is refused.
     pub fn new(options: Options) -> Result<Prepared> {
         options.validate()?;
         let file = File::open(&options.model)?;
@@ -167,10 +171,18 @@ impl Prepared {
             0 => DEFAULT_CTX.min(model.config.n_ctx_train),
             ctx => ctx,
         };
-        let plan = Plan::new(&model, &options, ctx, tokenizer.memory_bytes())?;
+        let bytes = options.simulate_used_memory;
+        let held = (bytes > 0).then(|| meter::simulate_used_memory(bytes));
+        let held = held.transpose().context(|| "--simulate-used-memory")?;
+        let plan = Plan::new(&model, &options, ctx, tokenizer.memory_bytes());
+        let plan = match held {
+            Some(_) => plan.context(|| format!("with {} held", Bytes(bytes)))?,
+            None => plan?,
+        };
         Ok(Prepared {
             options,
             plan,
+            held,
             file,
             model,
             tokenizer,
@@ -227,6 +239,7 @@ impl Prepared {
         let Prepared {
             options,
             plan,
+            held,
             file,
             model,
             tokenizer,
@@ -266,6 +279,7 @@ impl Prepared {
             ctx: plan.ctx,
             notes: opened.notes,
             fixed_locked: opened.fixed.locked_bytes(),
+            _held: held,
         })
     }
 }

@@ -44,7 +44,8 @@ pub struct Plan {
     pub budget: u64,
     /// What is taken, by use: name, bytes.
     pub uses: Vec<(&'static str, u64)>,
-    /// Memory that can be had, if the system says.
+    /// Memory that can be had, if the system says; with what is held to simulate a smaller machine, as that is one of
+    /// the uses.
     pub available: Option<u64>,
     /// Things worth telling that are no faults.
     pub notes: Vec<String>,
@@ -99,7 +100,24 @@ impl Plan {
             name => plan.take(name, model, options)?,
         }
         plan.check_room(options)?;
+        plan.add_held(options.simulate_used_memory);
         Ok(plan)
+    }
+
+    /// Puts memory that was taken to simulate a smaller machine on both sides, when all is decided for what is left.
+    fn add_held(&mut self, held: u64) {
+        if held == 0 {
+            return;
+        }
+        let left = self
+            .available
+            .map_or("an unknown rest".into(), |a| Bytes(a).to_string());
+        self.notes.push(format!(
+            "{} of memory is held (--simulate-used-memory): planned for the {left} that is left",
+            Bytes(held)
+        ));
+        self.uses.push(("held", held));
+        self.available = self.available.map(|a| a + held);
     }
 
     /// `full` if it fits, else the best that is built in.

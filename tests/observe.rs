@@ -85,11 +85,11 @@ fn sum(all: impl Iterator<Item = Stats>) -> Stats {
 #[test]
 fn figures_by_layer_and_phase_sum_to_the_whole() {
     let flash = flash_like("flash-like.gguf");
-    for (model, n_layer, experts) in [(tiny(), 6, [36, 100]), (flash.0.clone(), 43, [258, 400])] {
+    for (model, n_layer, experts) in [(tiny(), 6, &[36, 100][..]), (flash.0.clone(), 43, &[258])] {
         let per_token = 6 * n_layer as u64;
         for strategy in STRATEGIES {
             for experts in experts {
-                let options = options(&model, strategy.name, experts, 32);
+                let options = options(&model, strategy.name, *experts, 32);
                 let mut loaded = Loaded::open(&options).unwrap();
                 let mut session = loaded.session();
                 let ids = ids(170);
@@ -465,4 +465,186 @@ fn traces_that_cannot_be_written_are_refused() {
         std::fs::read(&model.0).unwrap(),
         std::fs::read(tiny()).unwrap()
     );
+}
+
+/// The first bytes of what is written to it.
+struct Head {
+    bytes: Vec<u8>,
+    wanted: usize,
+}
+
+impl std::io::Write for Head {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        let rest = self.wanted - self.bytes.len();
+        if rest == 0 {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        let n = rest.min(buf.len());
+        self.bytes.extend_from_slice(&buf[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The header of Flash in q2 before 80 GiB of nothing, which take no room on disk.
+fn hollow_flash() -> Temporary {
+    let request = infall::synth::Request {
+        shape: "flash-q2".into(),
+        n_layer: None,
+        n_expert: None,
+        n_vocab: None,
+        alias_layers: None,
+        alignment: None,
+        seed: 1,
+    };
+    let plan = infall::synth::Plan::new(&request).unwrap();
+    let mut head = Head {
+        bytes: Vec::new(),
+        wanted: plan.model.gguf.data_start as usize,
+    };
+    plan.write(&mut head, &mut |_, _| true).unwrap_err();
+    let file = Temporary::new("hollow.gguf");
+    std::fs::write(&file.0, &head.bytes).unwrap();
+    let out = std::fs::File::options().write(true).open(&file.0).unwrap();
+    out.set_len(plan.file_len()).unwrap();
+    file
+}
+
+const HELD: u64 = 1 << 30;
+const HOLD: [&str; 2] = ["--simulate-used-memory", "1GB"];
+
+/// Whether the system does not let this user lock a gibibyte, or does not have it.
+fn refused(output: &Output) -> bool {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let refused = !output.status.success() && said.contains("--simulate-used-memory: ");
+    if refused {
+        println!("skipped: {said}");
+    }
+    refused
+}
+
+#[test]
+fn an_automatic_budget_sees_the_smaller_machine() {
+    let model = hollow_flash();
+    let args = [
+        "plan",
+        "-m",
+        model.text(),
+        "--strategy",
+        "baseline",
+        "--ctx",
+        "4096",
+    ];
+    let output = infall(&[&args[..], &HOLD].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if refused(&output) {
+        return;
+    }
+    if said.contains("--budget: found room for") || said.contains("exceeds the limit") {
+        assert!(said.contains("with 1.00 GiB held: "), "{said}");
+        return println!("skipped: {said}");
+    }
+    assert!(output.status.success(), "{said}");
+    let out = String::from_utf8(output.stdout).unwrap();
+    let number = |name: &str| -> u64 {
+        let line = out
+            .lines()
+            .find_map(|l| l.strip_prefix(&format!("  {name} ")));
+        let line = line.unwrap_or_else(|| panic!("{name} in {out}"));
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    assert_eq!(number("held"), HELD);
+    let (total, available, experts) = (number("total"), number("available"), number("experts"));
+    assert_eq!(number("left"), available - total);
+    // What is left of the machine, less its margin, less all that is no expert.
+    let machine = available - HELD;
+    let room = machine - machine / 10 - (total - HELD - experts);
+    let held_experts: u64 = {
+        let line = out.lines().nth(1).unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        words[words.len() - 3].parse().unwrap()
+    };
+    let slab = experts / held_experts;
+    assert_eq!(held_experts, (room / slab).min(43 * 256), "{out}");
+    let note = format!(
+        "note: 1.00 GiB of memory is held (--simulate-used-memory): planned for the {} that is left",
+        infall::units::Bytes(machine)
+    );
+    assert!(out.contains(&note), "{note} in {out}");
+}
+
+#[test]
+fn held_memory_is_in_the_ledger_and_in_the_peak() {
+    let file = Temporary::new("held.json");
+    let model = tiny();
+    let fixed = [
+        "run",
+        "-m",
+        model.to_str().unwrap(),
+        "--temp",
+        "0",
+        "-n",
+        "4",
+        "-p",
+        "x",
+    ];
+    let more = ["--ctx", "600", "--report", file.text()];
+    let output = infall(&[&fixed[..], &more, &HOLD].concat());
+    if refused(&output) {
+        return;
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains(" + held 1.00 GiB"), "{said}");
+    assert!(said.contains("note: 1.00 GiB of memory is held"), "{said}");
+    let r: serde_json::Value = serde_json::from_slice(&std::fs::read(&file.0).unwrap()).unwrap();
+    let n = |name: &str| r[name].as_u64().unwrap_or_else(|| panic!("{name} in {r}"));
+    assert_eq!(n("plan_held_bytes"), HELD);
+    // Held to the end, and all of the peak was said.
+    assert!(n("peak_rss_bytes") >= HELD, "{r}");
+    assert!(
+        n("peak_rss_bytes") <= n("plan_total_bytes") + (64 << 20),
+        "{r}"
+    );
+}
+
+#[test]
+fn memory_that_cannot_be_held_is_refused() {
+    let model = tiny();
+    let hold = |size: &str| {
+        let args = [
+            "plan",
+            "-m",
+            model.to_str().unwrap(),
+            "--simulate-used-memory",
+            size,
+        ];
+        let output = infall(&args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    for (size, code, expected) in [
+        (
+            "0GB",
+            2,
+            "--simulate-used-memory: found '0GB', expected whole gibibytes (8GB)",
+        ),
+        (
+            "8",
+            2,
+            "--simulate-used-memory: found '8', expected whole gibibytes (8GB)",
+        ),
+        (
+            "1000000GB",
+            1,
+            "--simulate-used-memory: memory to hold 976.56 TiB exceeds the limit ",
+        ),
+    ] {
+        let (found, said) = hold(size);
+        assert_eq!(found, Some(code), "{said}");
+        assert!(said.contains(expected), "{expected} in {said}");
+    }
 }
