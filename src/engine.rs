@@ -2,16 +2,17 @@
 
 use crate::backend::cpu::Cpu;
 use crate::error::{Context, Error, Result};
-use crate::graph::Graph;
 use crate::graph::kv::Checkpoint;
 use crate::graph::weights::Weights;
+use crate::graph::{Graph, Lengths, RouteProbe, Routing};
 use crate::options::{DEFAULT_CTX, Options};
 use crate::os::File;
+use crate::routes;
 pub use crate::supply::probe::Probe;
 use crate::supply::{Opening, probe};
 use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
-use crate::units::TokenId;
+use crate::units::{Bytes, LayerId, Phase, TokenId};
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ pub use crate::os::{interrupt, meter};
 pub use crate::plan::Plan;
 pub use crate::sampler::{Sampler, SamplerOptions};
 pub use crate::session::Prefill;
-pub use crate::supply::{Stats as SupplyStats, default_strategy};
+pub use crate::supply::{Stats as SupplyStats, StatsTable as SupplyTable, default_strategy};
 pub use crate::text::{chat, stream, tokenizer};
 
 /// A conversation on this engine.
@@ -38,6 +39,8 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 pub struct Prepared {
     options: Options,
     plan: Plan,
+    /// Makes the machine smaller.
+    held: Option<meter::Held>,
     file: File,
     model: Model,
     tokenizer: Tokenizer,
@@ -49,9 +52,12 @@ pub struct Engine {
     tokenizer: Tokenizer,
     name: String,
     strategy: &'static str,
+    streams: bool,
     ctx: usize,
     notes: Vec<String>,
     fixed_locked: u64,
+    /// Makes the machine smaller, as long as the engine lives.
+    _held: Option<meter::Held>,
 }
 
 /// Why a generation ended.
@@ -104,10 +110,51 @@ fn tokenizer_of(gguf: &Gguf) -> Result<Tokenizer> {
     Tokenizer::new(Vocabulary::read(gguf)?).context(|| &gguf.name)
 }
 
+/// Begins a trace of routing in a new file at `path`.
+///
+/// Errors: the path is that of the model, or the file cannot be written.
+fn route_trace(
+    path: &Path,
+    model_path: &Path,
+    file: &File,
+    model: &Model,
+    lengths: Lengths,
+) -> Result<RouteProbe> {
+    let is_model = std::fs::canonicalize(path)
+        .and_then(|path| Ok(path == std::fs::canonicalize(model_path)?))
+        .unwrap_or(false); // what does not exist is no model
+    if is_model {
+        let path = path.display();
+        return Err(Error::usage(format!(
+            "--trace-routes: found {path}, the model itself, expected a file to write"
+        )));
+    }
+    let (c, name) = (&model.config, model_path.file_name());
+    let header = routes::Header {
+        model: name.map_or(String::new(), |n| n.to_string_lossy().into_owned()),
+        model_hash: routes::model_hash(file, model.gguf.data_start)?,
+        n_layer: c.n_layer,
+        n_expert: c.n_expert,
+        n_used: c.n_expert_used,
+        n_vocab: c.n_vocab,
+    };
+    let out = std::fs::File::create(path).map_err(|e| Error::io(path.display(), &e))?;
+    let name = path.display().to_string();
+    let mut recorder = routes::Recorder::new(out, &name, header, lengths.sweep)?;
+    Ok(Box::new(move |what| {
+        match what {
+            Routing::Begin { phase, n_tokens } => recorder.begin(phase, n_tokens),
+            Routing::Chosen { layer, tokens, ids } => recorder.chosen(layer, tokens, ids),
+            Routing::End => return recorder.end(),
+        }
+        Ok(())
+    }))
+}
+
 impl Prepared {
     /// Reads everything of a model file but its weights.
     ///
-    /// Errors: wrong options, an unreadable or foreign file.
+    /// Errors: wrong options, an unreadable or foreign file, memory to hold that is refused.
     pub fn new(options: Options) -> Result<Prepared> {
         options.validate()?;
         let file = File::open(&options.model)?;
@@ -124,10 +171,18 @@ impl Prepared {
             0 => DEFAULT_CTX.min(model.config.n_ctx_train),
             ctx => ctx,
         };
-        let plan = Plan::new(&model, &options, ctx, tokenizer.memory_bytes())?;
+        let bytes = options.simulate_used_memory;
+        let held = (bytes > 0).then(|| meter::simulate_used_memory(bytes));
+        let held = held.transpose().context(|| "--simulate-used-memory")?;
+        let plan = Plan::new(&model, &options, ctx, tokenizer.memory_bytes());
+        let plan = match held {
+            Some(_) => plan.context(|| format!("with {} held", Bytes(bytes)))?,
+            None => plan?,
+        };
         Ok(Prepared {
             options,
             plan,
+            held,
             file,
             model,
             tokenizer,
@@ -184,11 +239,16 @@ impl Prepared {
         let Prepared {
             options,
             plan,
+            held,
             file,
             model,
             tokenizer,
         } = self;
         let name = model.gguf.name.clone();
+        let trace = options.trace_routes.as_deref();
+        let trace =
+            trace.map(|path| route_trace(path, &options.model, &file, &model, plan.lengths));
+        let trace = trace.transpose()?;
         let mut backend = Cpu::new(options.kernels, plan.n_threads)?;
         let opened = (plan.built.open)(Opening {
             path: &options.model,
@@ -203,7 +263,7 @@ impl Prepared {
         notes.extend(opened.fixed.lock().note());
         let weights = Weights::load(&model, &opened.fixed, &mut backend, options.kv);
         let weights = weights.context(|| &name)?;
-        let graph = Graph::new(
+        let mut graph = Graph::new(
             model.config,
             backend,
             weights,
@@ -211,14 +271,17 @@ impl Prepared {
             plan.lengths,
             options.kv,
         )?;
+        graph.set_route_probe(trace);
         Ok(Engine {
             graph,
             tokenizer,
             name,
             strategy: plan.strategy,
+            streams: plan.streams,
             ctx: plan.ctx,
             notes,
             fixed_locked: opened.fixed.lock().locked,
+            _held: held,
         })
     }
 }
@@ -234,9 +297,33 @@ impl Engine {
         self.fixed_locked + self.graph.locked_bytes()
     }
 
-    /// What the supply of experts did so far.
-    pub fn supply_stats(&self) -> SupplyStats {
-        self.graph.supply_stats()
+    /// What the supply of experts did so far, by layer and phase.
+    ///
+    /// Panics when the figures contradict each other: a wrong one must not be told.
+    pub fn supply_table(&self) -> &SupplyTable {
+        let table = self.graph.supply_table();
+        let all = self.graph.supply_stats();
+        assert_eq!(
+            table.total(),
+            all,
+            "the layers' figures sum to those of all"
+        );
+        for layer in (0..table.n_layer()).map(LayerId) {
+            for phase in Phase::ALL {
+                let s = table.cell(layer, phase);
+                let whole = s.hits + s.misses == s.touches;
+                assert!(
+                    whole,
+                    "hits + misses == touches: {layer:?}, {phase:?}, {s:?}"
+                );
+            }
+        }
+        table
+    }
+
+    /// Whether experts are read as they are needed.
+    pub fn streams(&self) -> bool {
+        self.streams
     }
 
     /// What opening the weights brought to light.

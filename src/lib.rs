@@ -15,7 +15,7 @@
 //! |---|---|---|
 //! | 0 | [`units`] [`error`] [`rng`] | small types |
 //! | 1 | [`options`] [`os`] [`quant`] | options; files, memory, signals; number formats |
-//! | 2 | [`gguf`] | the container: names and extents, not meaning |
+//! | 2 | [`gguf`] [`routes`] | the container: names and extents, not meaning; traces of which experts were chosen |
 //! | 3 | [`model`] [`text`] [`sampler`] | the model's numbers and tensors; tokens; the choice of a token |
 //! | 4 | [`supply`] [`backend`] | how experts reach a kernel; the kernels |
 //! | 5 | [`graph`] | the forward pass, generic over the backend |
@@ -44,6 +44,7 @@ pub mod os;
 pub mod plan;
 pub mod quant;
 pub mod rng;
+pub mod routes;
 pub mod sampler;
 pub mod session;
 pub mod supply;

@@ -120,12 +120,30 @@ impl Budget {
             "" => u32::try_from(n)
                 .map(|n| Budget::Experts(n.into()))
                 .map_err(|_| wrong()),
-            unit if unit.eq_ignore_ascii_case("gb") => {
-                n.checked_mul(1 << 30).map(Budget::Bytes).ok_or_else(wrong)
-            }
-            _ => Err(wrong()),
+            _ => gibibytes(text).map(Budget::Bytes).ok_or_else(wrong),
         }
     }
+}
+
+/// Bytes of `8GB`: whole gibibytes, any case, not 0.
+fn gibibytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let is_number = digits.bytes().all(|b| b.is_ascii_digit());
+    if !is_number || !text[digits.len()..].eq_ignore_ascii_case("gb") {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    n.checked_mul(1 << 30).filter(|bytes| *bytes > 0)
+}
+
+/// The value of `--simulate-used-memory`: `8GB` (GiB, whole numbers, any case), in bytes.
+pub fn parse_simulated(text: &str) -> Result<u64> {
+    gibibytes(text).ok_or_else(|| {
+        let expected = "expected whole gibibytes (8GB)";
+        Error::usage(format!(
+            "--simulate-used-memory: found '{text}', {expected}"
+        ))
+    })
 }
 
 /// How experts are read.
@@ -150,6 +168,10 @@ pub struct Options {
     pub strategy: String,
     /// How it reads experts.
     pub supply: SupplyOptions,
+    /// Bytes that are taken and locked before anything is decided, to see a smaller machine.
+    pub simulate_used_memory: u64,
+    /// A file that gets the experts of every token.
+    pub trace_routes: Option<PathBuf>,
     /// Whether to go on when memory does not suffice.
     pub overcommit: bool,
     /// Compute threads; 0 means one for each CPU this process may use.
@@ -201,6 +223,8 @@ impl Options {
                 read_ahead: true,
                 lock: true,
             },
+            simulate_used_memory: 0,
+            trace_routes: None,
             overcommit: false,
             threads: 0,
             kernels: KernelChoice::Auto,
@@ -294,6 +318,15 @@ mod tests {
         ] {
             let error = Budget::parse(text).unwrap_err().to_string();
             assert!(error.contains(&format!("'{text}'")), "{error}");
+            let error = parse_simulated(text).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("'{text}', expected whole")),
+                "{error}"
+            );
+        }
+        assert_eq!(parse_simulated("12gb").unwrap(), 12 << 30);
+        for text in ["auto", "32"] {
+            assert!(parse_simulated(text).is_err(), "{text}");
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::graph::{Lengths, tally};
 use crate::model::Model;
 use crate::options::{Budget, Options};
 use crate::os;
+use crate::routes;
 use crate::supply::{self, Built, SupplyNeeds};
 use crate::units::Bytes;
 use std::fmt;
@@ -27,6 +28,8 @@ pub struct Plan {
     pub strategy: &'static str,
     /// Why, where the user left it open.
     pub why: Option<String>,
+    /// Whether a budget bounds its experts; if not, all are in memory.
+    pub streams: bool,
     /// How to open it.
     pub built: Built,
     /// Tokens of context.
@@ -41,7 +44,8 @@ pub struct Plan {
     pub budget: u64,
     /// What is taken, by use: name, bytes.
     pub uses: Vec<(&'static str, u64)>,
-    /// Memory that can be had, if the system says.
+    /// Memory that can be had, if the system says; with what is held to simulate a smaller machine, as that is one of
+    /// the uses.
     pub available: Option<u64>,
     /// Things worth telling that are no faults.
     pub notes: Vec<String>,
@@ -66,6 +70,7 @@ impl Plan {
         let mut plan = Plan {
             strategy: "",
             why: None,
+            streams: false,
             built: supply::built("full")?,
             ctx,
             lengths,
@@ -84,12 +89,35 @@ impl Plan {
             available,
             notes: Vec::new(),
         };
+        if options.trace_routes.is_some() {
+            let c = &model.config;
+            let token_len = routes::token_len(c.n_layer, c.n_expert, c.n_expert_used);
+            plan.uses
+                .push(("route trace", (lengths.sweep * token_len) as u64));
+        }
         match options.strategy.as_str() {
             "auto" => plan.choose(model, options)?,
             name => plan.take(name, model, options)?,
         }
         plan.check_room(options)?;
+        plan.add_held(options.simulate_used_memory);
         Ok(plan)
+    }
+
+    /// Puts memory that was taken to simulate a smaller machine on both sides, when all is decided for what is left.
+    fn add_held(&mut self, held: u64) {
+        if held == 0 {
+            return;
+        }
+        let left = self
+            .available
+            .map_or("an unknown rest".into(), |a| Bytes(a).to_string());
+        self.notes.push(format!(
+            "{} of memory is held (--simulate-used-memory): planned for the {left} that is left",
+            Bytes(held)
+        ));
+        self.uses.push(("held", held));
+        self.available = self.available.map(|a| a + held);
     }
 
     /// `full` if it fits, else the best that is built in.
@@ -116,6 +144,7 @@ impl Plan {
         self.built = supply::built(name)?;
         self.strategy = self.built.name;
         let needs = (self.built.needs)(&options.model, model)?;
+        self.streams = needs.streams;
         let readers = needs.n_pools * options.supply.readers as u64;
         let threads =
             self.n_threads as u64 * COMPUTE_STACK + readers * os::slots::READER_STACK as u64;

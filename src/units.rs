@@ -16,6 +16,28 @@ pub struct LayerId(pub usize);
 #[repr(transparent)]
 pub struct ExpertId(pub u32);
 
+/// What tokens are computed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// They are given together: a prompt.
+    Prefill,
+    /// They come one by one, as the model chooses them.
+    Decode,
+}
+
+impl Phase {
+    /// Both, in the order of their use.
+    pub const ALL: [Phase; 2] = [Phase::Prefill, Phase::Decode];
+
+    /// As files and reports call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Prefill => "prefill",
+            Phase::Decode => "decode",
+        }
+    }
+}
+
 /// A range of bytes in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {

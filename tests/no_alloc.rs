@@ -5,7 +5,9 @@
 mod common;
 
 use common::{Loaded, golden, micro_ids};
+use infall::graph::{RouteProbe, Routing};
 use infall::options::{Budget, Options};
+use infall::routes;
 use infall::supply::STRATEGIES;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,9 +33,31 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// A probe that writes a trace into the null device.
+fn trace() -> RouteProbe {
+    let header = routes::Header {
+        model: "micro-q2.gguf".into(),
+        model_hash: 0,
+        n_layer: 5,
+        n_expert: 8,
+        n_used: 3,
+        n_vocab: 512,
+    };
+    let out = std::fs::File::create("/dev/null").unwrap();
+    let mut recorder = routes::Recorder::new(out, "null", header, 400).unwrap();
+    Box::new(move |what| {
+        match what {
+            Routing::Begin { phase, n_tokens } => recorder.begin(phase, n_tokens),
+            Routing::Chosen { layer, tokens, ids } => recorder.chosen(layer, tokens, ids),
+            Routing::End => return recorder.end(),
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn decoding_allocates_nothing() {
-    for strategy in STRATEGIES {
+    for (strategy, traced) in STRATEGIES.iter().flat_map(|s| [(s, false), (s, true)]) {
         let mut options = Options::new(golden("micro-q2.gguf"));
         (options.threads, options.ctx, options.prefill_chunk) = (2, 400, 64);
         options.strategy = strategy.name.into();
@@ -41,6 +65,7 @@ fn decoding_allocates_nothing() {
         options.supply.budget = Budget::Experts(20);
         let mut loaded = Loaded::open(&options).unwrap();
         let ids = micro_ids();
+        loaded.graph.set_route_probe(traced.then(trace));
         let mut session = loaded.session();
         session
             .prefill(&mut loaded.graph, &ids[..100], &mut |_| true)
@@ -54,7 +79,11 @@ fn decoding_allocates_nothing() {
             .iter()
             .for_each(|id| session.decode(&mut loaded.graph, *id).unwrap());
         let calls = CALLS.load(Ordering::Relaxed) - before;
-        assert_eq!(calls, 0, "allocations in 40 tokens, {}", strategy.name);
+        assert_eq!(
+            calls, 0,
+            "allocations in 40 tokens, {}, traced: {traced}",
+            strategy.name
+        );
         let stats = loaded.graph.supply_stats();
         assert!(
             strategy.name == "full" || stats.evictions > 100,

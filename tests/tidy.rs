@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const ROWS: &[&[&str]] = &[
     &["units", "error", "rng"],
     &["options", "os", "quant"],
-    &["gguf"],
+    &["gguf", "routes"],
     &["model", "text", "sampler"],
     &["supply", "backend"],
     &["graph"],

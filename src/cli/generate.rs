@@ -7,10 +7,10 @@ use crate::engine::chat::Thinking;
 use crate::engine::stream::Utf8Stream;
 use crate::engine::{
     Engine, Generated, Prefill, Sampler, SamplerOptions, Session, SessionCheckpoint, SupplyStats,
-    interrupt,
+    SupplyTable, interrupt,
 };
 use crate::error::Result;
-use crate::units::{Bytes, TokenId};
+use crate::units::{Bytes, Phase, TokenId};
 use std::time::{Duration, Instant};
 
 /// Flags of everything that generates.
@@ -40,6 +40,11 @@ pub const SAMPLING_FLAGS: &[Flag] = &[
         &["--seed"],
         "S",
         "seed of the sampler (default: random, printed)",
+    ),
+    Flag::with(
+        &["--trace-routes"],
+        "FILE",
+        "write which experts each token chose, computed tokens in order (format: src/routes.rs)",
     ),
     Flag::switch(&["--think"], "let the model reason first"),
     Flag::switch(&["--nothink"], "answer at once (default)"),
@@ -114,8 +119,10 @@ pub struct Stats {
     n_generated: usize,
     first_token: Option<Duration>,
     decode: Duration,
+    /// From the start to the end, the tokens that were computed but not shown too.
+    all: Duration,
     /// What the supply of experts did for it.
-    pub supply: SupplyStats,
+    supply: SupplyTable,
 }
 
 impl Stats {
@@ -140,7 +147,7 @@ impl Stats {
             self.n_generated,
             rate(decoded, self.decode),
             engine.describe(),
-        ) + &self.supply_line()
+        ) + &self.supply_line(engine)
     }
 
     /// Gives each figure with its name.
@@ -154,19 +161,29 @@ impl Stats {
         }
     }
 
-    /// What the experts cost, where any were read.
-    fn supply_line(&self) -> String {
-        let s = &self.supply;
-        if s.experts_read == 0 {
+    /// What the experts cost, and where the time went; nothing where all of them are in memory.
+    fn supply_line(&self, engine: &Engine) -> String {
+        let (s, decode) = (self.supply.total(), self.supply.phase(Phase::Decode));
+        if !engine.streams() {
             return String::new();
         }
-        let waited = Duration::from_nanos(s.stall_ns).as_secs_f64();
+        let there = |s: SupplyStats| 100.0 * s.hits as f64 / s.touches.max(1) as f64;
+        let while_decoding = if decode.touches > 0 {
+            format!(" (while generating {:.1} %)", there(decode))
+        } else {
+            String::new()
+        };
+        let waited = Duration::from_nanos(s.stall_ns);
         format!(
-            "experts: {:.1} % of {} were there, {} read in {} calls, {waited:.3} s waited for\n",
-            100.0 * s.hits as f64 / s.touches.max(1) as f64,
+            "experts: {:.1} % of {} were there{while_decoding}, {} read in {} calls; of {:.3} s, {:.3} s waited for \
+             experts and {:.3} s computed\n",
+            there(s),
             s.touches,
             Bytes(s.read_bytes),
             s.reads,
+            self.all.as_secs_f64(),
+            waited.as_secs_f64(),
+            self.all.saturating_sub(waited).as_secs_f64(),
         )
     }
 }
@@ -196,7 +213,7 @@ pub fn answer(
     keep_point: bool,
     stats: &mut Stats,
 ) -> Result<Answer> {
-    let (start, before) = (Instant::now(), engine.supply_stats());
+    let (start, before) = (Instant::now(), engine.supply_table().clone());
     let (body, opener) = prompt.split_at(if keep_point {
         prompt.len() - 1
     } else {
@@ -236,7 +253,8 @@ pub fn answer(
         Ok(!interrupt::requested())
     };
     let generated = engine.generate(session, &mut settings.sampler, settings.n, &mut emit)?;
-    stats.supply = engine.supply_stats() - before;
+    stats.all = start.elapsed();
+    stats.supply = engine.supply_table() - &before;
     print(text.finish())?;
     Ok(Answer::Given {
         generated,

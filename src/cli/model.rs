@@ -55,6 +55,11 @@ pub const MODEL_FLAGS: &[Flag] = &[
     ),
     Flag::switch(&["--overcommit"], "go on when memory does not suffice"),
     Flag::with(
+        &["--simulate-used-memory"],
+        "NGB",
+        "take and lock N GiB first, so that the rest is as on a smaller machine",
+    ),
+    Flag::with(
         &["--threads"],
         "N",
         "compute threads (default: one for each CPU)",
@@ -100,6 +105,10 @@ pub fn options(args: &Args) -> Result<Options> {
     options.supply.readers = args.number("--readers")?.unwrap_or(options.supply.readers);
     options.supply.read_ahead = !args.has("--no-read-ahead");
     options.overcommit = args.has("--overcommit");
+    if let Some(size) = args.text("--simulate-used-memory")? {
+        options.simulate_used_memory = options::parse_simulated(size)?;
+    }
+    options.trace_routes = args.value("--trace-routes").map(PathBuf::from);
     options.validate()?;
     Ok(options)
 }

@@ -2,8 +2,9 @@
 
 use super::generate::Stats;
 use crate::engine::meter::{Peaks, Process};
-use crate::engine::{Engine, Plan};
+use crate::engine::{Engine, Plan, SupplyStats};
 use crate::error::{Error, Result};
+use crate::units::{LayerId, Phase};
 use std::path::Path;
 
 /// The members of a JSON object, written one after the other.
@@ -64,8 +65,29 @@ pub fn write(
     }
     o.raw("plan_total_bytes", plan.total());
     stats.figures(&mut |name, value| o.raw(name, value));
-    let s = &stats.supply;
-    for (name, value) in [
+    let table = engine.supply_table();
+    for (name, value) in counters(table.total()) {
+        o.raw(name, value);
+    }
+    o.raw("phases", by_phase(|phase| table.phase(phase)));
+    let layers = (0..table.n_layer()).map(LayerId);
+    let layers: Vec<String> = layers
+        .map(|layer| by_phase(|phase| table.cell(layer, phase)))
+        .collect();
+    o.raw("layers", format!("[\n    {}\n  ]", layers.join(",\n    ")));
+    o.raw("locked_bytes", engine.locked_bytes());
+    let now = Process::now();
+    o.maybe("peak_rss_bytes", now.peak_rss_bytes);
+    o.maybe("storage_read_bytes", now.storage_read_bytes);
+    o.maybe("major_faults", now.n_major_faults);
+    o.maybe("peak_model_cached_bytes", peaks.cached_bytes);
+    o.maybe("peak_system_used_bytes", peaks.system_used_bytes);
+    std::fs::write(path, o.0 + "\n}\n").map_err(|e| Error::io(path.display(), &e))
+}
+
+/// The counters of the supply with their names.
+fn counters(s: SupplyStats) -> [(&'static str, u64); 10] {
+    [
         ("expert_touches", s.touches),
         ("expert_hits", s.hits),
         ("expert_misses", s.misses),
@@ -76,17 +98,16 @@ pub fn write(
         ("reads", s.reads),
         ("read_bytes", s.read_bytes),
         ("stall_ns", s.stall_ns),
-        ("locked_bytes", engine.locked_bytes()),
-    ] {
-        o.raw(name, value);
-    }
-    let now = Process::now();
-    o.maybe("peak_rss_bytes", now.peak_rss_bytes);
-    o.maybe("storage_read_bytes", now.storage_read_bytes);
-    o.maybe("major_faults", now.n_major_faults);
-    o.maybe("peak_model_cached_bytes", peaks.cached_bytes);
-    o.maybe("peak_system_used_bytes", peaks.system_used_bytes);
-    std::fs::write(path, o.0 + "\n}\n").map_err(|e| Error::io(path.display(), &e))
+    ]
+}
+
+/// An object with one object of counters a phase, on one line.
+fn by_phase(of: impl Fn(Phase) -> SupplyStats) -> String {
+    let phases = Phase::ALL.map(|phase| {
+        let members = counters(of(phase)).map(|(name, value)| format!("{}: {value}", quoted(name)));
+        format!("{}: {{{}}}", quoted(phase.name()), members.join(", "))
+    });
+    format!("{{{}}}", phases.join(", "))
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use crate::backend::{Backend, HC, HyperNumbers};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::options::KvFormat;
-use crate::supply::{ExpertSupply, Stats};
-use crate::units::{ExpertId, LayerId, TokenId};
+use crate::supply::{ExpertSupply, Stats, StatsMeter, StatsTable};
+use crate::units::{ExpertId, LayerId, Phase, TokenId};
 use kv::{Checkpoint, KvCache, RowForms};
 use scratch::{LOGIT_ROWS, Scratch};
 use std::ops::Range;
@@ -30,6 +30,32 @@ pub mod weights;
 
 /// Sees the streams `[n, HC n_embd]` that enter a layer (the last call: that leave the last layer).
 pub type Probe = Box<dyn FnMut(LayerId, &[f32]) + Send>;
+
+/// What a pass of tokens through the layers chose, told bit by bit.
+#[derive(Clone, Debug)]
+pub enum Routing<'a> {
+    /// A pass over so many tokens begins. One that fails or is stopped has no end.
+    Begin {
+        /// What they are computed for.
+        phase: Phase,
+        /// The tokens.
+        n_tokens: usize,
+    },
+    /// Some tokens of the pass chose their experts in a layer.
+    Chosen {
+        /// The layer.
+        layer: LayerId,
+        /// The tokens, counted within the pass.
+        tokens: Range<usize>,
+        /// `[n, n_expert_used]`, each token's in the router's order.
+        ids: &'a [ExpertId],
+    },
+    /// The pass is done.
+    End,
+}
+
+/// Sees what is chosen; its error is that of the pass.
+pub type RouteProbe = Box<dyn FnMut(Routing<'_>) -> Result<()> + Send>;
 
 /// Which tokens of a chunk need logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +88,8 @@ pub struct Graph<B: Backend> {
     sweep: usize,
     kv: KvFormat,
     probe: Option<Probe>,
+    route_probe: Option<RouteProbe>,
+    meter: StatsMeter,
 }
 
 impl<B: Backend> Graph<B> {
@@ -78,6 +106,7 @@ impl<B: Backend> Graph<B> {
         let forms = RowForms::new(&config, kv);
         let scratch = Scratch::new(&config, &mut backend, forms, chunk, sweep)?;
         Ok(Graph {
+            meter: StatsMeter::new(config.n_layer),
             config,
             backend,
             weights,
@@ -87,6 +116,7 @@ impl<B: Backend> Graph<B> {
             sweep,
             kv,
             probe: None,
+            route_probe: None,
         })
     }
 
@@ -110,6 +140,11 @@ impl<B: Backend> Graph<B> {
         self.supply.stats()
     }
 
+    /// The same by layer and phase, up to the end of the last [`Graph::forward`].
+    pub fn supply_table(&self) -> &StatsTable {
+        self.meter.table()
+    }
+
     /// The backend, for caches.
     pub fn backend(&mut self) -> &mut B {
         &mut self.backend
@@ -130,7 +165,13 @@ impl<B: Backend> Graph<B> {
         self.probe = probe;
     }
 
-    /// Appends tokens to the cache and gives the wanted rows of logits `[n_vocab]` to `sink`, in order.
+    /// Tells `probe` from now on which experts are chosen.
+    pub fn set_route_probe(&mut self, probe: Option<RouteProbe>) {
+        self.route_probe = probe;
+    }
+
+    /// Appends tokens to the cache and gives the wanted rows of logits `[n_vocab]` to `sink`, in order; what the
+    /// supply does for them counts for `phase`.
     /// `keep_going(done)` is told how many of them are done, counted over all layers, and stops the work with false;
     /// the answer is then false too.
     ///
@@ -140,13 +181,15 @@ impl<B: Backend> Graph<B> {
         &mut self,
         kv: &mut KvCache<B>,
         tokens: &[TokenId],
+        phase: Phase,
         wanted: Wanted,
         keep_going: &mut dyn FnMut(usize) -> bool,
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<bool> {
-        let result = self.sweep_layers(kv, tokens, keep_going);
+        let result = self.sweep_layers(kv, tokens, phase, keep_going);
         // Whatever happened, nothing is read ahead for it any more.
         self.supply.rest();
+        self.meter.look(self.supply.stats());
         if !result? {
             return Ok(false);
         }
@@ -157,6 +200,9 @@ impl<B: Backend> Graph<B> {
             Wanted::All => 0,
         };
         self.head(first, n, sink)?;
+        if n > 0 {
+            self.tell(Routing::End)?;
+        }
         Ok(true)
     }
 
@@ -164,6 +210,7 @@ impl<B: Backend> Graph<B> {
         &mut self,
         kv: &mut KvCache<B>,
         tokens: &[TokenId],
+        phase: Phase,
         keep_going: &mut dyn FnMut(usize) -> bool,
     ) -> Result<bool> {
         let (n, pos) = (tokens.len(), kv.len());
@@ -177,6 +224,8 @@ impl<B: Backend> Graph<B> {
             return Err(Error::limit("token id", token.0, self.config.n_vocab - 1));
         }
         kv.begin(&mut self.backend, n)?;
+        self.meter.enter(LayerId(0), phase, self.supply.stats());
+        self.tell(Routing::Begin { phase, n_tokens: n })?;
         self.supply.start(n)?;
         // All that one token's id tells, or of many tokens what comes first.
         let n_certain = if n == 1 { self.config.n_hash_layer } else { 1 };
@@ -186,6 +235,7 @@ impl<B: Backend> Graph<B> {
         let n_layer = self.config.n_layer;
         for l in 0..n_layer {
             self.observe(LayerId(l), n)?;
+            self.meter.enter(LayerId(l), phase, self.supply.stats());
             if n > 1 {
                 self.expect(l + 1, tokens)?;
             }
@@ -300,6 +350,13 @@ impl<B: Backend> Graph<B> {
                 more,
             },
         )?;
+        if let Some(probe) = &mut self.route_probe {
+            probe(Routing::Chosen {
+                layer: id,
+                tokens: part.clone(),
+                ids: &scratch.routes.ids,
+            })?;
+        }
         backend.hyper_exit(part, n_embd, &scratch.y, &scratch.mix, &mut scratch.streams)
     }
 
@@ -340,6 +397,13 @@ impl<B: Backend> Graph<B> {
             start = end;
         }
         Ok(())
+    }
+
+    fn tell(&mut self, what: Routing<'_>) -> Result<()> {
+        match &mut self.route_probe {
+            Some(probe) => probe(what),
+            None => Ok(()),
+        }
     }
 
     fn observe(&mut self, layer: LayerId, n: usize) -> Result<()> {

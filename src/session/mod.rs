@@ -4,7 +4,7 @@ use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::graph::kv::{Checkpoint, KvCache};
 use crate::graph::{Graph, Wanted};
-use crate::units::TokenId;
+use crate::units::{Phase, TokenId};
 
 /// Tokens and their cache.
 pub struct Session<B: Backend> {
@@ -78,7 +78,7 @@ impl<B: Backend> Session<B> {
             let before = graph.checkpoint(&self.kv)?;
             let part = &tokens[done..done + sweep];
             let mut tell = |n| keep_going(done + n);
-            let result = self.append_keeping(graph, part, wanted, &mut tell);
+            let result = self.append_keeping(graph, part, Phase::Prefill, wanted, &mut tell);
             if !matches!(result, Ok(true)) {
                 self.rewind(graph, &before)?;
             }
@@ -103,7 +103,14 @@ impl<B: Backend> Session<B> {
         self.check_room(tokens.len())?;
         self.logits.clear();
         for sweep in tokens.chunks(graph.sweep()) {
-            let result = self.append(graph, sweep, Wanted::All, &mut |_| true, sink);
+            let result = self.append(
+                graph,
+                sweep,
+                Phase::Prefill,
+                Wanted::All,
+                &mut |_| true,
+                sink,
+            );
             self.mend();
             result?;
         }
@@ -115,7 +122,8 @@ impl<B: Backend> Session<B> {
     /// Errors: no room, before any work; a failed read. After a failure in the middle the session is empty.
     pub fn decode(&mut self, graph: &mut Graph<B>, token: TokenId) -> Result<()> {
         self.check_room(1)?;
-        let result = self.append_keeping(graph, &[token], Wanted::Last, &mut |_| true);
+        let result =
+            self.append_keeping(graph, &[token], Phase::Decode, Wanted::Last, &mut |_| true);
         self.mend();
         result.map(drop)
     }
@@ -164,12 +172,13 @@ impl<B: Backend> Session<B> {
         &mut self,
         graph: &mut Graph<B>,
         tokens: &[TokenId],
+        phase: Phase,
         wanted: Wanted,
         keep_going: &mut dyn FnMut(usize) -> bool,
     ) -> Result<bool> {
         let mut logits = std::mem::take(&mut self.logits);
         logits.clear();
-        let result = self.append(graph, tokens, wanted, keep_going, &mut |row| {
+        let result = self.append(graph, tokens, phase, wanted, keep_going, &mut |row| {
             logits.extend_from_slice(row);
             Ok(())
         });
@@ -181,11 +190,12 @@ impl<B: Backend> Session<B> {
         &mut self,
         graph: &mut Graph<B>,
         tokens: &[TokenId],
+        phase: Phase,
         wanted: Wanted,
         keep_going: &mut dyn FnMut(usize) -> bool,
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<bool> {
-        let result = graph.forward(&mut self.kv, tokens, wanted, keep_going, sink);
+        let result = graph.forward(&mut self.kv, tokens, phase, wanted, keep_going, sink);
         if self.kv.len() > self.tokens.len() {
             self.tokens.extend_from_slice(tokens);
         }

@@ -22,7 +22,7 @@ mod residency_lru;
 mod slab;
 mod stats;
 
-pub use stats::Stats;
+pub use stats::{Stats, StatsMeter, StatsTable};
 
 /// Makes routed experts readable, layer by layer.
 ///
