@@ -1,6 +1,6 @@
 //! The engine as the command line and the server see it: open a model, hold sessions, generate tokens.
 
-use crate::backend::cpu::Cpu;
+use crate::backend::cpu::{Cpu, dispatch};
 use crate::error::{Context, Error, Result};
 use crate::graph::kv::Checkpoint;
 use crate::graph::weights::Weights;
@@ -200,6 +200,18 @@ impl Prepared {
     pub fn watch(&self) -> Result<meter::Sampler> {
         let file = File::open(&self.options.model)?;
         meter::Sampler::start(WATCH_INTERVAL, Some(file))
+    }
+
+    /// The model file by meaning.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The name of the kernel table that will compute.
+    ///
+    /// Errors: this CPU lacks what the options ask for.
+    pub fn kernels(&self) -> Result<&'static str> {
+        Ok(dispatch::select(self.options.kernels)?.name)
     }
 
     /// The model's tokenizer.

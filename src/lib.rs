@@ -21,7 +21,8 @@
 //! | 5 | [`graph`] | the forward pass, generic over the backend |
 //! | 6 | [`session`] [`plan`] [`synth`] | a conversation and its KV cache; every byte decided beforehand; random models |
 //! | 7 | [`engine`] | all of it, opened and ready |
-//! | 8 | [`cli`] | the command line |
+//! | 8 | [`bench`](mod@bench) | how fast it computes, and what memory allows |
+//! | 9 | [`cli`] | the command line |
 //!
 //! `tests/tidy.rs` holds the code against this table.
 //!
@@ -33,6 +34,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod backend;
+pub mod bench;
 pub mod cli;
 pub mod engine;
 pub mod error;

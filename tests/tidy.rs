@@ -15,11 +15,12 @@ const ROWS: &[&[&str]] = &[
     &["graph"],
     &["session", "plan", "synth"],
     &["engine"],
+    &["bench"],
     &["cli"],
 ];
 
 /// What a row may use in spite of its place: `cli` shows and parses, it knows no tensors.
-const CLI_MAY_USE: &[&str] = &["engine", "synth", "options", "error", "units"];
+const CLI_MAY_USE: &[&str] = &["bench", "engine", "synth", "options", "error", "units"];
 
 /// Files that may hold unsafe code.
 const FENCES: &[&str] = &[

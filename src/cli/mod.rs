@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::io::{Read, Write};
 
 mod args;
+mod bench;
 mod chat;
 mod generate;
 mod inspect;
@@ -25,6 +26,7 @@ const COMMANDS: &[Command] = &[
     inspect::COMMAND,
     plan::COMMAND,
     io_probe::COMMAND,
+    bench::COMMAND,
     logits::COMMAND,
     tokenize::COMMAND,
     synth::COMMAND,

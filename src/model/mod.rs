@@ -14,6 +14,7 @@ pub use weights::{
 
 use crate::error::{Context, Result};
 use crate::gguf::Gguf;
+use crate::quant::Format;
 
 /// A model file whose header was read and understood.
 #[derive(Clone, Debug)]
@@ -68,6 +69,29 @@ impl Model {
             embedding,
             fixed: all - embedding,
         }
+    }
+
+    /// Bytes of weights that computing one token reads: one row of the token embedding and of each table of experts
+    /// by token id, the experts that it uses in each layer, and all of the rest.
+    pub fn token_bytes(&self) -> u64 {
+        let row = |m: &Matrix| m.extent.len / m.rows.max(1) as u64;
+        let layers = self.weights.layers.iter();
+        let tables = layers.filter_map(|l| match &l.moe.choice {
+            ExpertChoice::Hash(table) => Some(table),
+            ExpertChoice::Score(_) => None,
+        });
+        let unread: u64 = tables.map(|t| t.extent.len - row(t)).sum();
+        // Experts of a layer have one size.
+        let used = self.experts.total_bytes() / self.config.n_expert as u64
+            * self.config.n_expert_used as u64;
+        self.byte_totals().fixed - unread + row(&self.weights.token_embd) + used
+    }
+
+    /// Elements of all tensors of the file but tables of ids.
+    pub fn n_params(&self) -> u64 {
+        let weights = self.gguf.tensors.iter();
+        let weights = weights.filter(|t| t.format != Format::I32);
+        weights.map(|t| t.dims.iter().product::<u64>()).sum()
     }
 }
 

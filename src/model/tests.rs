@@ -404,6 +404,18 @@ fn small_models_bind() {
     }
 }
 
+/// By hand from the sizes that `inspect` lists: 9,007,460 bytes of fixed weights, with three tables of 4,096 rows of
+/// 6 ids of which a token reads one each; 6 experts of 110,592 bytes in each of 6 layers; 256 f16 of the embedding.
+#[test]
+fn a_token_reads_its_experts_one_row_of_tables_and_the_rest() {
+    let file = open("models/tiny-q4.gguf").unwrap();
+    let model = Model::bind(Gguf::read(&file).unwrap()).unwrap();
+    let fixed = 9_007_460 - 3 * 4095 * 6 * 4;
+    assert_eq!(model.token_bytes(), fixed + 6 * 6 * 110_592 + 256 * 2);
+    // The 45,942,265 of models/README.md, and the biases of 32 experts in 3 layers, which are not trained.
+    assert_eq!(model.n_params(), 45_942_265 + 3 * 32);
+}
+
 /// The numbers of Flash with the value of `name` replaced, or dropped.
 fn changed(name: &'static str, value: Option<Set>) -> Result<Config> {
     let mut keys = keys(&flash());

@@ -22,7 +22,7 @@ mod hyper;
 mod kv_rows;
 mod linear;
 mod moe;
-mod pool;
+pub mod pool;
 mod rows;
 pub mod scalar;
 
