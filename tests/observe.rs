@@ -186,6 +186,7 @@ fn a_report_tells_phases_and_layers() {
             "experts_read",
             "reads",
             "read_bytes",
+            "read_ns",
             "stall_ns",
         ] {
             let mut all = 0;

@@ -175,12 +175,13 @@ impl Stats {
         };
         let waited = Duration::from_nanos(s.stall_ns);
         format!(
-            "experts: {:.1} % of {} were there{while_decoding}, {} read in {} calls; of {:.3} s, {:.3} s waited for \
+            "experts: {:.1} % of {} were there{while_decoding}, {} read in {} calls at {:.0} MB/s; of {:.3} s, {:.3} s waited for \
              experts and {:.3} s computed\n",
             there(s),
             s.touches,
             Bytes(s.read_bytes),
             s.reads,
+            s.read_bytes as f64 * 1e3 / s.read_ns.max(1) as f64,
             self.all.as_secs_f64(),
             waited.as_secs_f64(),
             self.all.saturating_sub(waited).as_secs_f64(),

@@ -86,7 +86,7 @@ pub fn write(
 }
 
 /// The counters of the supply with their names.
-fn counters(s: SupplyStats) -> [(&'static str, u64); 10] {
+fn counters(s: SupplyStats) -> [(&'static str, u64); 11] {
     [
         ("expert_touches", s.touches),
         ("expert_hits", s.hits),
@@ -97,6 +97,7 @@ fn counters(s: SupplyStats) -> [(&'static str, u64); 10] {
         ("experts_read", s.experts_read),
         ("reads", s.reads),
         ("read_bytes", s.read_bytes),
+        ("read_ns", s.read_ns),
         ("stall_ns", s.stall_ns),
     ]
 }

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// A slot of one [`Slots`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,12 +108,28 @@ struct Shared {
     done: Condvar,
     n_reads: AtomicU64,
     n_bytes: AtomicU64,
+    busy_ns: AtomicU64,
 }
 
 struct Queue {
     demand: VecDeque<Task>,
     ahead: VecDeque<Task>,
     stop: bool,
+    /// Reads that run now.
+    n_running: usize,
+    /// Since when there was always one.
+    busy_since: Option<Instant>,
+}
+
+/// What readers did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Reads that succeeded.
+    pub n_reads: u64,
+    /// Bytes of these.
+    pub n_bytes: u64,
+    /// Nanoseconds in which at least one read ran; counted when none does any more.
+    pub busy_ns: u64,
 }
 
 impl Slots {
@@ -127,11 +144,14 @@ impl Slots {
                 demand: VecDeque::with_capacity(n_parts),
                 ahead: VecDeque::with_capacity(n_parts),
                 stop: false,
+                n_running: 0,
+                busy_since: None,
             }),
             work: Condvar::new(),
             done: Condvar::new(),
             n_reads: AtomicU64::new(0),
             n_bytes: AtomicU64::new(0),
+            busy_ns: AtomicU64::new(0),
         });
         let mut slots = Slots {
             shared,
@@ -296,10 +316,14 @@ impl Slots {
         self.slot(id).buf.as_slice()
     }
 
-    /// Reads and bytes so far.
-    pub fn totals(&self) -> (u64, u64) {
+    /// What the readers did so far.
+    pub fn totals(&self) -> Totals {
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        (load(&self.shared.n_reads), load(&self.shared.n_bytes))
+        Totals {
+            n_reads: load(&self.shared.n_reads),
+            n_bytes: load(&self.shared.n_bytes),
+            busy_ns: load(&self.shared.busy_ns),
+        }
     }
 
     fn slot(&self, id: SlotId) -> &Arc<Slot> {
@@ -348,9 +372,17 @@ impl Shared {
                     .unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
+            queue.busy_since.get_or_insert_with(Instant::now);
+            queue.n_running += 1;
             drop(queue);
             self.read(&task);
             queue = self.lock();
+            queue.n_running -= 1;
+            let idle = queue.n_running == 0 && queue.demand.is_empty() && queue.ahead.is_empty();
+            if idle && let Some(since) = queue.busy_since.take() {
+                let ns = since.elapsed().as_nanos() as u64;
+                self.busy_ns.fetch_add(ns, Ordering::Relaxed);
+            }
             // Under the lock, so that a waiting owner cannot miss it.
             if task.slot.finish_part() {
                 self.done.notify_all();
@@ -456,7 +488,10 @@ mod tests {
         assert_eq!(results, [true, true, true, true, false, true]);
         let order: Vec<u64> = file.log().iter().map(|read| read.offset / 10).collect();
         assert_eq!(order, [0, 3, 5, 2, 1]);
-        assert_eq!(slots.totals(), (5, 50));
+        let Totals {
+            n_reads, n_bytes, ..
+        } = slots.totals();
+        assert_eq!((n_reads, n_bytes), (5, 50));
     }
 
     #[test]
@@ -510,6 +545,7 @@ mod tests {
     fn parts_come_from_everywhere_and_go_to_their_places() {
         let bytes: Vec<u8> = (0..1000u32).map(|i| (i % 251) as u8).collect();
         for n_readers in [1, 2, 9] {
+            let begun = Instant::now();
             let mut slots = slots(bytes.clone(), n_readers);
             let (a, b) = (slots.add(100).unwrap(), slots.add(50).unwrap());
             for round in 0..50 {
@@ -524,7 +560,9 @@ mod tests {
                 assert_eq!(slots.bytes(a)[30..90], bytes[500..560]);
                 assert_eq!(slots.bytes(b), &bytes[900 + round as usize..][..50]);
             }
-            assert_eq!(slots.totals(), (150, 50 * 140));
+            let totals = slots.totals();
+            assert_eq!((totals.n_reads, totals.n_bytes), (150, 50 * 140));
+            assert!(totals.busy_ns > 0 && totals.busy_ns <= begun.elapsed().as_nanos() as u64);
         }
     }
 

@@ -663,10 +663,11 @@ impl ExpertSupply for Cache {
     }
 
     fn stats(&self) -> Stats {
-        let (reads, read_bytes) = self.slots.totals();
+        let totals = self.slots.totals();
         Stats {
-            reads,
-            read_bytes,
+            reads: totals.n_reads,
+            read_bytes: totals.n_bytes,
+            read_ns: totals.busy_ns,
             ..self.stats
         }
     }

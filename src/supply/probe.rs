@@ -56,7 +56,7 @@ pub fn read_experts(
         demand(&mut slots, *id);
         slots.wait(*id)?;
     }
-    let (_, before) = slots.totals();
+    let before = slots.totals().n_bytes;
     let start = Instant::now();
     for (id, begun) in ids.iter().zip(&mut begun) {
         *begun = Instant::now();
@@ -66,7 +66,7 @@ pub fn read_experts(
     loop {
         slots.wait(ids[next])?;
         latencies.push(begun[next].elapsed());
-        if slots.totals().1 - before >= bytes {
+        if slots.totals().n_bytes - before >= bytes {
             break;
         }
         begun[next] = Instant::now();
@@ -77,7 +77,7 @@ pub fn read_experts(
     latencies.sort_unstable();
     let at = |part: usize| latencies[(latencies.len() - 1) * part / 100];
     Ok(Probe {
-        bytes: slots.totals().1 - before,
+        bytes: slots.totals().n_bytes - before,
         n_experts: latencies.len() as u64,
         time,
         latency: [at(50), at(99)],

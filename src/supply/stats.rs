@@ -24,6 +24,8 @@ pub struct Stats {
     pub reads: u64,
     /// Bytes of these, whole pages where the file asks for them.
     pub read_bytes: u64,
+    /// Nanoseconds in which at least one read ran, whether somebody waited for it or not.
+    pub read_ns: u64,
     /// Nanoseconds that a layer waited.
     pub stall_ns: u64,
 }
@@ -42,6 +44,7 @@ impl Sub for Stats {
             experts_read: self.experts_read - before.experts_read,
             reads: self.reads - before.reads,
             read_bytes: self.read_bytes - before.read_bytes,
+            read_ns: self.read_ns - before.read_ns,
             stall_ns: self.stall_ns - before.stall_ns,
         }
     }
@@ -58,6 +61,7 @@ impl AddAssign for Stats {
         self.experts_read += more.experts_read;
         self.reads += more.reads;
         self.read_bytes += more.read_bytes;
+        self.read_ns += more.read_ns;
         self.stall_ns += more.stall_ns;
     }
 }

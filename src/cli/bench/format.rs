@@ -287,6 +287,7 @@ impl Setting {
             ("expert_hits", count(|s| s.hits)),
             ("expert_misses", count(|s| s.misses)),
             ("read_bytes", count(|s| s.read_bytes)),
+            ("read_ns", count(|s| s.read_ns)),
             ("stall_ns", count(|s| s.stall_ns)),
             ("weights_gb_per_token", maybe(token_gb)),
             (
