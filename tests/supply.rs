@@ -1,5 +1,6 @@
 //! What a supply of experts promises: the same tokens whatever the strategy, the budget and the timing.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(unsafe_code)]
 
 mod common;
 
@@ -323,6 +324,84 @@ fn a_prompt_reads_each_expert_at_most_once() {
                 "500 tokens choose nearly all experts: {stats:?}"
             );
         }
+    }
+}
+
+/// Where the system locks little, the run goes on and says the truth.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_cannot_be_locked_is_told_15() {
+    use std::os::unix::process::CommandExt;
+    const CAP_IPC_LOCK: libc::c_ulong = 14;
+    const LIMIT: u64 = 2 << 20;
+    let run = |strategy: &str, report: &str, limited: bool| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_infall"));
+        let model = tiny();
+        command
+            .args([
+                "run",
+                "-m",
+                model.to_str().unwrap(),
+                "--temp",
+                "0",
+                "-n",
+                "24",
+                "-p",
+                "Hello",
+            ])
+            .args(["--strategy", strategy, "--budget", "60", "--report", report]);
+        let limit = move || {
+            let limit = libc::rlimit {
+                rlim_cur: LIMIT,
+                rlim_max: LIMIT,
+            };
+            // SAFETY: both calls take values that live through them and concern only the new process. The first
+            // fails where the right was not there, which is as good.
+            let code = unsafe {
+                libc::prctl(libc::PR_CAPBSET_DROP, CAP_IPC_LOCK);
+                libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit)
+            };
+            if code == 0 {
+                Ok(())
+            } else {
+                Err(std::io::Error::last_os_error())
+            }
+        };
+        if limited {
+            // SAFETY: the closure only makes two system calls.
+            unsafe { command.pre_exec(limit) };
+        }
+        command.output().unwrap()
+    };
+    for strategy in STRATEGIES.iter().map(|s| s.name) {
+        let file = Temporary::new(&format!("locked-{strategy}.json"));
+        let outputs = [false, true].map(|limited| {
+            let output = run(strategy, file.text(), limited);
+            made(&output);
+            let told = String::from_utf8(output.stderr).unwrap();
+            let report = std::fs::read(&file.0).unwrap();
+            let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+            let n = |name: &str| report[name].as_u64().unwrap();
+            let (said, found) = (n("locked_bytes"), n("process_locked_bytes"));
+            // The system counts the last page of a file as whole.
+            assert!(
+                said <= found && found - said < 4096,
+                "{strategy}: {said} said, {found} found"
+            );
+            assert!(!limited || found <= LIMIT, "{strategy}: {found} locked");
+            if limited {
+                assert!(
+                    told.contains("of weights in memory, the rest can be swapped out"),
+                    "{told}"
+                );
+            }
+            (output.stdout, (said, found))
+        });
+        assert_eq!(outputs[0].0, outputs[1].0, "{strategy}: the same answer");
+        println!(
+            "{strategy}: {:?} bytes locked, {:?} with a limit of {LIMIT}",
+            outputs[0].1, outputs[1].1
+        );
     }
 }
 

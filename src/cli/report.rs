@@ -1,6 +1,7 @@
 //! `--report FILE`: what a run decided beforehand and what came of it, as one JSON object.
 
 use super::generate::Stats;
+use super::json_text;
 use crate::engine::meter::{Peaks, Process};
 use crate::engine::{Engine, Plan, SupplyStats};
 use crate::error::{Error, Result};
@@ -13,11 +14,11 @@ struct Object(String);
 impl Object {
     fn raw(&mut self, name: &str, value: impl std::fmt::Display) {
         let comma = if self.0.len() > 1 { "," } else { "" };
-        self.0 += &format!("{comma}\n  {}: {value}", quoted(name));
+        self.0 += &format!("{comma}\n  {}: {value}", json_text(name));
     }
 
     fn text(&mut self, name: &str, value: &str) {
-        self.raw(name, quoted(value));
+        self.raw(name, json_text(value));
     }
 
     /// `null` where the system does not tell.
@@ -27,20 +28,6 @@ impl Object {
             None => self.raw(name, "null"),
         }
     }
-}
-
-/// A JSON string.
-fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out += "\\\"",
-            '\\' => out += "\\\\",
-            c if c < ' ' => out += &format!("\\u{:04x}", c as u32),
-            c => out.push(c),
-        }
-    }
-    out + "\""
 }
 
 /// Writes the report of a run.
@@ -77,6 +64,7 @@ pub fn write(
     o.raw("layers", format!("[\n    {}\n  ]", layers.join(",\n    ")));
     o.raw("locked_bytes", engine.locked_bytes());
     let now = Process::now();
+    o.maybe("process_locked_bytes", now.locked_bytes);
     o.maybe("peak_rss_bytes", now.peak_rss_bytes);
     o.maybe("storage_read_bytes", now.storage_read_bytes);
     o.maybe("major_faults", now.n_major_faults);
@@ -105,18 +93,9 @@ fn counters(s: SupplyStats) -> [(&'static str, u64); 11] {
 /// An object with one object of counters a phase, on one line.
 fn by_phase(of: impl Fn(Phase) -> SupplyStats) -> String {
     let phases = Phase::ALL.map(|phase| {
-        let members = counters(of(phase)).map(|(name, value)| format!("{}: {value}", quoted(name)));
-        format!("{}: {{{}}}", quoted(phase.name()), members.join(", "))
+        let members =
+            counters(of(phase)).map(|(name, value)| format!("{}: {value}", json_text(name)));
+        format!("{}: {{{}}}", json_text(phase.name()), members.join(", "))
     });
     format!("{{{}}}", phases.join(", "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strings_are_escaped() {
-        assert_eq!(quoted("a\"b\\c\n\u{1}é"), "\"a\\\"b\\\\c\\u000a\\u0001é\"");
-    }
 }

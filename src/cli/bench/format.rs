@@ -1,5 +1,6 @@
 //! What `infall bench` prints: a table, comma-separated values or JSON, row by row.
 
+use super::super::json_text;
 use crate::bench::bandwidth::Bandwidth;
 use crate::bench::{Feed, Kind, Measured, SEED, Test, mean, sample_sd};
 use crate::units::Bytes;
@@ -351,18 +352,6 @@ fn number(value: f64) -> String {
     format!("{value:.6}")
 }
 
-fn json_text(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c < ' ' => out += &format!("\\u{:04x}", c as u32),
-            c => out.push(c),
-        }
-    }
-    out + "\""
-}
-
 /// RFC 4180: in quotes where it must be, with quotes doubled.
 fn csv_text(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) {
@@ -382,10 +371,6 @@ mod tests {
 
     #[test]
     fn texts_are_quoted() {
-        assert_eq!(
-            json_text("a\"b\\c\n\u{1}é"),
-            "\"a\\\"b\\\\c\\u000a\\u0001é\""
-        );
         assert_eq!(csv_text("plain name"), "plain name");
         assert_eq!(csv_text("a,\"b\"\r\n"), "\"a,\"\"b\"\"\r\n\"");
     }
