@@ -233,6 +233,11 @@ pub fn answer(
     }
     progress.clear();
     if prefill == Prefill::Stopped {
+        *stats = Stats {
+            all: start.elapsed(),
+            supply: engine.supply_table() - &before,
+            ..Stats::default()
+        };
         return Ok(Answer::PrefillStopped);
     }
     let prefilled = Instant::now();

@@ -6,6 +6,7 @@ use crate::engine::meter::{Peaks, Process};
 use crate::engine::{Engine, Plan, SupplyStats};
 use crate::error::{Error, Result};
 use crate::units::{LayerId, Phase};
+use std::io::Write;
 use std::path::Path;
 
 /// The members of a JSON object, written one after the other.
@@ -30,16 +31,39 @@ impl Object {
     }
 }
 
-/// Writes the report of a run.
-///
-/// Errors: the file cannot be written.
-pub fn write(
-    path: &Path,
-    plan: &Plan,
-    engine: &Engine,
-    stats: &Stats,
-    peaks: &Peaks,
-) -> Result<()> {
+/// A report that is to be written.
+pub struct Report {
+    file: std::fs::File,
+    name: String,
+}
+
+impl Report {
+    /// An empty file at `path`.
+    ///
+    /// Errors: it cannot be made.
+    pub fn create(path: &Path) -> Result<Report> {
+        let name = path.display().to_string();
+        let file = std::fs::File::create(path).map_err(|e| Error::io(&name, &e))?;
+        Ok(Report { file, name })
+    }
+
+    /// Writes the report of a run.
+    ///
+    /// Errors: the file cannot be written.
+    pub fn write(
+        mut self,
+        plan: &Plan,
+        engine: &Engine,
+        stats: &Stats,
+        peaks: &Peaks,
+    ) -> Result<()> {
+        let text = text(plan, engine, stats, peaks);
+        let written = self.file.write_all(text.as_bytes());
+        written.map_err(|e| Error::io(&self.name, &e))
+    }
+}
+
+fn text(plan: &Plan, engine: &Engine, stats: &Stats, peaks: &Peaks) -> String {
     let mut o = Object("{".into());
     o.text("model", engine.name());
     o.text("strategy", plan.strategy);
@@ -70,7 +94,7 @@ pub fn write(
     o.maybe("major_faults", now.n_major_faults);
     o.maybe("peak_model_cached_bytes", peaks.cached_bytes);
     o.maybe("peak_system_used_bytes", peaks.system_used_bytes);
-    std::fs::write(path, o.0 + "\n}\n").map_err(|e| Error::io(path.display(), &e))
+    o.0 + "\n}\n"
 }
 
 /// The counters of the supply with their names.

@@ -3,7 +3,8 @@
 use super::args::{Args, Command, Flag};
 use super::generate::{self, Answer, SAMPLING_FLAGS, Settings, Stats};
 use super::model::{self, MODEL_FLAGS};
-use super::{Source, note, print, read_text, report};
+use super::report::Report;
+use super::{Source, note, print, read_text};
 use crate::engine::chat::Chat;
 use crate::engine::tokenizer::Special;
 use crate::engine::{Stop, interrupt};
@@ -74,7 +75,9 @@ fn run(args: &Args) -> Result<()> {
     prepared.check_prompt(tokens.len())?;
     let plan = prepared.plan().clone();
     let report = args.value("--report").map(Path::new);
-    let watch = report.map(|_| prepared.watch()).transpose()?;
+    // What cannot be written should not come to light after an hour.
+    let report = report.map(Report::create).transpose()?;
+    let watch = report.as_ref().map(|_| prepared.watch()).transpose()?;
     let mut engine = model::load(prepared, args)?;
     let mut session = engine.session()?;
     settings.tell_seed();
@@ -99,8 +102,8 @@ fn run(args: &Args) -> Result<()> {
             }
         }
     }
-    if let (Some(path), Some(watch)) = (report, watch) {
-        report::write(path, &plan, &engine, &stats, &watch.stop())?;
+    if let (Some(report), Some(watch)) = (report, watch) {
+        report.write(&plan, &engine, &stats, &watch.stop())?;
     }
     if !settings.quiet {
         note(&stats.line(&engine));
