@@ -300,6 +300,74 @@ fn memory_stays_within_the_ledger_2_3() {
     }
 }
 
+/// With a cap of the ledger and 128 MiB on all its memory, page cache included, a run never has to give any back.
+#[cfg(all(feature = "nommap", target_os = "linux"))]
+#[test]
+fn a_cap_of_the_ledger_is_never_met_2() {
+    let model = Temporary::new("cap.gguf");
+    let shape = [
+        "synth",
+        "--shape",
+        "bench-q2",
+        "--layers",
+        "4",
+        "--experts",
+        "32",
+    ];
+    made(&infall(
+        &[&shape[..], &["--quiet", "--out", model.text()]].concat(),
+    ));
+    let args = [
+        "-n",
+        "12",
+        "-p",
+        "In the beginning",
+        "--ctx",
+        "1024",
+        "--budget",
+        "40",
+        "--strategy",
+        "nommap",
+    ];
+    let said = report(model.text(), &args)["plan_total_bytes"]
+        .as_u64()
+        .unwrap();
+    let cap = ((said >> 20) + 128).to_string();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/memory-cap.sh");
+    let capped = std::process::Command::new(script)
+        .args([
+            &cap,
+            env!("CARGO_BIN_EXE_infall"),
+            "run",
+            "-m",
+            model.text(),
+            "--raw",
+            "--temp",
+            "0",
+        ])
+        .args(args)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&capped.stderr);
+    if capped.status.code() == Some(77) {
+        return println!("{}", told.trim());
+    }
+    made(&capped);
+    let cap_line = told
+        .lines()
+        .find(|l| l.starts_with("memory-cap: peak"))
+        .unwrap();
+    assert!(cap_line.ends_with("limit met 0 times"), "{cap_line}");
+    let free = infall(
+        &[
+            &["run", "-m", model.text(), "--raw", "--temp", "0"],
+            &args[..],
+        ]
+        .concat(),
+    );
+    assert_eq!(capped.stdout, free.stdout);
+}
+
 /// A long prompt goes through a layer as a whole, so each of its experts is read once, however few chunks fit.
 #[test]
 fn a_prompt_reads_each_expert_at_most_once() {
