@@ -85,7 +85,11 @@ pub(super) const KERNELS: Kernels = Kernels {
 };
 
 const fn kernel(activation: Activation, rows: RowsKernel) -> FormatKernel {
-    FormatKernel { activation, rows }
+    FormatKernel {
+        activation,
+        rows,
+        tile: None,
+    }
 }
 
 // ---- weights times f32: 16 columns a step --------------------------------------------------------

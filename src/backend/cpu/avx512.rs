@@ -10,8 +10,10 @@ use std::arch::x86_64::*;
 
 use super::avx2::{self, as_bytes, f16, iq2_xxs_words, load16, load32, q4_k_words};
 use super::avx2::{sum8, sums_of_32};
-use crate::backend::cpu::dispatch::{Activation, FormatKernel, Kernels, RowsKernel, WeightKernels};
-use crate::backend::cpu::rows::{activations, in_passes};
+use crate::backend::cpu::dispatch::{
+    Activation, FormatKernel, Kernels, RowsKernel, TOKENS, TileKernel, WeightKernels,
+};
+use crate::backend::cpu::rows::{activations, in_passes, in_tiles};
 use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0, blocks};
 use crate::quant::cast::{Plain, to_bytes};
 use crate::quant::encode::{Act32, Act256};
@@ -52,25 +54,45 @@ const KERNELS: Kernels = Kernels {
             rows_bf16(rows, x, y)
         }),
         // SAFETY: as above.
-        q8_0: kernel(Activation::Block32, |rows, x, y| unsafe {
-            rows_q8_0(rows, x, y)
-        }),
+        q8_0: tiled(
+            Activation::Block32,
+            // SAFETY: as above.
+            |rows, x, y| unsafe { q8_0_tile::<4, 1>(rows, [x], [y]) },
+            // SAFETY: as above.
+            |rows, x, y| unsafe { q8_0_tile::<2, TOKENS>(rows, x, y) },
+        ),
         // SAFETY: as above.
-        q4_k: kernel(Activation::Block256, |rows, x, y| unsafe {
-            rows_q4_k(rows, x, y)
-        }),
+        q4_k: tiled(
+            Activation::Block256,
+            // SAFETY: as above.
+            |rows, x, y| unsafe { q4_k_tile::<2, 1>(rows, [x], [y]) },
+            // SAFETY: as above.
+            |rows, x, y| unsafe { q4_k_tile::<1, TOKENS>(rows, x, y) },
+        ),
         // SAFETY: as above.
-        q2_k: kernel(Activation::Block256, |rows, x, y| unsafe {
-            rows_q2_k(rows, x, y)
-        }),
+        q2_k: tiled(
+            Activation::Block256,
+            // SAFETY: as above.
+            |rows, x, y| unsafe { q2_k_tile::<2, 1>(rows, [x], [y]) },
+            // SAFETY: as above.
+            |rows, x, y| unsafe { q2_k_tile::<1, TOKENS>(rows, x, y) },
+        ),
         // SAFETY: as above.
-        iq2_xxs: kernel(Activation::Block256, |rows, x, y| unsafe {
-            rows_iq2_xxs(rows, x, y)
-        }),
+        iq2_xxs: tiled(
+            Activation::Block256,
+            // SAFETY: as above.
+            |rows, x, y| unsafe { iq2_xxs_tile::<2, 1>(rows, [x], [y]) },
+            // SAFETY: as above.
+            |rows, x, y| unsafe { iq2_xxs_tile::<1, TOKENS>(rows, x, y) },
+        ),
         // SAFETY: as above.
-        mxfp4: kernel(Activation::Block32, |rows, x, y| unsafe {
-            rows_mxfp4(rows, x, y)
-        }),
+        mxfp4: tiled(
+            Activation::Block32,
+            // SAFETY: as above.
+            |rows, x, y| unsafe { mxfp4_tile::<4, 1>(rows, [x], [y]) },
+            // SAFETY: as above.
+            |rows, x, y| unsafe { mxfp4_tile::<2, TOKENS>(rows, x, y) },
+        ),
     },
     // SAFETY: as above.
     dot_f32: |a, b| unsafe { dot_f32(a, b) },
@@ -78,7 +100,19 @@ const KERNELS: Kernels = Kernels {
 };
 
 const fn kernel(activation: Activation, rows: RowsKernel) -> FormatKernel {
-    FormatKernel { activation, rows }
+    FormatKernel {
+        activation,
+        rows,
+        tile: None,
+    }
+}
+
+const fn tiled(activation: Activation, rows: RowsKernel, tile: TileKernel) -> FormatKernel {
+    FormatKernel {
+        activation,
+        rows,
+        tile: Some(tile),
+    }
 }
 
 // ---- weights times f32: 32 columns a step --------------------------------------------------------
@@ -186,11 +220,11 @@ fn float_dots<const R: usize, const STEP: usize>(
 // ---- formats with blocks of 32 activations ---------------------------------------------------------------
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    let x = activations(x);
-    in_passes::<4, _>(
+fn q8_0_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
+    let x = x.map(activations);
+    in_tiles::<R, T, _>(
         blocks(rows),
-        x.len(),
+        x[0].len(),
         y,
         |rows| q8_0_dots(rows, x),
         |row| q8_0_dots(row, x),
@@ -199,32 +233,36 @@ fn rows_q8_0(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn q8_0_dots<const R: usize>(rows: [&[BlockQ8_0]; R], x: &[Act32]) -> [f32; R] {
-    let mut acc = [_mm256_setzero_ps(); R];
-    let rows = rows.map(|row| &row[..x.len()]);
-    for (i, x) in x.iter().enumerate() {
+fn q8_0_dots<const R: usize, const T: usize>(
+    rows: [&[BlockQ8_0]; R],
+    x: [&[Act32]; T],
+) -> [[f32; T]; R] {
+    let n = x[0].len();
+    let mut acc = [[_mm256_setzero_ps(); T]; R];
+    let (next, rows, x) = (next_pass(rows), rows.map(|w| &w[..n]), x.map(|x| &x[..n]));
+    for i in 0..n {
         // With w + 128 unsigned (its top bit turned): Σ w x = Σ (w + 128) x - Σ 128 x.
-        let planes = Planes::new(x, _mm256_set1_epi8(-128));
+        let planes = Planes::of(x, i, _mm256_set1_epi8(-128));
         for r in 0..R {
+            prefetch(next[r], i);
             let w = &rows[r][i];
+            let d = f16(w.d);
             let unsigned = _mm256_xor_si256(load32(&w.q), _mm256_set1_epi8(-128));
-            let sums = planes.dot(unsigned);
-            acc[r] = _mm256_fmadd_ps(
-                _mm256_set1_ps(f16(w.d) * x.d),
-                _mm256_cvtepi32_ps(sums),
-                acc[r],
-            );
+            for t in 0..T {
+                let sums = _mm256_cvtepi32_ps(planes[t].dot(unsigned));
+                acc[r][t] = _mm256_fmadd_ps(_mm256_set1_ps(d * x[t][i].d), sums, acc[r][t]);
+            }
         }
     }
-    acc.map(|a| sum8(a))
+    acc.map(|a| a.map(|a| sum8(a)))
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows_mxfp4(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    let x = activations(x);
-    in_passes::<4, _>(
+fn mxfp4_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
+    let x = x.map(activations);
+    in_tiles::<R, T, _>(
         blocks(rows),
-        x.len(),
+        x[0].len(),
         y,
         |rows| mxfp4_dots(rows, x),
         |row| mxfp4_dots(row, x),
@@ -233,26 +271,34 @@ fn rows_mxfp4(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn mxfp4_dots<const R: usize>(rows: [&[BlockMxfp4]; R], x: &[Act32]) -> [f32; R] {
+fn mxfp4_dots<const R: usize, const T: usize>(
+    rows: [&[BlockMxfp4]; R],
+    x: [&[Act32]; T],
+) -> [[f32; T]; R] {
     // The values plus 12 are unsigned.
     let values = _mm256_broadcastsi128_si256(load16(&MXFP4_VALUES));
     let values = _mm256_add_epi8(values, _mm256_set1_epi8(12));
-    let mut acc = [_mm256_setzero_ps(); R];
-    let rows = rows.map(|row| &row[..x.len()]);
-    for (i, x) in x.iter().enumerate() {
-        let planes = Planes::new(x, _mm256_set1_epi8(12));
+    let n = x[0].len();
+    let mut acc = [[_mm256_setzero_ps(); T]; R];
+    let (next, rows, x) = (next_pass(rows), rows.map(|w| &w[..n]), x.map(|x| &x[..n]));
+    for i in 0..n {
+        let planes = Planes::of(x, i, _mm256_set1_epi8(12));
         for r in 0..R {
+            prefetch(next[r], i);
             let w = &rows[r][i];
+            let d = MXFP4_SCALES[usize::from(w.e)];
             let unsigned = _mm256_shuffle_epi8(values, avx2::nibbles(&w.qs));
-            let sums = planes.dot(unsigned);
-            let scale = MXFP4_SCALES[usize::from(w.e)] * x.d;
-            acc[r] = _mm256_fmadd_ps(_mm256_set1_ps(scale), _mm256_cvtepi32_ps(sums), acc[r]);
+            for t in 0..T {
+                let sums = _mm256_cvtepi32_ps(planes[t].dot(unsigned));
+                acc[r][t] = _mm256_fmadd_ps(_mm256_set1_ps(d * x[t][i].d), sums, acc[r][t]);
+            }
         }
     }
-    acc.map(|a| sum8(a))
+    acc.map(|a| a.map(|a| sum8(a)))
 }
 
 /// 32 activations for products with weights that an offset makes unsigned.
+#[derive(Clone, Copy)]
 struct Planes {
     hi: __m256i,
     lo: __m256i,
@@ -272,6 +318,17 @@ impl Planes {
             lo,
             excess: [minus(hi), minus(lo)],
         }
+    }
+
+    /// Block `i` of each vector.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[inline]
+    fn of<const T: usize>(x: [&[Act32]; T], i: usize, offset: __m256i) -> [Planes; T] {
+        let mut planes = [Planes::new(&x[0][i], offset); T];
+        for t in 1..T {
+            planes[t] = Planes::new(&x[t][i], offset);
+        }
+        planes
     }
 
     /// Sums by fours of the products.
@@ -294,11 +351,11 @@ fn join_planes([hi, lo]: [__m512i; 2]) -> __m512i {
 // ---- formats with blocks of 256 activations ---------------------------------------------------------------
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows_q4_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    let x = activations(x);
-    in_passes::<2, _>(
+fn q4_k_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
+    let x = x.map(activations);
+    in_tiles::<R, T, _>(
         blocks(rows),
-        x.len(),
+        x[0].len(),
         y,
         |rows| q4_k_dots(rows, x),
         |row| q4_k_dots(row, x),
@@ -307,57 +364,83 @@ fn rows_q4_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn q4_k_dots<const R: usize>(rows: [&[BlockQ4K]; R], x: &[Act256]) -> [f32; R] {
-    // 64 bytes of quants hold the sub-blocks 4h | 4h + 2 in low and 4h + 1 | 4h + 3 in high nibbles.
+fn q4_k_dots<const R: usize, const T: usize>(
+    rows: [&[BlockQ4K]; R],
+    x: [&[Act256]; T],
+) -> [[f32; T]; R] {
+    // 64 bytes of quants hold the sub-blocks 4h | 4h + 2 in low and 4h + 1 | 4h + 3 in high nibbles; side by side
+    // they are two vectors in the order of the activations.
     let pick = |a, b| {
         let (a, b) = (_mm256_set1_epi32(a), _mm256_set1_epi32(b));
         _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
     };
-    let picks = [[pick(0, 2), pick(1, 3)], [pick(4, 6), pick(5, 7)]];
+    let picks = [pick(0, 1), pick(2, 3), pick(4, 5), pick(6, 7)];
     let mask = _mm512_set1_epi8(15);
-    let mut acc = [_mm512_setzero_ps(); R];
-    let mut min_acc = [_mm256_setzero_ps(); R];
-    let rows = rows.map(|row| &row[..x.len()]);
-    for (i, x) in x.iter().enumerate() {
-        let planes = [x.hi.as_chunks::<64>().0, x.lo.as_chunks::<64>().0];
-        let x_sums = sums_of_32(&x.sums);
+    let n = x[0].len();
+    let mut acc = [[_mm512_setzero_ps(); T]; R];
+    let mut min_acc = [[_mm256_setzero_ps(); T]; R];
+    let (next, rows, x) = (next_pass(rows), rows.map(|w| &w[..n]), x.map(|x| &x[..n]));
+    for i in 0..n {
         for r in 0..R {
+            prefetch(next[r], i);
             let w = &rows[r][i];
             let (scales, mins) = q4_k_words(&w.scales);
             let scales = _mm512_castsi256_si512(_mm256_cvtepu16_epi32(scales));
-            let mut sums = [_mm512_setzero_si512(); 2];
+            let mins = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(mins));
+            let mut quants = [_mm512_setzero_si512(); 4];
+            let mut factors = [_mm512_setzero_si512(); 4];
             for (h, qs) in w.qs.as_chunks::<64>().0.iter().enumerate() {
                 let qs = load64(qs);
                 let low = _mm512_and_si512(qs, mask);
                 let high = _mm512_and_si512(_mm512_srli_epi16::<4>(qs), mask);
-                let pick_low = _mm512_permutexvar_epi32(picks[h][0], scales);
-                let pick_high = _mm512_permutexvar_epi32(picks[h][1], scales);
-                for (sums, x) in sums.iter_mut().zip(planes) {
-                    let (x0, x1) = (load64(&x[2 * h]), load64(&x[2 * h + 1]));
-                    let x_low = _mm512_shuffle_i64x2::<0x44>(x0, x1);
-                    let x_high = _mm512_shuffle_i64x2::<0xee>(x0, x1);
-                    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), low, x_low);
-                    *sums = _mm512_dpwssd_epi32(*sums, dots, pick_low);
-                    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), high, x_high);
-                    *sums = _mm512_dpwssd_epi32(*sums, dots, pick_high);
-                }
+                quants[2 * h] = _mm512_shuffle_i64x2::<0x44>(low, high);
+                quants[2 * h + 1] = _mm512_shuffle_i64x2::<0xee>(low, high);
             }
-            let scale = _mm512_set1_ps(f16(w.d) * x.d);
-            acc[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(join_planes(sums)), acc[r]);
-            let min_scale = _mm256_set1_ps(f16(w.dmin) * x.d);
-            let mins = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(mins));
-            min_acc[r] = _mm256_fmadd_ps(min_scale, _mm256_mul_ps(mins, x_sums), min_acc[r]);
+            for k in 0..4 {
+                factors[k] = _mm512_permutexvar_epi32(picks[k], scales);
+            }
+            let (d, dmin) = (f16(w.d), f16(w.dmin));
+            for t in 0..T {
+                let x = &x[t][i];
+                let sums = scaled_sums(quants, factors, x);
+                let scale = _mm512_set1_ps(d * x.d);
+                acc[r][t] = _mm512_fmadd_ps(scale, sums, acc[r][t]);
+                let min_scale = _mm256_set1_ps(dmin * x.d);
+                let min_sums = _mm256_mul_ps(mins, sums_of_32(&x.sums));
+                min_acc[r][t] = _mm256_fmadd_ps(min_scale, min_sums, min_acc[r][t]);
+            }
         }
     }
-    std::array::from_fn(|r| sum16(acc[r]) - sum8(min_acc[r]))
+    let mut y = [[0.0; T]; R];
+    for r in 0..R {
+        for t in 0..T {
+            y[r][t] = sum16(acc[r][t]) - sum8(min_acc[r][t]);
+        }
+    }
+    y
+}
+
+/// Sums by fours of quants times activations, each times the factor in the low word of its lane.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn scaled_sums(quants: [__m512i; 4], factors: [__m512i; 4], x: &Act256) -> __m512 {
+    let planes = [x.hi.as_chunks::<64>().0, x.lo.as_chunks::<64>().0];
+    let mut sums = [_mm512_setzero_si512(); 2];
+    for k in 0..4 {
+        for (sums, x) in sums.iter_mut().zip(planes) {
+            let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), quants[k], load64(&x[k]));
+            *sums = _mm512_dpwssd_epi32(*sums, dots, factors[k]);
+        }
+    }
+    _mm512_cvtepi32_ps(join_planes(sums))
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows_q2_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    let x = activations(x);
-    in_passes::<2, _>(
+fn q2_k_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
+    let x = x.map(activations);
+    in_tiles::<R, T, _>(
         blocks(rows),
-        x.len(),
+        x[0].len(),
         y,
         |rows| q2_k_dots(rows, x),
         |row| q2_k_dots(row, x),
@@ -366,55 +449,62 @@ fn rows_q2_k(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn q2_k_dots<const R: usize>(rows: [&[BlockQ2K]; R], x: &[Act256]) -> [f32; R] {
-    // Shift 2j of all 64 bytes gives the sub-blocks 2j, 2j + 1 | 8 + 2j, 9 + 2j, four lanes each.
-    let first = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 8, 8, 8, 8, 9, 9, 9, 9);
-    let mut acc = [_mm512_setzero_ps(); R];
-    let rows = rows.map(|row| &row[..x.len()]);
-    for (i, x) in x.iter().enumerate() {
-        let planes = [x.hi.as_chunks::<32>().0, x.lo.as_chunks::<32>().0];
-        let x_sums = _mm512_castsi512_ps(load64::<u8>(as_bytes(&x.sums)));
+fn q2_k_dots<const R: usize, const T: usize>(
+    rows: [&[BlockQ2K]; R],
+    x: [&[Act256]; T],
+) -> [[f32; T]; R] {
+    // Shift 2j of the bytes gives the sub-blocks 2j, 2j + 1 | 8 + 2j, 9 + 2j, four lanes each; two shifts side by
+    // side are two vectors in the order of the activations.
+    let first = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    let n = x[0].len();
+    let mut acc = [[_mm512_setzero_ps(); T]; R];
+    let (next, rows, x) = (next_pass(rows), rows.map(|w| &w[..n]), x.map(|x| &x[..n]));
+    for i in 0..n {
         for r in 0..R {
+            prefetch(next[r], i);
             let w = &rows[r][i];
             let packed = load16(&w.scales);
             let four_bits = _mm_set1_epi8(15);
             let scales = _mm512_cvtepu8_epi32(_mm_and_si128(packed, four_bits));
             let mins = _mm512_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16::<4>(packed), four_bits));
+            let mins = _mm512_cvtepi32_ps(mins);
             let qs = load64(&w.qs);
+            let two_bits = |q| _mm512_and_si512(q, _mm512_set1_epi8(3));
+            let (a, b) = (two_bits(qs), two_bits(_mm512_srli_epi16::<2>(qs)));
+            let c = two_bits(_mm512_srli_epi16::<4>(qs));
+            let d = two_bits(_mm512_srli_epi16::<6>(qs));
             let quants = [
-                qs,
-                _mm512_srli_epi16::<2>(qs),
-                _mm512_srli_epi16::<4>(qs),
-                _mm512_srli_epi16::<6>(qs),
+                _mm512_shuffle_i64x2::<0x44>(a, b),
+                _mm512_shuffle_i64x2::<0x44>(c, d),
+                _mm512_shuffle_i64x2::<0xee>(a, b),
+                _mm512_shuffle_i64x2::<0xee>(c, d),
             ];
-            let mut sums = [_mm512_setzero_si512(); 2];
-            for (j, q) in quants.into_iter().enumerate() {
-                let q = _mm512_and_si512(q, _mm512_set1_epi8(3));
-                let pick = _mm512_add_epi32(first, _mm512_set1_epi32(2 * j as i32));
-                let scale = _mm512_permutexvar_epi32(pick, scales);
-                for (sums, x) in sums.iter_mut().zip(planes) {
-                    let low = _mm512_castsi256_si512(load32(&x[j]));
-                    let x = _mm512_inserti64x4::<1>(low, load32(&x[4 + j]));
-                    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, x);
-                    *sums = _mm512_dpwssd_epi32(*sums, dots, scale);
-                }
+            let mut factors = [_mm512_setzero_si512(); 4];
+            for k in 0..4 {
+                let pick = _mm512_add_epi32(first, _mm512_set1_epi32(4 * k as i32));
+                factors[k] = _mm512_permutexvar_epi32(pick, scales);
             }
-            let scale = _mm512_set1_ps(f16(w.d) * x.d);
-            acc[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(join_planes(sums)), acc[r]);
-            let min_scale = _mm512_set1_ps(f16(w.dmin) * x.d);
-            let min_sums = _mm512_mul_ps(_mm512_cvtepi32_ps(mins), x_sums);
-            acc[r] = _mm512_fnmadd_ps(min_scale, min_sums, acc[r]);
+            let (d, dmin) = (f16(w.d), f16(w.dmin));
+            for t in 0..T {
+                let x = &x[t][i];
+                let sums = scaled_sums(quants, factors, x);
+                acc[r][t] = _mm512_fmadd_ps(_mm512_set1_ps(d * x.d), sums, acc[r][t]);
+                let x_sums = _mm512_castsi512_ps(load64::<u8>(as_bytes(&x.sums)));
+                let min_sums = _mm512_mul_ps(mins, x_sums);
+                let min_scale = _mm512_set1_ps(dmin * x.d);
+                acc[r][t] = _mm512_fnmadd_ps(min_scale, min_sums, acc[r][t]);
+            }
         }
     }
-    acc.map(|a| sum16(a))
+    acc.map(|a| a.map(|a| sum16(a)))
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows_iq2_xxs(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    let x = activations(x);
-    in_passes::<2, _>(
+fn iq2_xxs_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
+    let x = x.map(activations);
+    in_tiles::<R, T, _>(
         blocks(rows),
-        x.len(),
+        x[0].len(),
         y,
         |rows| iq2_xxs_dots(rows, x),
         |row| iq2_xxs_dots(row, x),
@@ -423,35 +513,50 @@ fn rows_iq2_xxs(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn iq2_xxs_dots<const R: usize>(rows: [&[BlockIq2Xxs]; R], x: &[Act256]) -> [f32; R] {
-    // Two groups of 32 a step: the factors of groups 2h | 2h + 1.
+fn iq2_xxs_dots<const R: usize, const T: usize>(
+    rows: [&[BlockIq2Xxs]; R],
+    x: [&[Act256]; T],
+) -> [[f32; T]; R] {
+    // Two groups of 32 a step: the factors of groups 2k | 2k + 1.
     let first = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    let mut acc = [_mm512_setzero_ps(); R];
-    let rows = rows.map(|row| &row[..x.len()]);
-    for (i, x) in x.iter().enumerate() {
-        let planes = [x.hi.as_chunks::<64>().0, x.lo.as_chunks::<64>().0];
+    let n = x[0].len();
+    let mut acc = [[_mm512_setzero_ps(); T]; R];
+    let (next, rows, x) = (next_pass(rows), rows.map(|w| &w[..n]), x.map(|x| &x[..n]));
+    for i in 0..n {
         for r in 0..R {
+            prefetch(next[r], i);
             let w = &rows[r][i];
-            let (signs, factors) = iq2_xxs_words(&w.groups);
-            let factors = _mm512_castsi256_si512(load32::<u8>(as_bytes(&factors)));
-            let mut sums = [_mm512_setzero_si512(); 2];
-            for h in 0..4 {
-                let grid = iq2_xxs_points(&w.groups[2 * h], &w.groups[2 * h + 1]);
-                let minus = u64::from(signs[2 * h]) | u64::from(signs[2 * h + 1]) << 32;
-                let pick = _mm512_add_epi32(first, _mm512_set1_epi32(2 * h as i32));
-                let factor = _mm512_permutexvar_epi32(pick, factors);
-                for (sums, x) in sums.iter_mut().zip(planes) {
-                    let x = load64(&x[h]);
-                    let x = _mm512_mask_sub_epi8(x, minus, _mm512_setzero_si512(), x);
-                    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), grid, x); // at most 4 * 43 * 127
-                    *sums = _mm512_dpwssd_epi32(*sums, dots, factor);
-                }
+            let (signs, words) = iq2_xxs_words(&w.groups);
+            let words = _mm512_castsi256_si512(load32::<u8>(as_bytes(&words)));
+            let mut points = [_mm512_setzero_si512(); 4];
+            let mut factors = [_mm512_setzero_si512(); 4];
+            let mut minus = [0u64; 4];
+            for k in 0..4 {
+                points[k] = iq2_xxs_points(&w.groups[2 * k], &w.groups[2 * k + 1]);
+                minus[k] = u64::from(signs[2 * k]) | u64::from(signs[2 * k + 1]) << 32;
+                let pick = _mm512_add_epi32(first, _mm512_set1_epi32(2 * k as i32));
+                factors[k] = _mm512_permutexvar_epi32(pick, words);
             }
-            let scale = _mm512_set1_ps(f16(w.d) * 0.125 * x.d);
-            acc[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(join_planes(sums)), acc[r]);
+            let d = f16(w.d) * 0.125;
+            for t in 0..T {
+                let x = &x[t][i];
+                let planes = [x.hi.as_chunks::<64>().0, x.lo.as_chunks::<64>().0];
+                let mut sums = [_mm512_setzero_si512(); 2];
+                for k in 0..4 {
+                    for (sums, x) in sums.iter_mut().zip(planes) {
+                        let x = load64(&x[k]);
+                        let x = _mm512_mask_sub_epi8(x, minus[k], _mm512_setzero_si512(), x);
+                        // At most 4 * 43 * 127.
+                        let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), points[k], x);
+                        *sums = _mm512_dpwssd_epi32(*sums, dots, factors[k]);
+                    }
+                }
+                let sums = _mm512_cvtepi32_ps(join_planes(sums));
+                acc[r][t] = _mm512_fmadd_ps(_mm512_set1_ps(d * x.d), sums, acc[r][t]);
+            }
         }
     }
-    acc.map(|a| sum16(a))
+    acc.map(|a| a.map(|a| sum16(a)))
 }
 
 /// The eight grid points of two groups.
@@ -461,6 +566,23 @@ fn iq2_xxs_points(a: &[u8; 8], b: &[u8; 8]) -> __m512i {
     let point = |index: u8| i64::from_le_bytes(IQ2_XXS_GRID[usize::from(index)]);
     let [a, b] = [a, b].map(|g| [point(g[0]), point(g[1]), point(g[2]), point(g[3])]);
     _mm512_setr_epi64(a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3])
+}
+
+/// Where the rows of the next pass lie: `R` rows on, since a pass takes rows that follow each other. May be past the
+/// end: it is only hinted at.
+fn next_pass<const R: usize, B>(rows: [&[B]; R]) -> [*const B; R] {
+    rows.map(|row| row.as_ptr().wrapping_add(R * row.len()))
+}
+
+/// Has block `i` of a row brought near. The streams of rows are shorter than what the hardware learns from.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn prefetch<B>(row: *const B, i: usize) {
+    let block = row.wrapping_add(i).cast::<i8>();
+    for line in (0..size_of::<B>()).step_by(64) {
+        // Any address may be named: nothing is read or written for the program.
+        _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(line));
+    }
 }
 
 // ---- loads, sums ---------------------------------------------------------------------------------

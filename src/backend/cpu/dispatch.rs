@@ -32,6 +32,12 @@ pub enum Activation {
 /// of the caller and panic; the content of rows and vector is free, and what is NaN stays NaN.
 pub type RowsKernel = fn(rows: &[u8], x: &[u8], y: &mut [f32]);
 
+/// Vectors that a [`TileKernel`] takes.
+pub const TOKENS: usize = 4;
+
+/// As [`RowsKernel`] with several vectors, each to the bit: weights are unpacked once for all of them.
+pub type TileKernel = fn(rows: &[u8], x: [&[u8]; TOKENS], y: [&mut [f32]; TOKENS]);
+
 /// The kernel of one weight format, and what it multiplies with.
 #[derive(Clone, Copy)]
 pub struct FormatKernel {
@@ -39,6 +45,29 @@ pub struct FormatKernel {
     pub activation: Activation,
     /// Rows times vector.
     pub rows: RowsKernel,
+    /// Rows times several vectors, where unpacking is worth sharing.
+    pub tile: Option<TileKernel>,
+}
+
+impl FormatKernel {
+    /// Rows times up to [`TOKENS`] vectors.
+    pub fn some<'a>(
+        &self,
+        rows: &[u8],
+        x: impl ExactSizeIterator<Item = &'a [u8]>,
+        y: [&mut [f32]; TOKENS],
+    ) {
+        let mut vectors = [&[][..]; TOKENS];
+        let n = x.len();
+        vectors.iter_mut().zip(x).for_each(|(to, x)| *to = x);
+        match self.tile {
+            Some(tile) if n == TOKENS => tile(rows, vectors, y),
+            _ => {
+                let pairs = vectors.iter().zip(y).take(n);
+                pairs.for_each(|(x, y)| (self.rows)(rows, x, y));
+            }
+        }
+    }
 }
 
 /// A kernel for each format of weights.

@@ -3,12 +3,13 @@
 //! Work is cut over weight rows; a kernel sums each element in one fixed order, so neither the cut nor the
 //! number of tokens changes a bit.
 
-use super::dispatch::{Activation, Kernels};
-use super::pool::{Pool, Tiled};
+use super::dispatch::{Activation, FormatKernel, Kernels, TOKENS};
+use super::pool::{Pool, Tile, Tiled};
 use super::{Cpu, Matrix};
 use crate::backend::Product;
 use crate::quant::cast;
 use crate::quant::encode::{Act32, Act256};
+use std::ops::Range;
 
 /// Products that [`matmul`] computes in one pass at most.
 pub const MAX_PRODUCTS: usize = 8;
@@ -86,6 +87,29 @@ pub fn tile_columns(cols: usize, n_threads: usize) -> usize {
     (cols.div_ceil(tiles).next_multiple_of(16)).clamp(16, 64)
 }
 
+/// Some weight rows times `n` vectors: vector `t` goes to `part` of the tile's columns in row `row(t)`.
+pub fn product<'a>(
+    kernel: &FormatKernel,
+    weights: &[u8],
+    n: usize,
+    x: impl Fn(usize) -> &'a [u8],
+    (tile, part): (&mut Tile<'_>, Range<usize>),
+    row: impl Fn(usize) -> usize,
+) {
+    let mut done = 0;
+    if let Some(many) = kernel.tile {
+        while done + TOKENS <= n {
+            let t = std::array::from_fn(|i| done + i);
+            let y = tile.rows::<TOKENS>(t.map(&row));
+            many(weights, t.map(&x), y.map(|y| &mut y[part.clone()]));
+            done += TOKENS;
+        }
+    }
+    for t in done..n {
+        (kernel.rows)(weights, x(t), &mut tile.row(row(t))[part.clone()]);
+    }
+}
+
 /// See [`crate::backend::Backend::matmul`].
 pub fn matmul(cpu: &mut Cpu, n: usize, x: &[f32], products: &mut [Product<'_, Cpu>]) {
     assert!(products.len() <= MAX_PRODUCTS, "products of one call");
@@ -114,13 +138,9 @@ pub fn matmul(cpu: &mut Cpu, n: usize, x: &[f32], products: &mut [Product<'_, Cp
                 return;
             };
             let (rows, kernel) = (weight.row_range(tile.columns()), weight.kernel);
-            for t in 0..n {
-                (kernel.rows)(
-                    rows,
-                    prepared.row(kernel.activation, x, cols, t),
-                    tile.row(t),
-                );
-            }
+            let x = |t| prepared.row(kernel.activation, x, cols, t);
+            let part = 0..tile.columns().len();
+            product(&kernel, rows, n, x, (&mut tile, part), |t| t);
         });
 }
 
@@ -149,14 +169,9 @@ pub fn matmul_grouped(
                 let group = start / rows_a_group;
                 let end = columns.end.min((group + 1) * rows_a_group);
                 let rows = weight.row_range(start..end);
-                for t in 0..n {
-                    let x = prepared.row(kernel.activation, x, cols, t * groups + group);
-                    (kernel.rows)(
-                        rows,
-                        x,
-                        &mut tile.row(t)[start - columns.start..end - columns.start],
-                    );
-                }
+                let x = |t| prepared.row(kernel.activation, x, cols, t * groups + group);
+                let part = start - columns.start..end - columns.start;
+                product(&kernel, rows, n, x, (&mut tile, part), |t| t);
                 start = end;
             }
         },

@@ -1,5 +1,6 @@
 //! Mixture of experts: the router's choice, and gate-up-down products of the chosen experts.
 
+use super::dispatch::TOKENS;
 use super::linear::{self, tile_columns};
 use super::pool::Tiled;
 use super::{Cpu, sigmoid};
@@ -125,16 +126,20 @@ pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) -> Result<()> {
         |_, mut tile| {
             let columns = tile.columns();
             let range = columns.start * bytes..columns.end * bytes;
-            let (mut gate, mut up) = ([0.0; MAX_TILE], [0.0; MAX_TILE]);
-            let (gate, up) = (&mut gate[..columns.len()], &mut up[..columns.len()]);
+            let mut gates = [[0.0; MAX_TILE]; TOKENS];
+            let mut ups = [[0.0; MAX_TILE]; TOKENS];
+            let x = |r: usize| prepared.row(gate_up.activation, x, shape.n_embd, r / n_used);
             for &g in which {
                 let expert = weights(g);
-                for &r in groups.of(g) {
-                    let x = prepared.row(gate_up.activation, x, shape.n_embd, r / n_used);
-                    (gate_up.rows)(&expert.gate[range.clone()], x, gate);
-                    (gate_up.rows)(&expert.up[range.clone()], x, up);
-                    for (h, (g, u)) in tile.row(r).iter_mut().zip(gate.iter().zip(&*up)) {
-                        *h = routes.weights[r] * swiglu(*g, *u, shape.clamp);
+                let (gate, up) = (&expert.gate[range.clone()], &expert.up[range.clone()]);
+                for some in groups.of(g).chunks(TOKENS) {
+                    let x = || some.iter().map(|r| x(*r));
+                    gate_up.some(gate, x(), gates.each_mut().map(|y| &mut y[..columns.len()]));
+                    gate_up.some(up, x(), ups.each_mut().map(|y| &mut y[..columns.len()]));
+                    for (&r, (gate, up)) in some.iter().zip(gates.iter().zip(&ups)) {
+                        for (h, (g, u)) in tile.row(r).iter_mut().zip(gate.iter().zip(up)) {
+                            *h = routes.weights[r] * swiglu(*g, *u, shape.clamp);
+                        }
                     }
                 }
             }
@@ -162,10 +167,11 @@ pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) -> Result<()> {
             let range = columns.start * bytes..columns.end * bytes;
             for &g in which {
                 let expert = weights(g);
-                for &r in groups.of(g) {
-                    let h = prepared.row(down.activation, hidden, shape.n_ff, r);
-                    (down.rows)(&expert.down[range.clone()], h, tile.row(r));
-                }
+                let (rows, routes) = (&expert.down[range.clone()], groups.of(g));
+                let x = |i: usize| prepared.row(down.activation, hidden, shape.n_ff, routes[i]);
+                let part = 0..columns.len();
+                let to = (&mut tile, part);
+                linear::product(&down, rows, routes.len(), x, to, |i| routes[i]);
             }
         },
     );

@@ -10,10 +10,36 @@ pub fn activations<A: Plain>(x: &[u8]) -> &[A] {
     }
 }
 
-/// Writes the product of each row: `many` for passes of `R` rows, `one` for the rows that are left.
+/// Writes the products of each row with `T` vectors: `many` for passes of `R` rows, `one` for the rows that are left.
 ///
-/// A row is `n` elements of `rows`. For the fixed order both closures run the same code on each row, so
-/// that a row's sum does not depend on the pass it falls in.
+/// A row is `n` elements of `rows`. For the fixed order both closures run the same code on each row and vector, so
+/// that a sum depends neither on the pass it falls in nor on the vectors beside it.
+#[inline(always)]
+pub fn in_tiles<const R: usize, const T: usize, B>(
+    rows: &[B],
+    n: usize,
+    mut y: [&mut [f32]; T],
+    many: impl Fn([&[B]; R]) -> [[f32; T]; R],
+    one: impl Fn([&[B]; 1]) -> [[f32; T]; 1],
+) {
+    let n_rows = y[0].len();
+    assert!(y.iter().all(|y| y.len() == n_rows), "outputs of one length");
+    assert_eq!(rows.len(), n * n_rows, "{n_rows} rows of {n} elements");
+    let n_passes = n_rows / R;
+    for pass in 0..n_passes {
+        let row = pass * R;
+        let found = many(std::array::from_fn(|r| &rows[(row + r) * n..][..n]));
+        for (r, found) in found.iter().enumerate() {
+            (0..T).for_each(|t| y[t][row + r] = found[t]);
+        }
+    }
+    for row in n_passes * R..n_rows {
+        let [found] = one([&rows[row * n..][..n]]);
+        (0..T).for_each(|t| y[t][row] = found[t]);
+    }
+}
+
+/// As [`in_tiles`] with one vector.
 #[inline(always)]
 pub fn in_passes<const R: usize, B>(
     rows: &[B],
@@ -22,17 +48,13 @@ pub fn in_passes<const R: usize, B>(
     many: impl Fn([&[B]; R]) -> [f32; R],
     one: impl Fn([&[B]; 1]) -> [f32; 1],
 ) {
-    assert_eq!(rows.len(), n * y.len(), "{} rows of {n} elements", y.len());
-    let mut row = 0;
-    let (passes, rest) = y.as_chunks_mut::<R>();
-    for y in passes {
-        *y = many(std::array::from_fn(|r| &rows[(row + r) * n..][..n]));
-        row += R;
-    }
-    for y in rest {
-        [*y] = one([&rows[row * n..][..n]]);
-        row += 1;
-    }
+    in_tiles::<R, 1, B>(
+        rows,
+        n,
+        [y],
+        |rows| many(rows).map(|y| [y]),
+        |row| one(row).map(|y| [y]),
+    );
 }
 
 /// The eight scales and the eight minima of a Q4_K block, byte k for sub-block k; for the layout see

@@ -40,6 +40,7 @@ const fn with_f32(rows: RowsKernel) -> FormatKernel {
     FormatKernel {
         activation: Activation::F32,
         rows,
+        tile: None,
     }
 }
 
@@ -53,7 +54,11 @@ pub fn integer_twin(format: Format) -> Option<FormatKernel> {
         Format::Iq2Xxs => (Activation::Block256, rows_iq2_xxs),
         Format::F32 | Format::F16 | Format::Bf16 | Format::I32 => return None,
     };
-    Some(FormatKernel { activation, rows })
+    Some(FormatKernel {
+        activation,
+        rows,
+        tile: None,
+    })
 }
 
 /// Rows of any format times f32 activations.
