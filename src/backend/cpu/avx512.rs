@@ -8,8 +8,8 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::sums_of_32;
 use super::avx2::{self, as_bytes, f16, iq2_xxs_words, load16, load32, q4_k_words};
-use super::avx2::{sum8, sums_of_32};
 use crate::backend::cpu::dispatch::{
     Activation, FormatKernel, Kernels, RowsKernel, TOKENS, TileKernel, WeightKernels,
 };
@@ -221,7 +221,9 @@ fn float_dots<const R: usize, const STEP: usize>(
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn q8_0_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
-    let x = x.map(activations);
+    let mut vectors = [activations(x[0]); T];
+    (1..T).for_each(|t| vectors[t] = activations(x[t]));
+    let x = vectors;
     in_tiles::<R, T, _>(
         blocks(rows),
         x[0].len(),
@@ -254,12 +256,22 @@ fn q8_0_dots<const R: usize, const T: usize>(
             }
         }
     }
-    acc.map(|a| a.map(|a| sum8(a)))
+    let mut y = [[0.0; T]; R];
+    for (y, acc) in y.iter_mut().zip(acc) {
+        let mut quads = [_mm_setzero_ps(); T];
+        for (quad, acc) in quads.iter_mut().zip(acc) {
+            *quad = fold8(acc);
+        }
+        *y = quad_sums(quads);
+    }
+    y
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn mxfp4_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
-    let x = x.map(activations);
+    let mut vectors = [activations(x[0]); T];
+    (1..T).for_each(|t| vectors[t] = activations(x[t]));
+    let x = vectors;
     in_tiles::<R, T, _>(
         blocks(rows),
         x[0].len(),
@@ -294,7 +306,15 @@ fn mxfp4_dots<const R: usize, const T: usize>(
             }
         }
     }
-    acc.map(|a| a.map(|a| sum8(a)))
+    let mut y = [[0.0; T]; R];
+    for (y, acc) in y.iter_mut().zip(acc) {
+        let mut quads = [_mm_setzero_ps(); T];
+        for (quad, acc) in quads.iter_mut().zip(acc) {
+            *quad = fold8(acc);
+        }
+        *y = quad_sums(quads);
+    }
+    y
 }
 
 /// 32 activations for products with weights that an offset makes unsigned.
@@ -352,7 +372,9 @@ fn join_planes([hi, lo]: [__m512i; 2]) -> __m512i {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn q4_k_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
-    let x = x.map(activations);
+    let mut vectors = [activations(x[0]); T];
+    (1..T).for_each(|t| vectors[t] = activations(x[t]));
+    let x = vectors;
     in_tiles::<R, T, _>(
         blocks(rows),
         x[0].len(),
@@ -378,7 +400,6 @@ fn q4_k_dots<const R: usize, const T: usize>(
     let mask = _mm512_set1_epi8(15);
     let n = x[0].len();
     let mut acc = [[_mm512_setzero_ps(); T]; R];
-    let mut min_acc = [[_mm256_setzero_ps(); T]; R];
     let (next, rows, x) = (next_pass(rows), rows.map(|w| &w[..n]), x.map(|x| &x[..n]));
     for i in 0..n {
         for r in 0..R {
@@ -396,8 +417,8 @@ fn q4_k_dots<const R: usize, const T: usize>(
                 quants[2 * h] = _mm512_shuffle_i64x2::<0x44>(low, high);
                 quants[2 * h + 1] = _mm512_shuffle_i64x2::<0xee>(low, high);
             }
-            for k in 0..4 {
-                factors[k] = _mm512_permutexvar_epi32(picks[k], scales);
+            for (factors, pick) in factors.iter_mut().zip(picks) {
+                *factors = _mm512_permutexvar_epi32(pick, scales);
             }
             let (d, dmin) = (f16(w.d), f16(w.dmin));
             for t in 0..T {
@@ -405,17 +426,20 @@ fn q4_k_dots<const R: usize, const T: usize>(
                 let sums = scaled_sums(quants, factors, x);
                 let scale = _mm512_set1_ps(d * x.d);
                 acc[r][t] = _mm512_fmadd_ps(scale, sums, acc[r][t]);
-                let min_scale = _mm256_set1_ps(dmin * x.d);
+                let min_scale = _mm512_set1_ps(dmin * x.d);
                 let min_sums = _mm256_mul_ps(mins, sums_of_32(&x.sums));
-                min_acc[r][t] = _mm256_fmadd_ps(min_scale, min_sums, min_acc[r][t]);
+                let min_sums = _mm512_zextps256_ps512(min_sums);
+                acc[r][t] = _mm512_fnmadd_ps(min_scale, min_sums, acc[r][t]);
             }
         }
     }
     let mut y = [[0.0; T]; R];
-    for r in 0..R {
-        for t in 0..T {
-            y[r][t] = sum16(acc[r][t]) - sum8(min_acc[r][t]);
+    for (y, acc) in y.iter_mut().zip(acc) {
+        let mut quads = [_mm_setzero_ps(); T];
+        for (quad, acc) in quads.iter_mut().zip(acc) {
+            *quad = fold16(acc);
         }
+        *y = quad_sums(quads);
     }
     y
 }
@@ -437,7 +461,9 @@ fn scaled_sums(quants: [__m512i; 4], factors: [__m512i; 4], x: &Act256) -> __m51
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn q2_k_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
-    let x = x.map(activations);
+    let mut vectors = [activations(x[0]); T];
+    (1..T).for_each(|t| vectors[t] = activations(x[t]));
+    let x = vectors;
     in_tiles::<R, T, _>(
         blocks(rows),
         x[0].len(),
@@ -480,9 +506,9 @@ fn q2_k_dots<const R: usize, const T: usize>(
                 _mm512_shuffle_i64x2::<0xee>(c, d),
             ];
             let mut factors = [_mm512_setzero_si512(); 4];
-            for k in 0..4 {
+            for (k, factors) in factors.iter_mut().enumerate() {
                 let pick = _mm512_add_epi32(first, _mm512_set1_epi32(4 * k as i32));
-                factors[k] = _mm512_permutexvar_epi32(pick, scales);
+                *factors = _mm512_permutexvar_epi32(pick, scales);
             }
             let (d, dmin) = (f16(w.d), f16(w.dmin));
             for t in 0..T {
@@ -496,12 +522,22 @@ fn q2_k_dots<const R: usize, const T: usize>(
             }
         }
     }
-    acc.map(|a| a.map(|a| sum16(a)))
+    let mut y = [[0.0; T]; R];
+    for (y, acc) in y.iter_mut().zip(acc) {
+        let mut quads = [_mm_setzero_ps(); T];
+        for (quad, acc) in quads.iter_mut().zip(acc) {
+            *quad = fold16(acc);
+        }
+        *y = quad_sums(quads);
+    }
+    y
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn iq2_xxs_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
-    let x = x.map(activations);
+    let mut vectors = [activations(x[0]); T];
+    (1..T).for_each(|t| vectors[t] = activations(x[t]));
+    let x = vectors;
     in_tiles::<R, T, _>(
         blocks(rows),
         x[0].len(),
@@ -556,7 +592,15 @@ fn iq2_xxs_dots<const R: usize, const T: usize>(
             }
         }
     }
-    acc.map(|a| a.map(|a| sum16(a)))
+    let mut y = [[0.0; T]; R];
+    for (y, acc) in y.iter_mut().zip(acc) {
+        let mut quads = [_mm_setzero_ps(); T];
+        for (quad, acc) in quads.iter_mut().zip(acc) {
+            *quad = fold16(acc);
+        }
+        *y = quad_sums(quads);
+    }
+    y
 }
 
 /// The eight grid points of two groups.
@@ -598,6 +642,40 @@ fn load64<T: Plain>(x: &[T; 64]) -> __m512i {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
 fn sum16(x: __m512) -> f32 {
+    avx2::sum4(fold16(x))
+}
+
+/// The four sums of lanes that are equal modulo 4.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn fold16(x: __m512) -> __m128 {
     let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x)));
-    sum8(_mm256_add_ps(_mm512_castps512_ps256(x), high))
+    fold8(_mm256_add_ps(_mm512_castps512_ps256(x), high))
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn fold8(x: __m256) -> __m128 {
+    _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x))
+}
+
+/// The sum of each, as [`avx2::sum4`] to the bit; four at a time share their steps.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn quad_sums<const T: usize>(quads: [__m128; T]) -> [f32; T] {
+    let mut sums = [0.0; T];
+    let (fours, rest) = quads.as_chunks::<4>();
+    let (sum_fours, sum_rest) = sums.as_chunks_mut::<4>();
+    for (sums, [a, b, c, d]) in sum_fours.iter_mut().zip(fours) {
+        // Lanes 0 + 2 of a and b, then 1 + 3; and of c and d.
+        let ab = _mm_add_ps(_mm_unpacklo_ps(*a, *b), _mm_unpackhi_ps(*a, *b));
+        let cd = _mm_add_ps(_mm_unpacklo_ps(*c, *d), _mm_unpackhi_ps(*c, *d));
+        let all = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+        // SAFETY: `sums` is 16 bytes; the store needs no alignment.
+        unsafe { _mm_storeu_ps(sums.as_mut_ptr(), all) };
+    }
+    for (sum, quad) in sum_rest.iter_mut().zip(rest) {
+        *sum = avx2::sum4(*quad);
+    }
+    sums
 }
