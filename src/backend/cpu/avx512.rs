@@ -241,7 +241,7 @@ fn q8_0_dots<const R: usize, const T: usize>(
 ) -> [[f32; T]; R] {
     let n = x[0].len();
     let mut acc = [[_mm256_setzero_ps(); T]; R];
-    let (next, rows, x) = (next_pass(rows), rows.map(|w| &w[..n]), x.map(|x| &x[..n]));
+    let (next, rows, x) = (next_pass(rows), cut(rows, n), cut(x, n));
     for i in 0..n {
         // With w + 128 unsigned (its top bit turned): Σ w x = Σ (w + 128) x - Σ 128 x.
         let planes = Planes::of(x, i, _mm256_set1_epi8(-128));
@@ -292,7 +292,7 @@ fn mxfp4_dots<const R: usize, const T: usize>(
     let values = _mm256_add_epi8(values, _mm256_set1_epi8(12));
     let n = x[0].len();
     let mut acc = [[_mm256_setzero_ps(); T]; R];
-    let (next, rows, x) = (next_pass(rows), rows.map(|w| &w[..n]), x.map(|x| &x[..n]));
+    let (next, rows, x) = (next_pass(rows), cut(rows, n), cut(x, n));
     for i in 0..n {
         let planes = Planes::of(x, i, _mm256_set1_epi8(12));
         for r in 0..R {
@@ -392,15 +392,11 @@ fn q4_k_dots<const R: usize, const T: usize>(
 ) -> [[f32; T]; R] {
     // 64 bytes of quants hold the sub-blocks 4h | 4h + 2 in low and 4h + 1 | 4h + 3 in high nibbles; side by side
     // they are two vectors in the order of the activations.
-    let pick = |a, b| {
-        let (a, b) = (_mm256_set1_epi32(a), _mm256_set1_epi32(b));
-        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
-    };
-    let picks = [pick(0, 1), pick(2, 3), pick(4, 5), pick(6, 7)];
+    let first = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     let mask = _mm512_set1_epi8(15);
     let n = x[0].len();
     let mut acc = [[_mm512_setzero_ps(); T]; R];
-    let (next, rows, x) = (next_pass(rows), rows.map(|w| &w[..n]), x.map(|x| &x[..n]));
+    let (next, rows, x) = (next_pass(rows), cut(rows, n), cut(x, n));
     for i in 0..n {
         for r in 0..R {
             prefetch(next[r], i);
@@ -417,7 +413,8 @@ fn q4_k_dots<const R: usize, const T: usize>(
                 quants[2 * h] = _mm512_shuffle_i64x2::<0x44>(low, high);
                 quants[2 * h + 1] = _mm512_shuffle_i64x2::<0xee>(low, high);
             }
-            for (factors, pick) in factors.iter_mut().zip(picks) {
+            for (k, factors) in factors.iter_mut().enumerate() {
+                let pick = _mm512_add_epi32(first, _mm512_set1_epi32(2 * k as i32));
                 *factors = _mm512_permutexvar_epi32(pick, scales);
             }
             let (d, dmin) = (f16(w.d), f16(w.dmin));
@@ -484,7 +481,7 @@ fn q2_k_dots<const R: usize, const T: usize>(
     let first = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     let n = x[0].len();
     let mut acc = [[_mm512_setzero_ps(); T]; R];
-    let (next, rows, x) = (next_pass(rows), rows.map(|w| &w[..n]), x.map(|x| &x[..n]));
+    let (next, rows, x) = (next_pass(rows), cut(rows, n), cut(x, n));
     for i in 0..n {
         for r in 0..R {
             prefetch(next[r], i);
@@ -557,7 +554,7 @@ fn iq2_xxs_dots<const R: usize, const T: usize>(
     let first = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     let n = x[0].len();
     let mut acc = [[_mm512_setzero_ps(); T]; R];
-    let (next, rows, x) = (next_pass(rows), rows.map(|w| &w[..n]), x.map(|x| &x[..n]));
+    let (next, rows, x) = (next_pass(rows), cut(rows, n), cut(x, n));
     for i in 0..n {
         for r in 0..R {
             prefetch(next[r], i);
@@ -612,8 +609,16 @@ fn iq2_xxs_points(a: &[u8; 8], b: &[u8; 8]) -> __m512i {
     _mm512_setr_epi64(a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3])
 }
 
+/// The first `n` of each: said once, so that no index in a loop needs a check. A function without target features, as a
+/// closure would have them and then not be inlined into `map`.
+#[inline(always)]
+fn cut<const N: usize, B>(rows: [&[B]; N], n: usize) -> [&[B]; N] {
+    rows.map(|row| &row[..n])
+}
+
 /// Where the rows of the next pass lie: `R` rows on, since a pass takes rows that follow each other. May be past the
 /// end: it is only hinted at.
+#[inline(always)]
 fn next_pass<const R: usize, B>(rows: [&[B]; R]) -> [*const B; R] {
     rows.map(|row| row.as_ptr().wrapping_add(R * row.len()))
 }
