@@ -6,7 +6,7 @@
 
 mod kernel_cases;
 
-use infall::backend::cpu::dispatch::{Activation, FormatKernel, Kernels, available};
+use infall::backend::cpu::dispatch::{Activation, FormatKernel, Kernels, TOKENS, available};
 use infall::backend::cpu::scalar;
 use infall::quant::Format;
 use infall::quant::cast::to_bytes;
@@ -351,6 +351,52 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
     }
 }
 
+/// A kernel for several vectors gives the bits that its twin for one gives, whatever stands beside.
+#[test]
+fn a_vector_does_not_depend_on_the_vectors_beside_it() {
+    let mut n_kernels = 0;
+    for format in formats() {
+        let random = &mut Random(77 + format as u64);
+        for cols in lengths(format) {
+            for n_rows in [1, 2, 3, 8] {
+                let rows: Vec<u8> = (0..n_rows)
+                    .flat_map(|_| row(format, cols, Scale::Mixed, Fill::Random, random))
+                    .collect();
+                let x: [Vec<f32>; TOKENS] =
+                    std::array::from_fn(|t| vector(VECTORS[t % VECTORS.len()], cols, random));
+                for kernels in available() {
+                    let kernel = kernels.weight(format).unwrap();
+                    let Some(tile) = kernel.tile else { continue };
+                    n_kernels += 1;
+                    let x = x.each_ref().map(|x| Prepared::new(kernel.activation, x));
+                    let mut y = [const { Vec::new() }; TOKENS];
+                    y.iter_mut().for_each(|y| y.resize(n_rows, -1.0_f32));
+                    tile(
+                        &rows,
+                        x.each_ref().map(Prepared::bytes),
+                        y.each_mut().map(|y| &mut y[..]),
+                    );
+                    for (x, y) in x.iter().zip(&y) {
+                        let alone = run(kernel, &rows, x, n_rows);
+                        let same = |(a, b): (&f32, &f32)| {
+                            a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
+                        };
+                        assert!(
+                            y.iter().zip(&alone).all(same),
+                            "{} {}: {n_rows} rows of {cols}: {y:?}, alone {alone:?}",
+                            kernels.name,
+                            format.name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+    if n_kernels == 0 {
+        println!("skipped: no table of this machine has such kernels");
+    }
+}
+
 #[test]
 fn lengths_that_do_not_fit_panic() {
     let panics = |what: String, f: &dyn Fn()| {
@@ -381,8 +427,8 @@ fn lengths_that_do_not_fit_panic() {
         panics(format!("{name} dot_f32"), &|| {
             (k.dot_f32)(&[0.0; 3], &[0.0; 4]);
         });
-        panics(format!("{name} axpy"), &|| {
-            (k.axpy)(1.0, &[0.0; 4], &mut [0.0; 3]);
+        panics(format!("{name} axpys"), &|| {
+            (k.axpys)(&[1.0], &[0.0; 4], &mut [0.0; 3]);
         });
         panics(format!("{name} quantize_32"), &|| {
             (k.quantize_32)(&[0.0; 33], &mut [Act32::ZERO]);
@@ -566,7 +612,7 @@ fn vector_kernels_equal_f64() {
             name,
             weights: _,
             dot_f32,
-            axpy,
+            axpys,
             quantize_32: _,
             quantize_256: _,
             f16_to_f32: _,
@@ -586,8 +632,18 @@ fn vector_kernels_equal_f64() {
                 let (sum, magnitudes) = exact(&parts, &Prepared::F32(b.clone()).values());
                 check(dot_f32(&a, &b), sum, magnitudes, (units, BELOW), &what);
 
+                // Several rows give the bits of one after the other.
+                let (factors, rows) = ([0.7, -1.3, 0.0], [&a[..], &b, &a].concat());
+                let (mut all, mut each) = (a.clone(), a.clone());
+                axpys(&factors, &rows, &mut all);
+                for (i, factor) in factors.iter().enumerate() {
+                    axpys(&[*factor], &rows[i * n..][..n], &mut each);
+                }
+                let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&all), bits(&each), "{}", what());
+
                 let mut y = b.clone();
-                axpy(-0.3, &a, &mut y);
+                axpys(&[-0.3], &a, &mut y);
                 for ((y, a), b) in y.iter().zip(&a).zip(&b) {
                     let (scaled, b) = (f64::from(-0.3_f32) * f64::from(*a), f64::from(*b));
                     // One rounding with a fused product, two without.
@@ -602,7 +658,7 @@ fn vector_kernels_equal_f64() {
                     "{name}, NaN at {at} of {n}"
                 );
                 let mut y = vec![1.0; n];
-                axpy(0.0, &a, &mut y);
+                axpys(&[0.0], &a, &mut y);
                 let is_nan: Vec<_> = (0..n).filter(|i| y[*i].is_nan()).collect();
                 assert_eq!(is_nan, [at], "{name}, NaN at {at} of {n}");
             }

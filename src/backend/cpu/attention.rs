@@ -5,6 +5,7 @@ use super::kv_rows::Rows;
 use super::{Cpu, Thread, norm_scale};
 use crate::backend::{Attend, Compressed, Heads, RowForm, Select};
 use crate::error::Result;
+use crate::quant::cast::to_bytes;
 use crate::quant::rounding;
 
 /// Keys that are brought to f32 together.
@@ -204,7 +205,7 @@ fn attend_heads(
     out: &mut [f32],
     own: &mut Thread,
 ) {
-    let (dot, axpy) = (kernels.dot_f32, kernels.axpy);
+    let scores_of = kernels.weights.f32.rows;
     let dim = step.heads.dim;
     let n_head = out.len() / dim;
     let q = &step.q[(t * step.heads.n + head) * dim..][..out.len()];
@@ -228,9 +229,11 @@ fn attend_heads(
             let q = &q[h * dim..][..dim];
             let o = &mut out[h * dim..][..dim];
             let mut scores = [0.0; KEY_TILE];
+            let scores = &mut scores[..len];
+            scores_of(to_bytes(&*tile), to_bytes(q), scores);
             let mut max = own.max[h];
-            for (s, key) in scores.iter_mut().zip(tile.chunks_exact(dim)) {
-                *s = dot(q, key) * scale;
+            for s in scores.iter_mut() {
+                *s *= scale;
                 max = max.max(*s);
             }
             if max > own.max[h] {
@@ -239,11 +242,11 @@ fn attend_heads(
                 o.iter_mut().for_each(|v| *v *= shrink);
                 own.max[h] = max;
             }
-            for (s, key) in scores.iter().zip(tile.chunks_exact(dim)) {
-                let p = (s - max).exp();
-                own.sum[h] += p;
-                axpy(p, key, o);
+            for s in scores.iter_mut() {
+                *s = (*s - max).exp();
+                own.sum[h] += *s;
             }
+            (kernels.axpys)(scores, tile, o);
         }
         start += len;
     }

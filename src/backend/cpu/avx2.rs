@@ -73,7 +73,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     // SAFETY: as above.
     dot_f32: |a, b| unsafe { dot_f32(a, b) },
     // SAFETY: as above.
-    axpy: |a, x, y| unsafe { axpy(a, x, y) },
+    axpys: |a, rows, y| unsafe { axpys(a, rows, y) },
     // SAFETY: as above.
     quantize_32: |x, out| unsafe { quantize_32(x, out) },
     // SAFETY: as above.
@@ -512,11 +512,13 @@ pub(super) fn iq2_xxs_words(groups: &[[u8; 8]; 8]) -> ([u32; 8], [u32; 8]) {
 // ---- vectors -------------------------------------------------------------------------------------
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
-    assert_eq!(x.len(), y.len(), "vectors of one length");
+fn axpys(a: &[f32], rows: &[f32], y: &mut [f32]) {
+    assert_eq!(rows.len(), a.len() * y.len(), "rows of one length");
     // Compiled for FMA, this is a vector loop.
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = a.mul_add(*x, *y);
+    for (a, row) in a.iter().zip(rows.chunks_exact(y.len().max(1))) {
+        for (y, x) in y.iter_mut().zip(row) {
+            *y = a.mul_add(*x, *y);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::avx2::{self, as_bytes, f16, iq2_xxs_words, load16, load32, q4_k_words
 use crate::backend::cpu::dispatch::{
     Activation, FormatKernel, Kernels, RowsKernel, TOKENS, TileKernel, WeightKernels,
 };
-use crate::backend::cpu::rows::{activations, in_passes, in_tiles};
+use crate::backend::cpu::rows::{activations, in_tiles};
 use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0, blocks};
 use crate::quant::cast::{Plain, to_bytes};
 use crate::quant::encode::{Act32, Act256};
@@ -42,17 +42,29 @@ const KERNELS: Kernels = Kernels {
     // features that the functions are compiled for.
     weights: WeightKernels {
         // SAFETY: as above.
-        f32: kernel(Activation::F32, |rows, x, y| unsafe {
-            rows_f32(rows, x, y)
-        }),
+        f32: tiled(
+            Activation::F32,
+            // SAFETY: as above.
+            |rows, x, y| unsafe { f32_tile::<4, 1>(rows, [x], [y]) },
+            // SAFETY: as above.
+            |rows, x, y| unsafe { f32_tile::<2, TOKENS>(rows, x, y) },
+        ),
         // SAFETY: as above.
-        f16: kernel(Activation::F32, |rows, x, y| unsafe {
-            rows_f16(rows, x, y)
-        }),
+        f16: tiled(
+            Activation::F32,
+            // SAFETY: as above.
+            |rows, x, y| unsafe { f16_tile::<4, 1>(rows, [x], [y]) },
+            // SAFETY: as above.
+            |rows, x, y| unsafe { f16_tile::<2, TOKENS>(rows, x, y) },
+        ),
         // SAFETY: as above.
-        bf16: kernel(Activation::F32, |rows, x, y| unsafe {
-            rows_bf16(rows, x, y)
-        }),
+        bf16: tiled(
+            Activation::F32,
+            // SAFETY: as above.
+            |rows, x, y| unsafe { bf16_tile::<4, 1>(rows, [x], [y]) },
+            // SAFETY: as above.
+            |rows, x, y| unsafe { bf16_tile::<2, TOKENS>(rows, x, y) },
+        ),
         // SAFETY: as above.
         q8_0: tiled(
             Activation::Block32,
@@ -96,16 +108,10 @@ const KERNELS: Kernels = Kernels {
     },
     // SAFETY: as above.
     dot_f32: |a, b| unsafe { dot_f32(a, b) },
+    // SAFETY: as above.
+    axpys: |a, rows, y| unsafe { axpys(a, rows, y) },
     ..avx2::KERNELS
 };
-
-const fn kernel(activation: Activation, rows: RowsKernel) -> FormatKernel {
-    FormatKernel {
-        activation,
-        rows,
-        tile: None,
-    }
-}
 
 const fn tiled(activation: Activation, rows: RowsKernel, tile: TileKernel) -> FormatKernel {
     FormatKernel {
@@ -118,13 +124,13 @@ const fn tiled(activation: Activation, rows: RowsKernel, tile: TileKernel) -> Fo
 // ---- weights times f32: 32 columns a step --------------------------------------------------------
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows_f32(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    float_rows::<128>(rows, x, y, |w| f32_weights(w));
+fn f32_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
+    float_tile::<R, T, 128>(rows, x, y, |w| f32_weights(w));
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows_f16(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    float_rows::<64>(rows, x, y, |w| {
+fn f16_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
+    float_tile::<R, T, 64>(rows, x, y, |w| {
         let (w, _) = w.as_chunks::<32>();
         [
             _mm512_cvtph_ps(load32(&w[0])),
@@ -134,8 +140,8 @@ fn rows_f16(rows: &[u8], x: &[u8], y: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows_bf16(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    float_rows::<64>(rows, x, y, |w| {
+fn bf16_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
+    float_tile::<R, T, 64>(rows, x, y, |w| {
         let (w, _) = w.as_chunks::<32>();
         let widen = |w| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(w)));
         [widen(load32(&w[0])), widen(load32(&w[1]))]
@@ -145,8 +151,39 @@ fn rows_bf16(rows: &[u8], x: &[u8], y: &mut [f32]) {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len(), "vectors of one length");
-    let [sum] = float_dots::<1, 128>([to_bytes(a)], b, |w| f32_weights(w));
+    let [[sum]] = float_dots::<1, 1, 128>([to_bytes(a)], [b], |w| f32_weights(w));
     sum
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn axpys(a: &[f32], rows: &[f32], y: &mut [f32]) {
+    let n = y.len();
+    assert_eq!(rows.len(), a.len() * n, "rows of one length");
+    // 64 columns stay in registers for all rows.
+    let (columns, tail) = y.as_chunks_mut::<64>();
+    for (c, y) in columns.iter_mut().enumerate() {
+        let mut acc = [_mm512_setzero_ps(); 4];
+        for (acc, y) in acc.iter_mut().zip(y.as_chunks::<16>().0) {
+            *acc = _mm512_castsi512_ps(load64::<u8>(as_bytes(y)));
+        }
+        for (a, row) in a.iter().zip(rows.chunks_exact(n)) {
+            let a = _mm512_set1_ps(*a);
+            let x = &row[64 * c..][..64];
+            for (acc, x) in acc.iter_mut().zip(x.as_chunks::<16>().0) {
+                *acc = _mm512_fmadd_ps(a, _mm512_castsi512_ps(load64::<u8>(as_bytes(x))), *acc);
+            }
+        }
+        for (acc, y) in acc.into_iter().zip(y.as_chunks_mut::<16>().0) {
+            // SAFETY: `y` is 64 bytes; the store needs no alignment.
+            unsafe { _mm512_storeu_ps(y.as_mut_ptr(), acc) };
+        }
+    }
+    let start = n - tail.len();
+    for (a, row) in a.iter().zip(rows.chunks_exact(n.max(1))) {
+        for (y, x) in tail.iter_mut().zip(&row[start..]) {
+            *y = a.mul_add(*x, *y);
+        }
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -162,16 +199,18 @@ fn f32_weights(w: &[u8; 128]) -> [__m512; 2] {
 /// Rows of weights of `STEP / 32` bytes; `weights` widens 32 of them.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn float_rows<const STEP: usize>(
+fn float_tile<const R: usize, const T: usize, const STEP: usize>(
     rows: &[u8],
-    x: &[u8],
-    y: &mut [f32],
+    x: [&[u8]; T],
+    y: [&mut [f32]; T],
     weights: impl Fn(&[u8; STEP]) -> [__m512; 2] + Copy,
 ) {
-    let x: &[f32] = activations(x);
-    in_passes::<4, _>(
+    let mut vectors: [&[f32]; T] = [activations(x[0]); T];
+    (1..T).for_each(|t| vectors[t] = activations(x[t]));
+    let x = vectors;
+    in_tiles::<R, T, _>(
         rows,
-        x.len() * (STEP / 32),
+        x[0].len() * (STEP / 32),
         y,
         |rows| float_dots(rows, x, weights),
         |row| float_dots(row, x, weights),
@@ -180,41 +219,56 @@ fn float_rows<const STEP: usize>(
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn float_dots<const R: usize, const STEP: usize>(
+fn float_dots<const R: usize, const T: usize, const STEP: usize>(
     rows: [&[u8]; R],
-    x: &[f32],
+    x: [&[f32]; T],
     weights: impl Fn(&[u8; STEP]) -> [__m512; 2],
-) -> [f32; R] {
-    let mut acc = [[_mm512_setzero_ps(); 2]; R];
-    let (xs, x_tail) = x.as_chunks::<32>();
-    let steps = rows.map(|row| &row.as_chunks::<STEP>().0[..xs.len()]);
-    for (i, x) in xs.iter().enumerate() {
-        let x = f32_weights(as_bytes(x));
+) -> [[f32; T]; R] {
+    let mut acc = [[[_mm512_setzero_ps(); 2]; T]; R];
+    let n = x[0].len();
+    let (steps, x) = (cut(rows, n * (STEP / 32)), cut(x, n));
+    let next = next_pass(rows);
+    for i in 0..n / 32 {
         for r in 0..R {
-            let w = weights(&steps[r][i]);
-            acc[r] = [
-                _mm512_fmadd_ps(w[0], x[0], acc[r][0]),
-                _mm512_fmadd_ps(w[1], x[1], acc[r][1]),
-            ];
+            prefetch(next[r].cast::<[u8; STEP]>(), i);
+            let w = weights(&steps[r].as_chunks::<STEP>().0[i]);
+            for t in 0..T {
+                let x = f32_weights(as_bytes(&x[t].as_chunks::<32>().0[i]));
+                acc[r][t] = [
+                    _mm512_fmadd_ps(w[0], x[0], acc[r][t][0]),
+                    _mm512_fmadd_ps(w[1], x[1], acc[r][t][1]),
+                ];
+            }
         }
     }
-    if !x_tail.is_empty() {
+    if !n.is_multiple_of(32) {
         // The columns that are left, filled up with zeros.
-        let mut x = [0.0; 32];
-        x[..x_tail.len()].copy_from_slice(x_tail);
-        let x = f32_weights(as_bytes(&x));
         for r in 0..R {
-            let tail = rows[r].as_chunks::<STEP>().1;
+            let tail = steps[r].as_chunks::<STEP>().1;
             let mut w = [0; STEP];
             w[..tail.len()].copy_from_slice(tail);
             let w = weights(&w);
-            acc[r] = [
-                _mm512_fmadd_ps(w[0], x[0], acc[r][0]),
-                _mm512_fmadd_ps(w[1], x[1], acc[r][1]),
-            ];
+            for t in 0..T {
+                let tail = x[t].as_chunks::<32>().1;
+                let mut x = [0.0; 32];
+                x[..tail.len()].copy_from_slice(tail);
+                let x = f32_weights(as_bytes(&x));
+                acc[r][t] = [
+                    _mm512_fmadd_ps(w[0], x[0], acc[r][t][0]),
+                    _mm512_fmadd_ps(w[1], x[1], acc[r][t][1]),
+                ];
+            }
         }
     }
-    acc.map(|[a, b]| sum16(_mm512_add_ps(a, b)))
+    let mut y = [[0.0; T]; R];
+    for (y, acc) in y.iter_mut().zip(acc) {
+        let mut quads = [_mm_setzero_ps(); T];
+        for (quad, [a, b]) in quads.iter_mut().zip(acc) {
+            *quad = fold16(_mm512_add_ps(a, b));
+        }
+        *y = quad_sums(quads);
+    }
+    y
 }
 
 // ---- formats with blocks of 32 activations ---------------------------------------------------------------
@@ -642,12 +696,6 @@ fn load64<T: Plain>(x: &[T; 64]) -> __m512i {
     const { assert!(size_of::<T>() == 1) };
     // SAFETY: `x` is 64 bytes; the load needs no alignment.
     unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
-fn sum16(x: __m512) -> f32 {
-    avx2::sum4(fold16(x))
 }
 
 /// The four sums of lanes that are equal modulo 4.

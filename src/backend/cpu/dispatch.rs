@@ -100,8 +100,8 @@ pub struct Kernels {
     pub weights: WeightKernels,
     /// Product of two vectors of one length.
     pub dot_f32: fn(&[f32], &[f32]) -> f32,
-    /// `y += a * x`, for vectors of one length.
-    pub axpy: fn(a: f32, x: &[f32], y: &mut [f32]),
+    /// `y += sum over i of a[i] rows[i]`, in the order of i for each element; `rows` is `[a.len(), y.len()]`.
+    pub axpys: fn(a: &[f32], rows: &[f32], y: &mut [f32]),
     /// As [`crate::quant::encode::quantize_32`], to the bit.
     pub quantize_32: fn(&[f32], &mut [Act32]),
     /// As [`crate::quant::encode::quantize_256`], to the bit.

@@ -74,7 +74,7 @@ const fn table<const DOT: bool>(name: &'static str) -> Kernels {
         // SAFETY: as above.
         dot_f32: |a, b| unsafe { dot_f32(a, b) },
         // SAFETY: as above.
-        axpy: |a, x, y| unsafe { axpy(a, x, y) },
+        axpys: |a, rows, y| unsafe { axpys(a, rows, y) },
         // SAFETY: as above.
         f16_to_f32: |x, y| unsafe { f16_to_f32(x, y) },
         // SAFETY: as above.
@@ -518,11 +518,13 @@ fn iq2_xxs_words(groups: &[[u8; 8]; 4]) -> (uint8x16_t, [i32; 4]) {
 // ---- vectors -------------------------------------------------------------------------------------
 
 #[target_feature(enable = "neon")]
-fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
-    assert_eq!(x.len(), y.len(), "vectors of one length");
+fn axpys(a: &[f32], rows: &[f32], y: &mut [f32]) {
+    assert_eq!(rows.len(), a.len() * y.len(), "rows of one length");
     // Every aarch64 processor multiplies and adds in one step: this is a vector loop.
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = a.mul_add(*x, *y);
+    for (a, row) in a.iter().zip(rows.chunks_exact(y.len().max(1))) {
+        for (y, x) in y.iter_mut().zip(row) {
+            *y = a.mul_add(*x, *y);
+        }
     }
 }
 

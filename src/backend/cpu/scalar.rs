@@ -29,7 +29,7 @@ pub const KERNELS: Kernels = Kernels {
         mxfp4: with_f32(|rows, x, y| rows_f32(Format::Mxfp4, rows, x, y)),
     },
     dot_f32,
-    axpy,
+    axpys,
     quantize_32: |x, out| quantize_32(x, out),
     quantize_256: |x, out| quantize_256(x, out),
     f16_to_f32,
@@ -175,10 +175,12 @@ fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).fold(0.0, |sum, (a, b)| sum + a * b)
 }
 
-fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
-    assert_eq!(x.len(), y.len(), "vectors of one length");
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += a * x;
+fn axpys(a: &[f32], rows: &[f32], y: &mut [f32]) {
+    assert_eq!(rows.len(), a.len() * y.len(), "rows of one length");
+    for (a, row) in a.iter().zip(rows.chunks_exact(y.len().max(1))) {
+        for (y, x) in y.iter_mut().zip(row) {
+            *y += a * x;
+        }
     }
 }
 
