@@ -294,19 +294,24 @@ fn q8_0_dots<const R: usize, const T: usize>(
     x: [&[Act32]; T],
 ) -> [[f32; T]; R] {
     let n = x[0].len();
-    let mut acc = [[_mm256_setzero_ps(); T]; R];
+    let mut acc = [[_mm512_setzero_ps(); T]; R];
     let (next, rows, x) = (next_pass(rows), cut(rows, n), cut(x, n));
-    for i in 0..n {
-        // With w + 128 unsigned (its top bit turned): Σ w x = Σ (w + 128) x - Σ 128 x.
-        let planes = Planes::of(x, i, _mm256_set1_epi8(-128));
+    // Two blocks a step, each in one half of the lanes; behind an odd last one stands a block of zeros.
+    for i in (0..n).step_by(2) {
+        let mut planes = [Planes512::of(x[0], i); T];
+        for t in 1..T {
+            planes[t] = Planes512::of(x[t], i);
+        }
         for r in 0..R {
-            prefetch(next[r], i);
-            let w = &rows[r][i];
-            let d = f16(w.d);
-            let unsigned = _mm256_xor_si256(load32(&w.q), _mm256_set1_epi8(-128));
+            prefetch(next[r].cast::<[BlockQ8_0; 2]>(), i / 2);
+            let (a, b) = (&rows[r][i], rows[r].get(i + 1).unwrap_or(&NO_WEIGHTS));
+            // With w + 128 unsigned (its top bit turned): Σ w x = Σ (w + 128) x - Σ 128 x.
+            let w = side_by_side(load32(&a.q), load32(&b.q));
+            let unsigned = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
+            let d = halves(f16(a.d), f16(b.d));
             for t in 0..T {
-                let sums = _mm256_cvtepi32_ps(planes[t].dot(unsigned));
-                acc[r][t] = _mm256_fmadd_ps(_mm256_set1_ps(d * x[t][i].d), sums, acc[r][t]);
+                let sums = _mm512_cvtepi32_ps(planes[t].dot(unsigned));
+                acc[r][t] = _mm512_fmadd_ps(_mm512_mul_ps(d, planes[t].d), sums, acc[r][t]);
             }
         }
     }
@@ -314,11 +319,69 @@ fn q8_0_dots<const R: usize, const T: usize>(
     for (y, acc) in y.iter_mut().zip(acc) {
         let mut quads = [_mm_setzero_ps(); T];
         for (quad, acc) in quads.iter_mut().zip(acc) {
-            *quad = fold8(acc);
+            *quad = fold16(acc);
         }
         *y = quad_sums(quads);
     }
     y
+}
+
+const NO_WEIGHTS: BlockQ8_0 = BlockQ8_0 {
+    d: [0; 2],
+    q: [0; 32],
+};
+
+/// Two blocks of activations for products with weights that 128 makes unsigned.
+#[derive(Clone, Copy)]
+struct Planes512 {
+    hi: __m512i,
+    lo: __m512i,
+    /// Minus 128 times the sums by fours of what both planes stand for.
+    excess: __m512i,
+    /// The scale of the first in the lower half, of the second in the upper.
+    d: __m512,
+}
+
+impl Planes512 {
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[inline]
+    fn of(x: &[Act32], i: usize) -> Planes512 {
+        let (a, b) = (&x[i], x.get(i + 1).unwrap_or(&Act32::ZERO));
+        let hi = side_by_side(load32(&a.hi), load32(&b.hi));
+        let lo = side_by_side(load32(&a.lo), load32(&b.lo));
+        let (zero, offset) = (_mm512_setzero_si512(), _mm512_set1_epi8(-128));
+        let sums = [
+            _mm512_dpbusd_epi32(zero, offset, hi),
+            _mm512_dpbusd_epi32(zero, offset, lo),
+        ];
+        Planes512 {
+            hi,
+            lo,
+            excess: _mm512_sub_epi32(zero, join_planes(sums)),
+            d: halves(a.d, b.d),
+        }
+    }
+
+    /// Sums by fours of the products: at most 4 * 255 * 16,319, so 32 bits hold them.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[inline]
+    fn dot(&self, unsigned: __m512i) -> __m512i {
+        let hi = _mm512_dpbusd_epi32(_mm512_setzero_si512(), unsigned, self.hi);
+        let lo = _mm512_dpbusd_epi32(self.excess, unsigned, self.lo);
+        join_planes([hi, lo])
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn side_by_side(a: __m256i, b: __m256i) -> __m512i {
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn halves(a: f32, b: f32) -> __m512 {
+    _mm512_mask_mov_ps(_mm512_set1_ps(a), 0xff00, _mm512_set1_ps(b))
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
