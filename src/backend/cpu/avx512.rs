@@ -205,9 +205,7 @@ fn float_tile<const R: usize, const T: usize, const STEP: usize>(
     y: [&mut [f32]; T],
     weights: impl Fn(&[u8; STEP]) -> [__m512; 2] + Copy,
 ) {
-    let mut vectors: [&[f32]; T] = [activations(x[0]); T];
-    (1..T).for_each(|t| vectors[t] = activations(x[t]));
-    let x = vectors;
+    let x: [&[f32]; T] = vectors(x);
     in_tiles::<R, T, _>(
         rows,
         x[0].len() * (STEP / 32),
@@ -275,9 +273,7 @@ fn float_dots<const R: usize, const T: usize, const STEP: usize>(
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn q8_0_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
-    let mut vectors = [activations(x[0]); T];
-    (1..T).for_each(|t| vectors[t] = activations(x[t]));
-    let x = vectors;
+    let x = vectors(x);
     in_tiles::<R, T, _>(
         blocks(rows),
         x[0].len(),
@@ -315,15 +311,7 @@ fn q8_0_dots<const R: usize, const T: usize>(
             }
         }
     }
-    let mut y = [[0.0; T]; R];
-    for (y, acc) in y.iter_mut().zip(acc) {
-        let mut quads = [_mm_setzero_ps(); T];
-        for (quad, acc) in quads.iter_mut().zip(acc) {
-            *quad = fold16(acc);
-        }
-        *y = quad_sums(quads);
-    }
-    y
+    lane_sums(acc)
 }
 
 const NO_WEIGHTS: BlockQ8_0 = BlockQ8_0 {
@@ -386,9 +374,7 @@ fn halves(a: f32, b: f32) -> __m512 {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn mxfp4_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
-    let mut vectors = [activations(x[0]); T];
-    (1..T).for_each(|t| vectors[t] = activations(x[t]));
-    let x = vectors;
+    let x = vectors(x);
     in_tiles::<R, T, _>(
         blocks(rows),
         x[0].len(),
@@ -489,9 +475,7 @@ fn join_planes([hi, lo]: [__m512i; 2]) -> __m512i {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn q4_k_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
-    let mut vectors = [activations(x[0]); T];
-    (1..T).for_each(|t| vectors[t] = activations(x[t]));
-    let x = vectors;
+    let x = vectors(x);
     in_tiles::<R, T, _>(
         blocks(rows),
         x[0].len(),
@@ -547,15 +531,7 @@ fn q4_k_dots<const R: usize, const T: usize>(
             }
         }
     }
-    let mut y = [[0.0; T]; R];
-    for (y, acc) in y.iter_mut().zip(acc) {
-        let mut quads = [_mm_setzero_ps(); T];
-        for (quad, acc) in quads.iter_mut().zip(acc) {
-            *quad = fold16(acc);
-        }
-        *y = quad_sums(quads);
-    }
-    y
+    lane_sums(acc)
 }
 
 /// Sums by fours of quants times activations, each times the factor in the low word of its lane.
@@ -575,9 +551,7 @@ fn scaled_sums(quants: [__m512i; 4], factors: [__m512i; 4], x: &Act256) -> __m51
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn q2_k_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
-    let mut vectors = [activations(x[0]); T];
-    (1..T).for_each(|t| vectors[t] = activations(x[t]));
-    let x = vectors;
+    let x = vectors(x);
     in_tiles::<R, T, _>(
         blocks(rows),
         x[0].len(),
@@ -636,22 +610,12 @@ fn q2_k_dots<const R: usize, const T: usize>(
             }
         }
     }
-    let mut y = [[0.0; T]; R];
-    for (y, acc) in y.iter_mut().zip(acc) {
-        let mut quads = [_mm_setzero_ps(); T];
-        for (quad, acc) in quads.iter_mut().zip(acc) {
-            *quad = fold16(acc);
-        }
-        *y = quad_sums(quads);
-    }
-    y
+    lane_sums(acc)
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn iq2_xxs_tile<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
-    let mut vectors = [activations(x[0]); T];
-    (1..T).for_each(|t| vectors[t] = activations(x[t]));
-    let x = vectors;
+    let x = vectors(x);
     in_tiles::<R, T, _>(
         blocks(rows),
         x[0].len(),
@@ -706,15 +670,7 @@ fn iq2_xxs_dots<const R: usize, const T: usize>(
             }
         }
     }
-    let mut y = [[0.0; T]; R];
-    for (y, acc) in y.iter_mut().zip(acc) {
-        let mut quads = [_mm_setzero_ps(); T];
-        for (quad, acc) in quads.iter_mut().zip(acc) {
-            *quad = fold16(acc);
-        }
-        *y = quad_sums(quads);
-    }
-    y
+    lane_sums(acc)
 }
 
 /// The eight grid points of two groups.
@@ -724,6 +680,12 @@ fn iq2_xxs_points(a: &[u8; 8], b: &[u8; 8]) -> __m512i {
     let point = |index: u8| i64::from_le_bytes(IQ2_XXS_GRID[usize::from(index)]);
     let [a, b] = [a, b].map(|g| [point(g[0]), point(g[1]), point(g[2]), point(g[3])]);
     _mm512_setr_epi64(a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3])
+}
+
+/// The prepared vectors as their blocks.
+#[inline(always)]
+fn vectors<const T: usize, A: Plain>(x: [&[u8]; T]) -> [&[A]; T] {
+    x.map(activations)
 }
 
 /// The first `n` of each: said once, so that no index in a loop needs a check. A function without target features, as a
@@ -773,6 +735,21 @@ fn fold16(x: __m512) -> __m128 {
 #[inline]
 fn fold8(x: __m256) -> __m128 {
     _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x))
+}
+
+/// The sum of all lanes of each.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn lane_sums<const R: usize, const T: usize>(acc: [[__m512; T]; R]) -> [[f32; T]; R] {
+    let mut y = [[0.0; T]; R];
+    for (y, acc) in y.iter_mut().zip(acc) {
+        let mut quads = [_mm_setzero_ps(); T];
+        for (quad, acc) in quads.iter_mut().zip(acc) {
+            *quad = fold16(acc);
+        }
+        *y = quad_sums(quads);
+    }
+    y
 }
 
 /// The sum of each, as [`avx2::sum4`] to the bit; four at a time share their steps.
