@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Loaded, golden, micro_ids, tiny};
+use common::{Loaded, Temporary, done, golden, infall, micro_ids, tiny};
 use infall::gguf::Gguf;
 use infall::graph::Routing;
 use infall::model::{ExpertChoice, Model};
@@ -14,45 +14,8 @@ use infall::routes::Reader;
 use infall::session::Prefill;
 use infall::supply::{STRATEGIES, Stats};
 use infall::units::{LayerId, Phase, TokenId};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Output;
-
-/// A file that is removed with this value, on the disk of the build.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn new(name: &str) -> Temporary {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        Temporary(folder.join(format!("observe-{}-{name}", std::process::id())))
-    }
-
-    fn text(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.0).ok();
-    }
-}
-
-fn infall(args: &[&str]) -> Output {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_infall"));
-    command
-        .args(args)
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap()
-}
-
-/// Standard error of a run that must succeed.
-fn done(args: &[&str]) -> String {
-    let output = infall(args);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{args:?}: {said}");
-    said
-}
 
 /// A small model with as many layers, experts and experts a token as Flash: 43, 256, 6.
 fn flash_like(name: &str) -> Temporary {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Loaded, golden, micro_ids, tiny};
+use common::{Loaded, Temporary, done, golden, infall, micro_ids, succeeded, tiny};
 use infall::options::{Budget, Options};
 use infall::os::File;
 use infall::os::meter::drop_cached;
@@ -102,7 +102,7 @@ fn a_model_of_64_experts_says_the_same_with_every_supply_1() {
         "5",
         "--quiet",
     ];
-    made(&infall(&[&shape[..], &["--out", model.text()]].concat()));
+    done(&[&shape[..], &["--out", model.text()]].concat());
     let prompt: Vec<TokenId> = (0..100).map(|i| TokenId((i * 37 + 11) % 4000)).collect();
     same_bits(&model.0, &prompt, [64, 320], 256);
 }
@@ -183,37 +183,6 @@ fn a_model_file_that_changes_while_it_runs_is_an_error_16() {
     }
 }
 
-/// A file that is removed with this value.
-struct Temporary(std::path::PathBuf);
-
-impl Temporary {
-    /// On the disk of the build, which reads past the page cache; the system's temporary folder may be memory.
-    fn new(name: &str) -> Temporary {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        Temporary(folder.join(format!("{}-{name}", std::process::id())))
-    }
-
-    fn text(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.0).ok();
-    }
-}
-
-fn infall(args: &[&str]) -> std::process::Output {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_infall"));
-    command.args(args).output().unwrap()
-}
-
-fn made(output: &std::process::Output) {
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-}
-
 /// The report of a run of the program.
 fn report(model: &str, args: &[&str]) -> serde_json::Value {
     let file = Temporary::new("report.json");
@@ -227,12 +196,7 @@ fn report(model: &str, args: &[&str]) -> serde_json::Value {
         "--report",
         file.text(),
     ];
-    let output = infall(&[&fixed[..], args].concat());
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    done(&[&fixed[..], args].concat());
     serde_json::from_slice(&std::fs::read(&file.0).unwrap()).unwrap()
 }
 
@@ -249,9 +213,7 @@ fn memory_stays_within_the_ledger_2_3() {
         "--experts",
         "48",
     ];
-    made(&infall(
-        &[&shape[..], &["--quiet", "--out", model.text()]].concat(),
-    ));
+    done(&[&shape[..], &["--quiet", "--out", model.text()]].concat());
     let prompt = "In the beginning God created the heaven and the earth. ".repeat(2);
     for strategy in STRATEGIES {
         for budget in ["12", "20", "48", "96"] {
@@ -314,9 +276,7 @@ fn a_cap_of_the_ledger_is_never_met_2() {
         "--experts",
         "32",
     ];
-    made(&infall(
-        &[&shape[..], &["--quiet", "--out", model.text()]].concat(),
-    ));
+    done(&[&shape[..], &["--quiet", "--out", model.text()]].concat());
     let args = [
         "-n",
         "12",
@@ -352,7 +312,7 @@ fn a_cap_of_the_ledger_is_never_met_2() {
     if capped.status.code() == Some(77) {
         return println!("{}", told.trim());
     }
-    made(&capped);
+    let told = succeeded(&capped);
     let cap_line = told
         .lines()
         .find(|l| l.starts_with("memory-cap: peak"))
@@ -445,8 +405,7 @@ fn memory_that_cannot_be_locked_is_told_15() {
         let file = Temporary::new(&format!("locked-{strategy}.json"));
         let outputs = [false, true].map(|limited| {
             let output = run(strategy, file.text(), limited);
-            made(&output);
-            let told = String::from_utf8(output.stderr).unwrap();
+            let told = succeeded(&output);
             let report = std::fs::read(&file.0).unwrap();
             let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
             let n = |name: &str| report[name].as_u64().unwrap();

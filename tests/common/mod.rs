@@ -1,6 +1,8 @@
 //! What the integration tests share: fixtures, and a model opened below the engine.
 #![allow(dead_code)]
 
+pub mod near;
+
 use infall::backend::cpu::{Cpu, dispatch};
 use infall::error::Result;
 use infall::gguf::Gguf;
@@ -13,6 +15,8 @@ use infall::session::Session;
 use infall::supply::{self, Opening};
 use infall::units::TokenId;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A file under tests/golden.
 pub fn golden(name: &str) -> PathBuf {
@@ -24,6 +28,50 @@ pub fn golden(name: &str) -> PathBuf {
 /// The shipped model.
 pub fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-q4.gguf")
+}
+
+/// A file of one test's own, removed with this value.
+///
+/// It lies on the disk of the build, which reads past the page cache; the system's temporary folder may be memory.
+pub struct Temporary(pub PathBuf);
+
+impl Temporary {
+    /// A path that no other test has, whatever runs beside; nothing is there yet.
+    pub fn new(name: &str) -> Temporary {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let (process, n) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        Temporary(folder.join(format!("{process}-{n}-{name}")))
+    }
+
+    /// The path as an argument.
+    pub fn text(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+/// A run of the program without input.
+pub fn infall(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_infall"));
+    command.args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Standard error of a run that must have succeeded.
+pub fn succeeded(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+/// Standard error of a run that must succeed.
+pub fn done(args: &[&str]) -> String {
+    succeeded(&infall(args))
 }
 
 /// A fixture that is not in the repository, if it lies beside the checkout; says so when it does not.
