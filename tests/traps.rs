@@ -2,7 +2,7 @@
 //!
 //! Each mistake below was made in the source once, and the named test was seen to fail; where several fail, the
 //! one that names the place is listed. Numbers are those of the project's fact sheet. Tests without a module
-//! stand in this file, `traps_whole` is beside it; `rope` and `kv` are unit tests of `src/graph/`, `attention`, `compress`, `hyper` and `moe`
+//! stand in this file, `traps_whole` is beside it; `rope` and `kv` are unit tests of `src/graph/`, and `attention`, `compress`, `hyper`, `moe`
 //! of `src/backend/cpu/`, `rounding` and `tables` of `src/quant/`, `model` of `src/model/`; `golden` and
 //! `quant_golden` are the other integration tests. Everything runs on the scalar kernels: other tables replace
 //! row kernels only, and are compared with the scalar ones elsewhere.
@@ -64,7 +64,10 @@
 
 mod common;
 
-use common::near::{assert_near, dot, wide};
+use common::float64::{
+    angle_table, angles, assert_near, dot, fp4_row, fp8_row, hyper_gates, logistic, rms, turned,
+    wide,
+};
 use infall::backend::cpu::Cpu;
 use infall::backend::cpu::scalar::KERNELS;
 use infall::backend::{
@@ -109,130 +112,6 @@ fn matrix(cpu: &mut Cpu, rows: usize, values: &[f32]) -> Matrix {
     let data = Slice::new(&Arc::new(Memory::Owned(memory)), all).unwrap();
     let cols = values.len() / rows;
     cpu.matrix(Format::F32, rows, cols, data).unwrap()
-}
-
-// Plain float64 statements of what the operations compute.
-
-/// `weight x / sqrt(mean(x^2) + eps)`
-fn rms(x: &[f64], weight: Option<&[f64]>, eps: f64) -> Vec<f64> {
-    let root = (dot(x, x) / x.len() as f64 + eps).sqrt();
-    (0..x.len())
-        .map(|i| x[i] / root * weight.map_or(1.0, |w| w[i]))
-        .collect()
-}
-
-/// Angles of a position, `(cos, sin)...` of `n_rot` values.
-fn angles(position: usize, n_rot: usize) -> Vec<f64> {
-    (0..n_rot / 2)
-        .flat_map(|i| {
-            let angle = position as f64 * 10_000f64.powf(-2.0 * i as f64 / n_rot as f64);
-            [angle.cos(), angle.sin()]
-        })
-        .collect()
-}
-
-fn angle_table(positions: impl Iterator<Item = usize>, n_rot: usize) -> Vec<f32> {
-    positions
-        .flat_map(|p| angles(p, n_rot))
-        .map(|v| v as f32)
-        .collect()
-}
-
-/// Turns pairs of neighbours at the end of `x`.
-fn turned(mut x: Vec<f64>, angles: &[f64]) -> Vec<f64> {
-    let tail = x.len() - angles.len();
-    for i in (0..angles.len()).step_by(2) {
-        let (a, b) = (x[tail + i], x[tail + i + 1]);
-        x[tail + i] = a * angles[i] - b * angles[i + 1];
-        x[tail + i + 1] = a * angles[i + 1] + b * angles[i];
-    }
-    x
-}
-
-/// The value of `grid` (ascending, by code) nearest to `x`, ties to the even code.
-fn nearest(grid: &[f64], x: f64) -> f64 {
-    let distance = |code: usize| (grid[code] - x.abs()).abs();
-    let better = |a: usize, b: usize| {
-        distance(a) < distance(b) || distance(a) == distance(b) && a.is_multiple_of(2)
-    };
-    let code = (1..grid.len()).fold(0, |best, code| if better(code, best) { code } else { best });
-    grid[code].copysign(x)
-}
-
-/// Rounds blocks to `grid` times the smallest power of two that lets the block's largest value fit.
-fn rounded(x: &[f64], block: usize, grid: &[f64], smallest: f64) -> Vec<f64> {
-    let top = grid[grid.len() - 1];
-    let round = |x: &[f64]| {
-        let largest = x.iter().fold(smallest, |m, v| m.max(v.abs()));
-        let mut scale = 2f64.powi(-149);
-        while top * scale < largest {
-            scale *= 2.0;
-        }
-        x.iter()
-            .map(|v| nearest(grid, v / scale) * scale)
-            .collect::<Vec<_>>()
-    };
-    x.chunks(block).flat_map(round).collect()
-}
-
-/// Blocks of 64 to E4M3; the last `n_rot` values to bf16 (eight bits of mantissa).
-fn fp8_row(x: &[f64], n_rot: usize) -> Vec<f64> {
-    let grid: Vec<f64> = (0..127)
-        .map(|code| match (code / 8, code % 8) {
-            (0, m) => f64::from(m) / 512.0,
-            (e, m) => (1.0 + f64::from(m) / 8.0) * 2f64.powi(e - 7),
-        })
-        .collect();
-    let (nope, rotary) = x.split_at(x.len() - n_rot);
-    let bf16 = |v: &f64| {
-        let unit = 2f64.powi(v.abs().log2().floor() as i32 - 7);
-        (v / unit).round_ties_even() * unit
-    };
-    let mut row = rounded(nope, 64, &grid, 1e-4);
-    row.extend(rotary.iter().map(bf16));
-    row
-}
-
-/// Hadamard transform from its definition, then blocks of 32 to E2M1.
-fn fp4_row(x: &[f64]) -> Vec<f64> {
-    let sign = |i: usize, j: usize| {
-        if (i & j).count_ones().is_multiple_of(2) {
-            1.0
-        } else {
-            -1.0
-        }
-    };
-    let n = x.len();
-    let turned: Vec<f64> = (0..n)
-        .map(|i| (0..n).map(|j| sign(i, j) * x[j]).sum::<f64>() / (n as f64).sqrt())
-        .collect();
-    let grid = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
-    rounded(&turned, 32, &grid, 6.0 * 2f64.powi(-126))
-}
-
-fn logistic(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-/// The 24 gates of a hyper-connection from its logits.
-fn hyper_gates(logits: &[f64], eps: f64, n_sinkhorn: usize) -> Vec<f64> {
-    let mut m = logits.to_vec();
-    m[..4].iter_mut().for_each(|v| *v = logistic(*v) + eps);
-    m[4..8].iter_mut().for_each(|v| *v = 2.0 * logistic(*v));
-    let c = &mut m[8..];
-    for row in c.chunks_mut(4) {
-        let sum: f64 = row.iter().map(|v| v.exp()).sum();
-        row.iter_mut().for_each(|v| *v = v.exp() / sum + eps);
-    }
-    // Columns, then (rows, columns) until there were `n_sinkhorn` of columns.
-    for half in 0..2 * n_sinkhorn - 1 {
-        let at = |i: usize, j: usize| if half % 2 == 0 { 4 * j + i } else { 4 * i + j };
-        for i in 0..4 {
-            let sum: f64 = (0..4).map(|j| c[at(i, j)]).sum::<f64>() + eps;
-            (0..4).for_each(|j| c[at(i, j)] /= sum);
-        }
-    }
-    m
 }
 
 // Norms.

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::near::{assert_near, dot, wide};
+use common::float64::{assert_near, dot, wide};
 use common::{Loaded, Temporary, floats, golden, micro_ids};
 use infall::gguf::writer::Writer;
 use infall::gguf::{Gguf, Value};

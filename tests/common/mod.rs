@@ -1,7 +1,7 @@
 //! What the integration tests share: fixtures, and a model opened below the engine.
 #![allow(dead_code)]
 
-pub mod near;
+pub mod float64;
 
 use infall::backend::cpu::{Cpu, dispatch};
 use infall::error::Result;
