@@ -33,13 +33,14 @@ struct ResidencyLru {
     most: u64,
     views: Cache,
     sweep: Cache,
-    phase: Phase,
+    way: Way,
     /// A pass of so many tokens chooses about all experts of a layer.
     n_wide: usize,
 }
 
+/// How a pass gets its experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum Way {
     InPlace,
     Sweep,
 }
@@ -76,7 +77,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         most,
         views: cache(Source::Map(map), budget)?,
         sweep: cache(Source::File(direct), most)?,
-        phase: Phase::InPlace,
+        way: Way::InPlace,
         n_wide: model.config.n_expert.div_ceil(n_used),
     };
     Ok(Opened {
@@ -99,30 +100,30 @@ pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
 
 impl ResidencyLru {
     fn now(&self) -> &Cache {
-        match self.phase {
-            Phase::InPlace => &self.views,
-            Phase::Sweep => &self.sweep,
+        match self.way {
+            Way::InPlace => &self.views,
+            Way::Sweep => &self.sweep,
         }
     }
 
     fn now_mut(&mut self) -> &mut Cache {
-        match self.phase {
-            Phase::InPlace => &mut self.views,
-            Phase::Sweep => &mut self.sweep,
+        match self.way {
+            Way::InPlace => &mut self.views,
+            Way::Sweep => &mut self.sweep,
         }
     }
 }
 
 impl ExpertSupply for ResidencyLru {
     fn start(&mut self, n_tokens: usize) -> Result<()> {
-        let (phase, sweep) = if n_tokens < self.n_wide {
-            (Phase::InPlace, 0)
+        let (way, sweep) = if n_tokens < self.n_wide {
+            (Way::InPlace, 0)
         } else {
-            (Phase::Sweep, self.most)
+            (Way::Sweep, self.most)
         };
         // A pass that failed may have left something in work.
         self.rest();
-        self.phase = phase;
+        self.way = way;
         // Growing takes nothing yet, so both together are never more than the budget.
         self.views.set_bound(self.budget - sweep);
         self.sweep.set_bound(sweep);
@@ -140,7 +141,9 @@ impl ExpertSupply for ResidencyLru {
         counts: &[usize],
         more: bool,
     ) -> Result<()> {
-        if self.phase == Phase::Sweep
+        // With the last chunk, so once a layer.
+        if self.way == Way::Sweep
+            && !more
             && let Some(behind) = layer.0.checked_sub(BEHIND)
         {
             self.views.give_up_rest(LayerId(behind));
