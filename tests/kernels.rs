@@ -8,9 +8,11 @@ mod kernel_cases;
 
 use infall::backend::cpu::dispatch::{Activation, FormatKernel, Kernels, TOKENS, available};
 use infall::backend::cpu::scalar;
+use infall::backend::cpu::wide;
 use infall::quant::Format;
 use infall::quant::cast::to_bytes;
 use infall::quant::encode::{Act32, Act256, quantize_32, quantize_256};
+use infall::quant::wide::{Act512, quantize_512};
 use kernel_cases::{
     BELOW, FILLS, FINITE, Fill, LONGEST, NOT_FINITE, Prepared, Random, Scale, TWIN_BELOW, VECTORS,
     Vector, check, exact, float_parts, parts, row, vector,
@@ -111,6 +113,14 @@ fn run(kernel: FormatKernel, rows: &[u8], x: &Prepared, n_rows: usize) -> Vec<f3
     y
 }
 
+fn assert_same(y: f32, expected: f32, what: &dyn Fn() -> String) {
+    assert!(
+        y.to_bits() == expected.to_bits() || y.is_nan() && expected.is_nan(),
+        "{}: {y:e}, expected just {expected:e}",
+        what()
+    );
+}
+
 /// The largest error seen, as a part of the bound's unit: scalar, twin, fast.
 #[derive(Default)]
 struct Worst([f64; 3]);
@@ -128,14 +138,16 @@ fn check_rows(
     let row_bytes = format.row_bytes(x.len()).unwrap();
     // One byte off, so that nothing leans on the alignment of rows.
     let shifted: Vec<u8> = [0].iter().chain(rows).copied().collect();
-    let twin = scalar::integer_twin(format);
-    let twin_y = twin.map(|twin| run(twin, rows, &Prepared::new(twin.activation, x), n_rows));
     let row = |r: usize| &rows[r * row_bytes..][..row_bytes];
-    if let (Some(twin), Some(y)) = (twin, &twin_y) {
-        let values = Prepared::new(twin.activation, x).values();
+    let twins = [scalar::integer_twin(format), wide::twin(format)];
+    let twins_y = twins.map(|twin| {
+        let twin = twin?;
+        let x = Prepared::new(twin.activation, x);
+        let y = run(twin, rows, &x, n_rows);
         for (r, y) in y.iter().enumerate() {
-            let what = || format!("twin of {}, {name}, row {r}", format.name());
-            let (sum, magnitudes) = exact(&parts(format, row(r)), &values);
+            let form = twin.activation;
+            let what = || format!("{form:?} twin of {}, {name}, row {r}", format.name());
+            let (sum, magnitudes) = exact(&parts(format, row(r)), &x.values());
             if sum.is_finite() {
                 let e = check(*y, sum, magnitudes, (bound.twin, TWIN_BELOW), &what);
                 worst.0[1] = worst.0[1].max(e);
@@ -144,7 +156,8 @@ fn check_rows(
                 assert!(!y.is_finite(), "{}: {y:e}, expected {sum}", what());
             }
         }
-    }
+        Some(y)
+    });
     for kernels in available() {
         let kernel = kernels.weight(format).unwrap();
         let prepared = Prepared::new(kernel.activation, x);
@@ -154,9 +167,13 @@ fn check_rows(
             let plain = kernel.activation == Activation::F32;
             let parts = if plain { float_parts } else { parts };
             let (sum, magnitudes) = exact(&parts(format, row(r)), &prepared.values());
-            let (expected, units, place) = match &twin_y {
+            let (expected, units, place) = match (kernel.activation, &twins_y) {
                 _ if kernels.name == "scalar" => (sum, bound.scalar, 0),
-                Some(twin) if !plain => (f64::from(twin[r]), bound.fast, 2),
+                (Activation::Block512, [_, Some(twin)]) => {
+                    assert_same(*y, twin[r], &what);
+                    continue;
+                }
+                (_, [Some(twin), _]) if !plain => (f64::from(twin[r]), bound.fast, 2),
                 _ => (sum, bound.fast, 2),
             };
             let e = check(*y, expected, magnitudes, (units, BELOW), &what);
@@ -310,7 +327,7 @@ fn one_hot_vectors_give_each_weight() {
                 // The product of two scales rounds below the normal numbers, as in the twins.
                 let below = match kernel.activation {
                     Activation::F32 => BELOW,
-                    Activation::Block32 | Activation::Block256 => TWIN_BELOW,
+                    _ => TWIN_BELOW,
                 };
                 check(y, (scaled - min) * 0.75, magnitudes, (4.0, below), &what);
             }
@@ -351,14 +368,14 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
     }
 }
 
-/// A kernel for several vectors gives the bits that its twin for one gives, whatever stands beside.
+/// Kernels for several vectors give the bits that their twin for one gives, whatever stands beside.
 #[test]
 fn a_vector_does_not_depend_on_the_vectors_beside_it() {
     let mut n_kernels = 0;
     for format in formats() {
         let random = &mut Random(77 + format as u64);
         for cols in lengths(format) {
-            for n_rows in [1, 2, 3, 8] {
+            for n_rows in [1, 2, 3, 8, 9, 17] {
                 let rows: Vec<u8> = (0..n_rows)
                     .flat_map(|_| row(format, cols, Scale::Mixed, Fill::Random, random))
                     .collect();
@@ -369,24 +386,21 @@ fn a_vector_does_not_depend_on_the_vectors_beside_it() {
                     let Some(tile) = kernel.tile else { continue };
                     n_kernels += 1;
                     let x = x.each_ref().map(|x| Prepared::new(kernel.activation, x));
-                    let mut y = [const { Vec::new() }; TOKENS];
-                    y.iter_mut().for_each(|y| y.resize(n_rows, -1.0_f32));
-                    tile(
-                        &rows,
-                        x.each_ref().map(Prepared::bytes),
-                        y.each_mut().map(|y| &mut y[..]),
-                    );
-                    for (x, y) in x.iter().zip(&y) {
-                        let alone = run(kernel, &rows, x, n_rows);
-                        let same = |(a, b): (&f32, &f32)| {
-                            a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
-                        };
-                        assert!(
-                            y.iter().zip(&alone).all(same),
-                            "{} {}: {n_rows} rows of {cols}: {y:?}, alone {alone:?}",
-                            kernels.name,
-                            format.name()
-                        );
+                    let alone = x.each_ref().map(|x| run(kernel, &rows, x, n_rows));
+                    let x = x.each_ref().map(Prepared::bytes);
+                    for n in 0..=TOKENS {
+                        let mut y = vec![vec![-1.0_f32; n_rows]; n];
+                        let mut to: Vec<&mut [f32]> = y.iter_mut().map(|y| &mut y[..]).collect();
+                        tile(&rows, &x[..n], &mut to);
+                        for (t, (y, alone)) in y.iter().zip(&alone).enumerate() {
+                            for (r, (y, alone)) in y.iter().zip(alone).enumerate() {
+                                assert_same(*y, *alone, &|| {
+                                    let (name, format) = (kernels.name, format.name());
+                                    let shape = format!("row {r} of [{n_rows}, {cols}]");
+                                    format!("{name} {format}: {shape}, vector {t} of {n}")
+                                });
+                            }
+                        }
                     }
                 }
             }
@@ -435,6 +449,9 @@ fn lengths_that_do_not_fit_panic() {
         });
         panics(format!("{name} quantize_256"), &|| {
             (k.quantize_256)(&[0.0; 256], &mut [Act256::ZERO; 2]);
+        });
+        panics(format!("{name} quantize_512"), &|| {
+            (k.quantize_512)(&[0.0; 512], &mut [Act512::ZERO; 2]);
         });
         panics(format!("{name} f16_to_f32"), &|| {
             (k.f16_to_f32)(&[0; 4], &mut [0.0; 5]);
@@ -526,6 +543,8 @@ fn quantisers_equal_the_scalar_ones_to_the_bit() {
     let (mut small, mut large) = (vec![Act32::ZERO; n32], vec![Act256::ZERO; n256]);
     quantize_32(&x, &mut small);
     quantize_256(&x, &mut large);
+    let mut wide = vec![Act512::ZERO; x.len().div_ceil(512)];
+    quantize_512(&x, &mut wide);
     assert!(
         small
             .iter()
@@ -554,6 +573,15 @@ fn quantisers_equal_the_scalar_ones_to_the_bit() {
                 "{name}, block {i}: {f:?}, {e:?}"
             );
         }
+        let mut found = vec![Act512::ZERO; wide.len()];
+        (kernels.quantize_512)(&x, &mut found);
+        for (i, (f, e)) in found.iter().zip(&wide).enumerate() {
+            assert!(
+                to_bytes(&[*f]) == to_bytes(&[*e]),
+                "{name}, block {i}: {f:?}, {e:?}"
+            );
+        }
+        (kernels.quantize_512)(&[], &mut []);
         (kernels.quantize_32)(&[], &mut []);
         (kernels.quantize_256)(&[], &mut []);
     }
@@ -617,6 +645,7 @@ fn vector_kernels_equal_f64() {
             quantize_256: _,
             f16_to_f32: _,
             f32_to_f16: _,
+            quantize_512: _,
         } = kernels;
         let bound = bound(Format::F32);
         let units = if name == "scalar" {
@@ -681,9 +710,10 @@ fn every_format_and_table_has_its_cases() {
             let kernel = kernels.weight(format);
             assert_eq!(kernel.is_some(), format != Format::I32);
             let Some(kernel) = kernel else { continue };
-            let twin = scalar::integer_twin(format).map(|twin| twin.activation);
+            let twins = [scalar::integer_twin(format), wide::twin(format)];
+            let [narrow, wide] = twins.map(|twin| twin.map(|twin| twin.activation));
             assert!(
-                [Some(Activation::F32), twin].contains(&Some(kernel.activation)),
+                [Some(Activation::F32), narrow, wide].contains(&Some(kernel.activation)),
                 "{} {}: {:?} has no twin",
                 kernels.name,
                 format.name(),

@@ -29,6 +29,7 @@ const FENCES: &[&str] = &[
     "backend/cpu/pool.rs",
     "backend/cpu/avx2.rs",
     "backend/cpu/avx512.rs",
+    "backend/cpu/avx512/",
     "backend/cpu/neon.rs",
 ];
 

@@ -7,6 +7,7 @@
 use super::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0};
 use super::encode::{Act32, Act256};
 use super::rounding::BlockFp8;
+use super::wide::Act512;
 
 mod sealed {
     pub trait Sealed {}
@@ -38,7 +39,13 @@ plain!(
     BlockMxfp4,
     BlockFp8
 );
-plain!(Act32, Act256);
+plain!(Act32, Act256, Act512);
+
+/// The value whose bytes are all 0.
+pub fn zeroed<T: Plain>() -> T {
+    // SAFETY: any bytes are a valid `T`.
+    unsafe { std::mem::zeroed() }
+}
 
 /// `bytes` as values; `None` when the length is no multiple of the size or the start is not aligned.
 pub fn from_bytes<T: Plain>(bytes: &[u8]) -> Option<&[T]> {

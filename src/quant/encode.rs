@@ -110,7 +110,7 @@ pub fn quantize_256(x: &[f32], out: &mut [Act256]) {
 
 /// The scale of a block and its inverse. NaN and 0 when an input is not finite: every product is then NaN.
 #[inline(always)]
-fn act_scale(x: &[f32]) -> (f32, f32) {
+pub(super) fn act_scale(x: &[f32]) -> (f32, f32) {
     // As bits, a NaN is larger than any number.
     let amax = x
         .iter()
@@ -127,7 +127,12 @@ fn act_scale(x: &[f32]) -> (f32, f32) {
 }
 
 #[inline(always)]
-fn planes<const N: usize>(x: &[f32; N], inverse: f32, hi: &mut [i8; N], lo: &mut [i8; N]) {
+pub(super) fn planes<const N: usize>(
+    x: &[f32; N],
+    inverse: f32,
+    hi: &mut [i8; N],
+    lo: &mut [i8; N],
+) {
     for i in 0..N {
         // With inverse 0, NaN and infinity become NaN, and NaN becomes 0.
         let q = (x[i] * inverse).round_ties_even() as i32;

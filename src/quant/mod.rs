@@ -7,6 +7,7 @@ pub mod cast;
 pub mod encode;
 pub mod rounding;
 pub mod tables;
+pub mod wide;
 
 /// A tensor's storage format. Source: the GGUF format document, ggml type ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -8,6 +8,7 @@ use infall::quant::blocks::{
 };
 use infall::quant::cast::to_bytes;
 use infall::quant::encode::{Act32, Act256, encode_row, quantize_32, quantize_256};
+use infall::quant::wide::{Act512, place, quantize_512};
 
 /// The longest row of a case.
 pub const LONGEST: usize = 2048;
@@ -222,6 +223,7 @@ pub enum Prepared {
     F32(Vec<f32>),
     Block32(Vec<Act32>),
     Block256(Vec<Act256>),
+    Block512(Vec<Act512>),
 }
 
 impl Prepared {
@@ -238,6 +240,11 @@ impl Prepared {
                 quantize_256(x, &mut blocks);
                 Prepared::Block256(blocks)
             }
+            Activation::Block512 => {
+                let mut blocks = vec![Act512::ZERO; x.len().div_ceil(512)];
+                quantize_512(x, &mut blocks);
+                Prepared::Block512(blocks)
+            }
         }
     }
 
@@ -246,6 +253,7 @@ impl Prepared {
             Prepared::F32(x) => to_bytes(x),
             Prepared::Block32(x) => to_bytes(x),
             Prepared::Block256(x) => to_bytes(x),
+            Prepared::Block512(x) => to_bytes(x),
         }
     }
 
@@ -260,6 +268,19 @@ impl Prepared {
             Prepared::F32(x) => x.iter().map(|x| f64::from(*x)).collect(),
             Prepared::Block32(x) => x.iter().flat_map(|x| scaled(x.d, &x.hi, &x.lo)).collect(),
             Prepared::Block256(x) => x.iter().flat_map(|x| scaled(x.d, &x.hi, &x.lo)).collect(),
+            Prepared::Block512(x) => {
+                let block = |x: &Act512, b| {
+                    let places = (0..32).map(|e| place(b, e));
+                    let plane = |p: &[[i8; 64]; 8]| -> Vec<i8> {
+                        places.clone().map(|(vector, at)| p[vector][at]).collect()
+                    };
+                    scaled(x.d[b], &plane(&x.hi), &plane(&x.lo))
+                };
+                let blocks = x
+                    .iter()
+                    .flat_map(|x| (0..x.n_blocks()).map(move |b| (x, b)));
+                blocks.flat_map(|(x, b)| block(x, b)).collect()
+            }
         }
     }
 }

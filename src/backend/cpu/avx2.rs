@@ -11,6 +11,7 @@ use std::arch::x86_64::*;
 
 use crate::backend::cpu::dispatch::{Activation, FormatKernel, Kernels, RowsKernel, WeightKernels};
 use crate::backend::cpu::rows::{activations, in_passes, q4_k_scales};
+use crate::backend::cpu::scalar;
 use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0, blocks};
 use crate::quant::cast::to_bytes;
 use crate::quant::encode::{self, Act32, Act256};
@@ -78,6 +79,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     quantize_32: |x, out| unsafe { quantize_32(x, out) },
     // SAFETY: as above.
     quantize_256: |x, out| unsafe { quantize_256(x, out) },
+    quantize_512: scalar::KERNELS.quantize_512,
     // SAFETY: as above.
     f16_to_f32: |x, y| unsafe { f16_to_f32(x, y) },
     // SAFETY: as above.

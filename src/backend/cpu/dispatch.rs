@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::options::KernelChoice;
 use crate::quant::Format;
 use crate::quant::encode::{Act32, Act256};
+use crate::quant::wide::Act512;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
@@ -22,21 +23,23 @@ pub enum Activation {
     Block32,
     /// Blocks of 256, [`Act256`].
     Block256,
+    /// 16 blocks of 32 side by side, [`Act512`].
+    Block512,
 }
 
 /// `y[i]` = row i · x for `y.len()` consecutive rows of one matrix.
 ///
 /// `rows.len()` is `y.len()` times the bytes of a row. `x` is the bytes of the prepared vector: `[f32]`,
-/// `[Act32]` or `[Act256]` as the [`Activation`] says, so with the alignment of f32. Each `y[i]` is summed
+/// `[Act32]`, `[Act256]` or `[Act512]` as the [`Activation`] says, with the alignment of that. Each `y[i]` is summed
 /// in an order that depends on nothing but the length of the row. Lengths that do not fit are a mistake
 /// of the caller and panic; the content of rows and vector is free, and what is NaN stays NaN.
 pub type RowsKernel = fn(rows: &[u8], x: &[u8], y: &mut [f32]);
 
-/// Vectors that a [`TileKernel`] takes.
-pub const TOKENS: usize = 4;
+/// Vectors that a [`TileKernel`] takes at most.
+pub const TOKENS: usize = 16;
 
 /// As [`RowsKernel`] with several vectors, each to the bit: weights are unpacked once for all of them.
-pub type TileKernel = fn(rows: &[u8], x: [&[u8]; TOKENS], y: [&mut [f32]; TOKENS]);
+pub type TileKernel = fn(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]);
 
 /// The kernel of one weight format, and what it multiplies with.
 #[derive(Clone, Copy)]
@@ -51,21 +54,10 @@ pub struct FormatKernel {
 
 impl FormatKernel {
     /// Rows times up to [`TOKENS`] vectors.
-    pub fn some<'a>(
-        &self,
-        rows: &[u8],
-        x: impl ExactSizeIterator<Item = &'a [u8]>,
-        y: [&mut [f32]; TOKENS],
-    ) {
-        let mut vectors = [&[][..]; TOKENS];
-        let n = x.len();
-        vectors.iter_mut().zip(x).for_each(|(to, x)| *to = x);
+    pub fn times(&self, rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
         match self.tile {
-            Some(tile) if n == TOKENS => tile(rows, vectors, y),
-            _ => {
-                let pairs = vectors.iter().zip(y).take(n);
-                pairs.for_each(|(x, y)| (self.rows)(rows, x, y));
-            }
+            Some(tile) if x.len() > 1 => tile(rows, x, y),
+            _ => x.iter().zip(y).for_each(|(x, y)| (self.rows)(rows, x, y)),
         }
     }
 }
@@ -106,6 +98,8 @@ pub struct Kernels {
     pub quantize_32: fn(&[f32], &mut [Act32]),
     /// As [`crate::quant::encode::quantize_256`], to the bit.
     pub quantize_256: fn(&[f32], &mut [Act256]),
+    /// As [`crate::quant::wide::quantize_512`], to the bit.
+    pub quantize_512: fn(&[f32], &mut [Act512]),
     /// Widens f16 bits, for slices of one length.
     pub f16_to_f32: fn(&[u16], &mut [f32]),
     /// Rounds to f16 bits, nearest-even, for slices of one length.

@@ -9,6 +9,7 @@ use super::{Cpu, Matrix};
 use crate::backend::Product;
 use crate::quant::cast;
 use crate::quant::encode::{Act32, Act256};
+use crate::quant::wide::Act512;
 use std::ops::Range;
 
 /// Products that [`matmul`] computes in one pass at most.
@@ -19,6 +20,7 @@ pub const MAX_PRODUCTS: usize = 8;
 pub struct Prepared {
     blocks_32: Vec<Act32>,
     blocks_256: Vec<Act256>,
+    blocks_512: Vec<Act512>,
 }
 
 impl Prepared {
@@ -49,6 +51,14 @@ impl Prepared {
                     (kernels.quantize_256)(&rows[r * cols..][..cols], out)
                 });
             }
+            Activation::Block512 => {
+                let (n, blocks) = (rows.len() / cols, cols.div_ceil(512));
+                grow(&mut self.blocks_512, n * blocks, Act512::ZERO);
+                let out = &mut self.blocks_512[..n * blocks];
+                each_row(pool, out, blocks, |r, out| {
+                    (kernels.quantize_512)(&rows[r * cols..][..cols], out)
+                });
+            }
         }
     }
 
@@ -59,6 +69,10 @@ impl Prepared {
             Activation::Block32 => cast::to_bytes(&self.blocks_32[r * (cols / 32)..][..cols / 32]),
             Activation::Block256 => {
                 cast::to_bytes(&self.blocks_256[r * (cols / 256)..][..cols / 256])
+            }
+            Activation::Block512 => {
+                let blocks = cols.div_ceil(512);
+                cast::to_bytes(&self.blocks_512[r * blocks..][..blocks])
             }
         }
     }
@@ -96,17 +110,17 @@ pub fn product<'a>(
     (tile, part): (&mut Tile<'_>, Range<usize>),
     row: impl Fn(usize) -> usize,
 ) {
-    let mut done = 0;
-    if let Some(many) = kernel.tile {
-        while done + TOKENS <= n {
-            let t = std::array::from_fn(|i| done + i);
-            let y = tile.rows::<TOKENS>(t.map(&row));
-            many(weights, t.map(&x), y.map(|y| &mut y[part.clone()]));
-            done += TOKENS;
+    for first in (0..n).step_by(TOKENS) {
+        let n = TOKENS.min(n - first);
+        let mut vectors = [&[][..]; TOKENS];
+        let mut rows = [0; TOKENS];
+        let mut y: [&mut [f32]; TOKENS] = std::array::from_fn(|_| Default::default());
+        for i in 0..n {
+            (vectors[i], rows[i]) = (x(first + i), row(first + i));
         }
-    }
-    for t in done..n {
-        (kernel.rows)(weights, x(t), &mut tile.row(row(t))[part.clone()]);
+        tile.rows(&rows[..n], &mut y);
+        let mut y = y.map(|y| y.get_mut(part.clone()).unwrap_or_default());
+        kernel.times(weights, &vectors[..n], &mut y[..n]);
     }
 }
 
@@ -115,7 +129,11 @@ pub fn matmul(cpu: &mut Cpu, n: usize, x: &[f32], products: &mut [Product<'_, Cp
     assert!(products.len() <= MAX_PRODUCTS, "products of one call");
     let cols = products.first().map_or(0, |p| p.weight.cols);
     let x = &x[..n * cols];
-    for form in [Activation::Block32, Activation::Block256] {
+    for form in [
+        Activation::Block32,
+        Activation::Block256,
+        Activation::Block512,
+    ] {
         if products.iter().any(|p| p.weight.kernel.activation == form) {
             cpu.prepared
                 .fill(&cpu.kernels, &mut cpu.pool, form, x, cols);

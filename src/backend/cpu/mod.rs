@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::options::KernelChoice;
 use crate::os::Slice;
-use crate::quant::encode::{Act32, Act256};
+use crate::quant::wide::Act512;
 use crate::quant::{Format, blocks};
 use crate::units::TokenId;
 use dispatch::{FormatKernel, Kernels};
@@ -25,6 +25,7 @@ mod moe;
 pub mod pool;
 mod rows;
 pub mod scalar;
+pub mod wide;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -106,8 +107,9 @@ impl Cpu {
             c.n_group_o * c.n_lora_o,
             c.n_expert_used * c.n_ff_expert,
         ];
-        let widest = chunk * inputs.into_iter().max().unwrap_or(0);
-        let prepared = widest / 32 * size_of::<Act32>() + widest / 256 * size_of::<Act256>();
+        let widest = inputs.into_iter().max().unwrap_or(0);
+        // The other forms of activations take less than this one; rows of an expert are rounded up one by one.
+        let prepared = chunk * (widest.div_ceil(512) + c.n_expert_used) * size_of::<Act512>();
         let mixed = chunk * (2 * HC + HC * HC) * 4;
         let pooled = (chunk / 4 + 1) * c.head_dim * 4;
         let rows = (ctx / 4).next_multiple_of(attention::KEY_TILE);

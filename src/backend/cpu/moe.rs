@@ -128,14 +128,19 @@ pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) -> Result<()> {
             let range = columns.start * bytes..columns.end * bytes;
             let mut gates = [[0.0; MAX_TILE]; TOKENS];
             let mut ups = [[0.0; MAX_TILE]; TOKENS];
-            let x = |r: usize| prepared.row(gate_up.activation, x, shape.n_embd, r / n_used);
             for &g in which {
                 let expert = weights(g);
                 let (gate, up) = (&expert.gate[range.clone()], &expert.up[range.clone()]);
                 for some in groups.of(g).chunks(TOKENS) {
-                    let x = || some.iter().map(|r| x(*r));
-                    gate_up.some(gate, x(), gates.each_mut().map(|y| &mut y[..columns.len()]));
-                    gate_up.some(up, x(), ups.each_mut().map(|y| &mut y[..columns.len()]));
+                    let mut vectors = [&[][..]; TOKENS];
+                    for (vector, r) in vectors.iter_mut().zip(some) {
+                        *vector = prepared.row(gate_up.activation, x, shape.n_embd, r / n_used);
+                    }
+                    let x = &vectors[..some.len()];
+                    for (rows, y) in [(gate, &mut gates), (up, &mut ups)] {
+                        let mut y = y.each_mut().map(|y| &mut y[..columns.len()]);
+                        gate_up.times(rows, x, &mut y[..x.len()]);
+                    }
                     for (&r, (gate, up)) in some.iter().zip(gates.iter().zip(&ups)) {
                         for (h, (g, u)) in tile.row(r).iter_mut().zip(gate.iter().zip(up)) {
                             *h = routes.weights[r] * swiglu(*g, *u, shape.clamp);

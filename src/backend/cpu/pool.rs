@@ -238,20 +238,18 @@ impl Tile<'_> {
         self.columns.clone()
     }
 
-    /// This tile's parts of several different rows.
-    pub fn rows<const T: usize>(&mut self, rows: [usize; T]) -> [&mut [f32]; T] {
-        for (i, row) in rows.iter().enumerate() {
+    /// Sets `parts` to this tile's parts of as many different rows.
+    pub fn rows<'t>(&'t mut self, rows: &[usize], parts: &mut [&'t mut [f32]]) {
+        for (i, (row, part)) in rows.iter().zip(parts).enumerate() {
             assert!(*row < self.output.n_rows, "row of a tile");
             assert!(!rows[..i].contains(row), "rows are different");
-        }
-        rows.map(|row| {
             let start = row * self.output.cols + self.columns.start;
             // SAFETY: as in `row`; the rows are different, so their parts do not overlap, and all are borrowed for as
             // long as the tile is.
-            unsafe {
+            *part = unsafe {
                 std::slice::from_raw_parts_mut(self.output.data.at(start), self.columns.len())
-            }
-        })
+            };
+        }
     }
 
     /// This tile's part of a row.

@@ -14,6 +14,7 @@ use crate::quant::blocks::{
 use crate::quant::cast::Plain;
 use crate::quant::encode::{Act32, Act256, quantize_32, quantize_256};
 use crate::quant::tables::MXFP4_SCALES;
+use crate::quant::wide::quantize_512;
 
 /// The scalar table.
 pub const KERNELS: Kernels = Kernels {
@@ -32,6 +33,7 @@ pub const KERNELS: Kernels = Kernels {
     axpys,
     quantize_32: |x, out| quantize_32(x, out),
     quantize_256: |x, out| quantize_256(x, out),
+    quantize_512: |x, out| quantize_512(x, out),
     f16_to_f32,
     f32_to_f16,
 };

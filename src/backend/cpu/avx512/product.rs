@@ -1,0 +1,218 @@
+//! FENCE: weights in blocks times [`Act512`], with AVX-512 and VNNI; see `wide.rs` for what they are.
+//!
+//! Promise: as in `avx512.rs`. A format gives its weights as unsigned bytes, 512 columns at a time
+//! ([`Unpacked`]); everything else stands here once for all formats.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::{load64, prefetch};
+use crate::backend::cpu::dispatch::TOKENS;
+use crate::backend::cpu::rows::activations;
+use crate::quant::blocks::blocks;
+use crate::quant::cast::{Plain, zeroed};
+use crate::quant::wide::{Act512, BLOCKS, n_blocks};
+
+/// How far ahead of the weights in use others are brought near.
+const AHEAD: usize = 8192;
+
+/// 512 weights of a row.
+pub struct Unpacked {
+    /// As unsigned bytes, in the order of [`Act512`].
+    pub bytes: [__m512i; 8],
+    /// Scale of each block.
+    pub scales: __m512,
+    /// Minima of each block's halves, where the format has them.
+    pub mins: [__m512; 2],
+}
+
+/// What a format is, beside how it is unpacked.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// Whether 128 was added to each weight.
+    pub offset: bool,
+    /// Whether the format has minima.
+    pub mins: bool,
+}
+
+/// `N` blocks of a format hold 512 weights.
+fn blocks_in_row<const N: usize>(x: &[Act512]) -> usize {
+    let n = n_blocks(x);
+    assert!(n.is_multiple_of(BLOCKS / N), "whole blocks of weights");
+    n / (BLOCKS / N)
+}
+
+/// What is left of a row behind its last 512 weights, filled up with zeros.
+#[inline(always)]
+fn tail<B: Plain, const N: usize>(row: &[B]) -> [B; N] {
+    let rest = row.as_chunks::<N>().1;
+    let mut tail = [zeroed::<B>(); N];
+    tail[..rest.len()].copy_from_slice(rest);
+    tail
+}
+
+/// As [`crate::backend::cpu::dispatch::RowsKernel`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+pub fn rows<B: Plain, const N: usize>(
+    rows: &[u8],
+    x: &[u8],
+    y: &mut [f32],
+    kind: Kind,
+    unpack: impl Fn(&[B; N]) -> Unpacked,
+) {
+    let x: &[Act512] = activations(x);
+    let (rows, n) = (blocks::<B>(rows), blocks_in_row::<N>(x));
+    assert_eq!(rows.len(), n * y.len(), "rows of {n} blocks");
+    if n == 0 {
+        return y.fill(0.0);
+    }
+    let together = together::<N>(n);
+    for (row, y) in rows.chunks(n * together).zip(y.chunks_mut(together)) {
+        let mut acc = _mm512_setzero_ps();
+        for (s, x) in x.iter().enumerate() {
+            let last;
+            let w = match row.as_chunks::<N>().0.get(s) {
+                Some(w) => w,
+                None => {
+                    last = tail(row);
+                    &last
+                }
+            };
+            // Any address may be named: nothing is read for the program.
+            prefetch(std::ptr::from_ref(w).wrapping_byte_add(AHEAD), 0);
+            acc = step(acc, &unpack(w), x, kind);
+        }
+        finish(acc, y);
+    }
+}
+
+/// Rows of 256 weights go two at a time: such an x stands there twice.
+fn together<const N: usize>(blocks_in_row: usize) -> usize {
+    if 2 * blocks_in_row == N { 2 } else { 1 }
+}
+
+/// The sums of one row, or of two that have half of the lanes each.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn finish(acc: __m512, y: &mut [f32]) {
+    if let [y] = y {
+        *y = sum16(acc);
+    } else if let [a, b] = y {
+        *a = sum16(_mm512_maskz_mov_ps(0x00ff, acc));
+        *b = sum16(_mm512_maskz_compress_ps(0xff00, acc));
+    }
+}
+
+/// Adds the products of 16 blocks to their lanes.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn step(acc: __m512, w: &Unpacked, x: &Act512, kind: Kind) -> __m512 {
+    let zero = _mm512_setzero_si512();
+    let (mut hi, mut lo) = ([zero; 2], [zero; 2]);
+    for (i, w) in w.bytes.iter().enumerate() {
+        hi[i / 4] = _mm512_dpbusd_epi32(hi[i / 4], *w, load64(&x.hi[i]));
+        lo[i / 4] = _mm512_dpbusd_epi32(lo[i / 4], *w, load64(&x.lo[i]));
+    }
+    // At most 16 * 255 * 16,319 in a lane. A block has two lanes that are neighbours.
+    let join = |i: usize| _mm512_add_epi32(_mm512_slli_epi32::<7>(hi[i]), lo[i]);
+    let (a, b) = (join(0), join(1));
+    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    let mut sums = _mm512_add_epi32(
+        _mm512_permutex2var_epi32(a, even, b),
+        _mm512_permutex2var_epi32(a, odd, b),
+    );
+    if kind.offset {
+        sums = _mm512_sub_epi32(sums, _mm512_slli_epi32::<7>(ints(&x.sums)));
+    }
+    let scales = _mm512_mul_ps(w.scales, floats(&x.d));
+    let mut acc = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(sums), acc);
+    if kind.mins {
+        for (min, half) in w.mins.iter().zip(&x.halves) {
+            acc = _mm512_fnmadd_ps(*min, floats(half), acc);
+        }
+    }
+    acc
+}
+
+/// Rows that are computed together for several vectors.
+const ROWS: usize = 8;
+
+/// As [`crate::backend::cpu::dispatch::TileKernel`]. A part of a row is unpacked once and meets the same part of all
+/// vectors, which lie in the first-level cache while some rows pass.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+pub fn tile<B: Plain, const N: usize>(
+    rows: &[u8],
+    x: &[&[u8]],
+    y: &mut [&mut [f32]],
+    kind: Kind,
+    unpack: impl Fn(&[B; N]) -> Unpacked,
+) {
+    assert!(
+        x.len() == y.len() && x.len() <= TOKENS,
+        "an output for each vector"
+    );
+    let mut vectors = [&[][..]; TOKENS];
+    for (vector, x) in vectors.iter_mut().zip(x) {
+        *vector = activations::<Act512>(x);
+    }
+    let x = &vectors[..x.len()];
+    let (rows, n) = (
+        blocks::<B>(rows),
+        x.first().map_or(0, |x| blocks_in_row::<N>(x)),
+    );
+    for (x, y) in x.iter().zip(&*y) {
+        assert_eq!(blocks_in_row::<N>(x), n, "vectors of one length");
+        assert_eq!(rows.len(), n * y.len(), "rows of {n} blocks");
+    }
+    if n == 0 {
+        return y.iter_mut().for_each(|y| y.fill(0.0));
+    }
+    let together = together::<N>(n);
+    for (r, rows) in rows.chunks(ROWS * n * together).enumerate() {
+        let mut acc = [[_mm512_setzero_ps(); TOKENS]; ROWS];
+        for s in 0..n.div_ceil(N) {
+            for (row, acc) in rows.chunks(n * together).zip(&mut acc) {
+                let last;
+                let part = match row.as_chunks::<N>().0.get(s) {
+                    Some(part) => part,
+                    None => {
+                        last = tail(row);
+                        &last
+                    }
+                };
+                let w = unpack(part);
+                for (x, acc) in x.iter().zip(acc) {
+                    *acc = step(*acc, &w, &x[s], kind);
+                }
+            }
+        }
+        for (t, y) in y.iter_mut().enumerate() {
+            let y = y[r * ROWS * together..].chunks_mut(together);
+            y.zip(&acc).for_each(|(y, acc)| finish(acc[t], y));
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn floats(x: &[f32; 16]) -> __m512 {
+    // SAFETY: `x` is 64 bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn ints(x: &[i32; 16]) -> __m512i {
+    // SAFETY: `x` is 64 bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+/// Lanes 8 apart, then 4, 2 and 1.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn sum16(x: __m512) -> f32 {
+    super::avx2::sum4(super::fold16(x))
+}

@@ -1,0 +1,292 @@
+//! FENCE: the formats of weights, 512 columns at a time, as unsigned bytes in the order of
+//! [`crate::quant::wide::Act512`].
+//!
+//! Promise: as in `avx512.rs`; gathers read inside the blocks and tables they are given.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::load64;
+use super::product::{Kind, Unpacked};
+use crate::backend::cpu::avx2::{f16, load16, load32};
+use crate::backend::cpu::rows::q4_k_scales;
+use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0};
+use crate::quant::tables::{IQ2_XXS_CODES, MXFP4_SCALES, MXFP4_VALUES};
+
+pub const Q8_0: Kind = Kind {
+    offset: true,
+    mins: false,
+};
+pub const MXFP4: Kind = Q8_0;
+pub const IQ2_XXS: Kind = Q8_0;
+pub const Q4_K: Kind = Kind {
+    offset: false,
+    mins: true,
+};
+pub const Q2_K: Kind = Q4_K;
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+pub fn q8_0(w: &[BlockQ8_0; 16]) -> Unpacked {
+    let mut bytes = [_mm512_setzero_si512(); 8];
+    for (w, bytes) in w
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .zip(bytes.as_chunks_mut::<4>().0)
+    {
+        let both = |i: usize| side_by_side(load32(&w[i].q), load32(&w[i + 4].q));
+        *bytes = eights([both(0), both(1), both(2), both(3)]);
+        for bytes in bytes {
+            // w + 128: the top bit turned.
+            *bytes = _mm512_xor_si512(*bytes, _mm512_set1_epi8(-128));
+        }
+    }
+    let words = strided::<{ size_of::<BlockQ8_0>() as i32 }, _>(w);
+    Unpacked {
+        bytes,
+        scales: _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)),
+        mins: [_mm512_setzero_ps(); 2],
+    }
+}
+
+/// From the blocks 0 | 4, 1 | 5, 2 | 6, 3 | 7 the columns by eights, each of all blocks.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn eights(blocks: [__m512i; 4]) -> [__m512i; 4] {
+    let [a, b, c, d] = blocks;
+    let (ab, cd) = (_mm512_unpacklo_epi64(a, b), _mm512_unpacklo_epi64(c, d));
+    let (ab_odd, cd_odd) = (_mm512_unpackhi_epi64(a, b), _mm512_unpackhi_epi64(c, d));
+    let first = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+    let second = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    [
+        _mm512_permutex2var_epi64(ab, first, cd),
+        _mm512_permutex2var_epi64(ab_odd, first, cd_odd),
+        _mm512_permutex2var_epi64(ab, second, cd),
+        _mm512_permutex2var_epi64(ab_odd, second, cd_odd),
+    ]
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+pub fn mxfp4(w: &[BlockMxfp4; 16]) -> Unpacked {
+    let values = _mm512_broadcast_i32x4(load16(&MXFP4_VALUES));
+    let values = _mm512_xor_si512(values, _mm512_set1_epi8(-128));
+    let four_bits = _mm512_set1_epi8(15);
+    let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    let offsets = _mm256_mullo_epi32(numbers, _mm256_set1_epi32(size_of::<BlockMxfp4>() as i32));
+    let mut bytes = [_mm512_setzero_si512(); 8];
+    for (w, bytes) in w
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .zip(bytes.as_chunks_mut::<4>().0)
+    {
+        for i in 0..2 {
+            // Eight bytes are the columns 8i.. in low nibbles and 8i + 16.. in high ones.
+            let start = w[0].qs.as_chunks::<8>().0[i].as_ptr();
+            // SAFETY: eight bytes inside each of the eight blocks.
+            let qs = unsafe { _mm512_i32gather_epi64::<1>(offsets, start.cast()) };
+            let (low, high) = (qs, _mm512_srli_epi16::<4>(qs));
+            bytes[i] = _mm512_shuffle_epi8(values, _mm512_and_si512(low, four_bits));
+            bytes[i + 2] = _mm512_shuffle_epi8(values, _mm512_and_si512(high, four_bits));
+        }
+    }
+    let e = strided::<{ size_of::<BlockMxfp4>() as i32 }, _>(w);
+    let e = _mm512_and_si512(e, _mm512_set1_epi32(255));
+    // SAFETY: 16 indices below 256, the length of the table.
+    let scales = unsafe { _mm512_i32gather_ps::<4>(e, MXFP4_SCALES.as_ptr()) };
+    Unpacked {
+        bytes,
+        scales,
+        mins: [_mm512_setzero_ps(); 2],
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+pub fn q4_k(w: &[BlockQ4K; 2]) -> Unpacked {
+    // 32 bytes are blocks 2i (low nibbles) and 2i + 1 (high).
+    let pick = _mm512_setr_epi64(0, 0, 4, 4, 8, 8, 12, 12);
+    let shifts = _mm512_setr_epi64(0, 4, 0, 4, 0, 4, 0, 4);
+    let mut bytes = [_mm512_setzero_si512(); 8];
+    let (mut scales, mut mins) = ([0; 2], [0; 2]);
+    for (h, w) in w.iter().enumerate() {
+        let [a, b] = [0, 1].map(|i| load64(&w.qs.as_chunks::<64>().0[i]));
+        for k in 0..4 {
+            let pick = _mm512_add_epi64(pick, _mm512_set1_epi64(k as i64));
+            let qs = _mm512_srlv_epi64(_mm512_permutex2var_epi64(a, pick, b), shifts);
+            bytes[4 * h + k] = _mm512_and_si512(qs, _mm512_set1_epi8(15));
+        }
+        (scales[h], mins[h]) = q4_k_scales(&w.scales);
+    }
+    let floats = |x: [u64; 2]| {
+        let x = _mm_set_epi64x(x[1] as i64, x[0] as i64);
+        _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(x))
+    };
+    let d = halves(f16(w[0].d), f16(w[1].d));
+    let dmin = halves(f16(w[0].dmin), f16(w[1].dmin));
+    Unpacked {
+        bytes,
+        scales: _mm512_mul_ps(d, floats(scales)),
+        mins: [_mm512_mul_ps(dmin, floats(mins)); 2],
+    }
+}
+
+/// The scales of 16 weights are whole numbers: they go into the bytes, at most 3 * 15.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+pub fn q2_k(w: &[BlockQ2K; 2]) -> Unpacked {
+    // Bits 2i of the first 32 bytes are block i, of the others block i + 4.
+    let pick = _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4);
+    let shifts = _mm512_setr_epi64(0, 2, 4, 6, 0, 2, 4, 6);
+    // Two blocks share a table of 16 bytes: the second finds its multiples at 8.
+    let second = _mm512_setr_epi64(0, EIGHTS, 0, EIGHTS, 0, EIGHTS, 0, EIGHTS);
+    let mut bytes = [_mm512_setzero_si512(); 8];
+    for (h, w) in w.iter().enumerate() {
+        let scales = _mm_and_si128(load16(&w.scales), _mm_set1_epi8(15));
+        // 0, 1, 2 and 3 times the scale in four bytes: of the first half of block i, then of its second.
+        let multiples =
+            _mm512_mullo_epi32(_mm512_cvtepu8_epi32(scales), _mm512_set1_epi32(0x0302_0100));
+        let tables = [multiples, _mm512_srli_epi64::<32>(multiples)];
+        let qs = load64(&w.qs);
+        for k in 0..4 {
+            let pick = _mm512_add_epi64(pick, _mm512_set1_epi64(k as i64));
+            let qs = _mm512_srlv_epi64(_mm512_permutexvar_epi64(pick, qs), shifts);
+            let two_bits = _mm512_and_si512(qs, _mm512_set1_epi8(3));
+            let index = _mm512_or_si512(two_bits, second);
+            bytes[4 * h + k] = _mm512_shuffle_epi8(tables[k / 2], index);
+        }
+    }
+    // 32 minima; the first and the second of each block.
+    let mins = _mm256_inserti128_si256::<1>(
+        _mm256_castsi128_si256(load16(&w[0].scales)),
+        load16(&w[1].scales),
+    );
+    let mins = _mm256_and_si256(_mm256_srli_epi16::<4>(mins), _mm256_set1_epi8(15));
+    let dmin = halves(f16(w[0].dmin), f16(w[1].dmin));
+    let floats = |words| _mm512_mul_ps(dmin, _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(words)));
+    Unpacked {
+        bytes,
+        scales: halves(f16(w[0].d), f16(w[1].d)),
+        mins: [
+            floats(_mm256_and_si256(mins, _mm256_set1_epi16(255))),
+            floats(_mm256_srli_epi16::<8>(mins)),
+        ],
+    }
+}
+
+/// 8 in each byte.
+const EIGHTS: i64 = 0x0808_0808_0808_0808;
+
+/// The grid's points, 128 added to each magnitude.
+static GRID: [u64; 256] = grid();
+
+const fn grid() -> [u64; 256] {
+    let magnitudes = [8, 25, 43];
+    let mut grid = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let mut j = 0;
+        while j < 8 {
+            let digit = (IQ2_XXS_CODES[i] >> (2 * j)) as usize & 3;
+            grid[i] |= (128 + magnitudes[digit]) << (8 * j);
+            j += 1;
+        }
+        i += 1;
+    }
+    grid
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+pub fn iq2_xxs(w: &[BlockIq2Xxs; 2]) -> Unpacked {
+    // A group is a word of four grid indices and one of signs and scale.
+    let groups = [0, 1].map(|h| load64(&w[h].groups.as_flattened().as_chunks::<64>().0[0]));
+    let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    let words = _mm512_permutex2var_epi32(groups[0], odd, groups[1]);
+    let mut minus = [0_u64; 8];
+    store_words(&mut minus, iq2_xxs_signs(words));
+    let mut bytes = [_mm512_setzero_si512(); 8];
+    for (h, mut group) in groups.into_iter().enumerate() {
+        for k in 0..4 {
+            let index = _mm512_and_si512(group, _mm512_set1_epi64(255));
+            // SAFETY: eight indices below 256, the length of the table.
+            let points = unsafe { _mm512_i64gather_epi64::<8>(index, GRID.as_ptr().cast()) };
+            group = _mm512_srli_epi64::<8>(group);
+            let zero = _mm512_setzero_si512();
+            // 256 - (128 + m) is 128 - m.
+            bytes[4 * h + k] = _mm512_mask_sub_epi8(points, minus[4 * h + k], zero, points);
+        }
+    }
+    let factors = _mm512_or_si512(
+        _mm512_and_si512(_mm512_srli_epi32::<27>(words), _mm512_set1_epi32(30)),
+        _mm512_set1_epi32(1),
+    );
+    let d = halves(f16(w[0].d) * 0.125, f16(w[1].d) * 0.125);
+    Unpacked {
+        bytes,
+        scales: _mm512_mul_ps(d, _mm512_cvtepi32_ps(factors)),
+        mins: [_mm512_setzero_ps(); 2],
+    }
+}
+
+/// The signs of 16 groups, of which each word has four fields of seven bits: 64 bits for each vector of
+/// [`iq2_xxs`]. The eighth sign makes their number even.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn iq2_xxs_signs(words: __m512i) -> __m512i {
+    let field = |shifted, mask: i32| _mm512_and_si512(shifted, _mm512_set1_epi32(mask));
+    let seven = _mm512_or_si512(
+        _mm512_or_si512(
+            field(words, 0x7f),
+            field(_mm512_slli_epi32::<1>(words), 0x7f00),
+        ),
+        _mm512_or_si512(
+            field(_mm512_slli_epi32::<2>(words), 0x7f_0000),
+            field(_mm512_slli_epi32::<3>(words), 0x7f00_0000),
+        ),
+    );
+    // The parity of each byte folds into its lowest bit (what shifts in from the next byte stays above it).
+    let fold = _mm512_xor_si512(seven, _mm512_srli_epi32::<4>(seven));
+    let fold = _mm512_xor_si512(fold, _mm512_srli_epi32::<2>(fold));
+    let fold = _mm512_xor_si512(fold, _mm512_srli_epi32::<1>(fold));
+    let eighth = _mm512_slli_epi32::<7>(field(fold, 0x0101_0101));
+    let signs = _mm512_or_si512(seven, eighth);
+    // From four bytes a group to one byte of each of eight groups.
+    let turn = _mm512_broadcast_i32x4(_mm_setr_epi8(
+        0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,
+    ));
+    let pairs = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    _mm512_permutexvar_epi32(pairs, _mm512_shuffle_epi8(signs, turn))
+}
+
+/// The first words of 16 blocks of `STRIDE` bytes.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn strided<const STRIDE: i32, B>(w: &[B; 16]) -> __m512i {
+    const { assert!(size_of::<B>() == STRIDE as usize && STRIDE >= 4) };
+    let numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let offsets = _mm512_mullo_epi32(numbers, _mm512_set1_epi32(STRIDE));
+    // SAFETY: four bytes at the start of each of the 16 blocks, none of which is shorter.
+    unsafe { _mm512_i32gather_epi32::<1>(offsets, w.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn store_words(to: &mut [u64; 8], x: __m512i) {
+    // SAFETY: `to` is 64 bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn side_by_side(a: __m256i, b: __m256i) -> __m512i {
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn halves(a: f32, b: f32) -> __m512 {
+    _mm512_mask_mov_ps(_mm512_set1_ps(a), 0xff00, _mm512_set1_ps(b))
+}

@@ -1,0 +1,168 @@
+//! Activations for kernels with vectors of 64 bytes: 16 blocks of 32 side by side.
+
+use super::encode::{act_scale, planes};
+
+/// Blocks of an [`Act512`].
+pub const BLOCKS: usize = 16;
+
+/// 512 activations as 16 blocks of 32, each in 15 bits and a sign as in [`super::encode::Act32`]:
+/// `x = d * (128 * hi + lo)`. Unused blocks at the end of a row are zero; a row of just 256 stands here twice, so that it
+/// meets two rows of weights at once.
+///
+/// Eight columns of eight blocks make a vector: vector `4h + k` holds the columns `8k..8k + 8` of the blocks `8h..8h + 8`,
+/// so that four products by fours, added up, leave two lanes for each block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub struct Act512 {
+    /// Upper part, -127..=127.
+    pub hi: [[i8; 64]; 8],
+    /// Lower part, -64..=63.
+    pub lo: [[i8; 64]; 8],
+    /// Scale of each block; NaN when an input was NaN or infinite.
+    pub d: [f32; BLOCKS],
+    /// Sum of `128 * hi + lo` of each block.
+    pub sums: [i32; BLOCKS],
+    /// Sum of the activations of each block's halves, for formats with minima.
+    pub halves: [[f32; BLOCKS]; 2],
+    /// Blocks in use, in every place.
+    pub n_blocks: [u32; BLOCKS],
+}
+
+const _: () = assert!(size_of::<Act512>() == 1344);
+
+impl Act512 {
+    /// No blocks.
+    pub const ZERO: Act512 = Act512 {
+        hi: [[0; 64]; 8],
+        lo: [[0; 64]; 8],
+        d: [0.0; BLOCKS],
+        sums: [0; BLOCKS],
+        halves: [[0.0; BLOCKS]; 2],
+        n_blocks: [0; BLOCKS],
+    };
+
+    /// Blocks in use.
+    pub fn n_blocks(&self) -> usize {
+        self.n_blocks[0] as usize
+    }
+}
+
+/// Blocks that a row of whole [`Act512`] holds.
+pub fn n_blocks(x: &[Act512]) -> usize {
+    x.iter().map(Act512::n_blocks).sum()
+}
+
+/// Vector, and place in it, of column `e` of block `b`.
+pub const fn place(b: usize, e: usize) -> (usize, usize) {
+    (b / 8 * 4 + e / 8, b % 8 * 8 + e % 8)
+}
+
+/// Quantises a row. `out.len()` is `x.len()` by 512, rounded up. Always inlined, as
+/// [`super::encode::quantize_32`] is.
+#[inline(always)]
+pub fn quantize_512(x: &[f32], out: &mut [Act512]) {
+    assert!(
+        x.len().is_multiple_of(32) && x.len().div_ceil(512) == out.len(),
+        "16 blocks of 32 values each"
+    );
+    for (x, out) in x.chunks(512).zip(&mut *out) {
+        let x = x.as_chunks::<32>().0;
+        if x.len() < BLOCKS {
+            *out = Act512::ZERO;
+        }
+        out.n_blocks = [x.len() as u32; BLOCKS];
+        for (b, x) in x.iter().enumerate() {
+            let (mut hi, mut lo) = ([0; 32], [0; 32]);
+            let (d, inverse) = act_scale(x);
+            planes(x, inverse, &mut hi, &mut lo);
+            for k in 0..4 {
+                let (vector, _) = place(b, 8 * k);
+                out.hi[vector].as_chunks_mut().0[b % 8] = hi.as_chunks::<8>().0[k];
+                out.lo[vector].as_chunks_mut().0[b % 8] = lo.as_chunks::<8>().0[k];
+            }
+            let mut sums = [0; 2];
+            for (j, sum) in sums.iter_mut().enumerate() {
+                let (hi, lo) = (&hi.as_chunks::<16>().0[j], &lo.as_chunks::<16>().0[j]);
+                let hi: i32 = hi.iter().map(|q| i32::from(*q)).sum();
+                let lo: i32 = lo.iter().map(|q| i32::from(*q)).sum();
+                *sum = 128 * hi + lo;
+                out.halves[j][b] = d * *sum as f32;
+            }
+            out.d[b] = d;
+            out.sums[b] = sums[0] + sums[1];
+        }
+    }
+    if let ([only], 256) = (out, x.len()) {
+        only.hi.copy_within(..4, 4);
+        only.lo.copy_within(..4, 4);
+        only.d.copy_within(..8, 8);
+        only.sums.copy_within(..8, 8);
+        only.halves.iter_mut().for_each(|h| h.copy_within(..8, 8));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::encode::{Act32, quantize_32};
+
+    #[test]
+    fn blocks_are_those_of_32_in_their_places() {
+        for n in [0, 1, 3, 5, 9, 16, 17, 32, 39] {
+            let x: Vec<f32> = (0..32 * n)
+                .map(|i| (i as f32 * 0.37).sin() * i as f32)
+                .collect();
+            let (mut small, mut wide) = (vec![Act32::ZERO; n], vec![Act512::ZERO; n.div_ceil(16)]);
+            quantize_32(&x, &mut small);
+            // What lay there before must not shine through.
+            wide.iter_mut().for_each(|w| w.hi = [[9; 64]; 8]);
+            quantize_512(&x, &mut wide);
+            assert_eq!(n_blocks(&wide), n);
+            for (b, small) in small.iter().enumerate() {
+                let wide = &wide[b / 16];
+                assert_eq!(wide.d[b % 16], small.d);
+                for e in 0..32 {
+                    let (v, at) = place(b % 16, e);
+                    assert_eq!((wide.hi[v][at], wide.lo[v][at]), (small.hi[e], small.lo[e]));
+                }
+                let q = |e: usize| 128 * i32::from(small.hi[e]) + i32::from(small.lo[e]);
+                let halves = [(0..16).map(q).sum::<i32>(), (16..32).map(q).sum()];
+                assert_eq!(wide.sums[b % 16], halves[0] + halves[1]);
+                for (j, sum) in halves.iter().enumerate() {
+                    assert_eq!(wide.halves[j][b % 16], small.d * *sum as f32);
+                }
+            }
+            if let (Some(last), false) = (wide.last(), n % 16 == 0) {
+                for b in (n % 16..16).filter(|_| n != 8) {
+                    assert_eq!((last.d[b], last.sums[b]), (0.0, 0));
+                    for (v, at) in (0..32).map(|e| place(b, e)) {
+                        assert_eq!((last.hi[v][at], last.lo[v][at]), (0, 0));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_256_stands_there_twice() {
+        let x: Vec<f32> = (0..256).map(|i| i as f32 - 99.5).collect();
+        let mut wide = [Act512::ZERO];
+        quantize_512(&x, &mut wide);
+        let [w] = &wide;
+        assert_eq!(
+            (w.n_blocks(), &w.hi[..4], &w.lo[..4]),
+            (8, &w.hi[4..], &w.lo[4..])
+        );
+        assert_eq!((&w.d[..8], &w.sums[..8]), (&w.d[8..], &w.sums[8..]));
+        assert!(w.halves.iter().all(|h| h[..8] == h[8..]));
+    }
+
+    #[test]
+    fn every_column_has_a_place_of_its_own() {
+        let mut places: Vec<_> = (0..512).map(|c| place(c / 32, c % 32)).collect();
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), 512);
+        assert_eq!((place(5, 0), place(14, 31)), ((0, 40), (7, 55)));
+    }
+}
