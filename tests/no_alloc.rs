@@ -57,7 +57,7 @@ fn trace() -> RouteProbe {
 
 #[test]
 fn decoding_allocates_nothing() {
-    for (strategy, traced) in STRATEGIES.iter().flat_map(|s| [(s, false), (s, true)]) {
+    for (strategy, watched) in STRATEGIES.iter().flat_map(|s| [(s, false), (s, true)]) {
         let mut options = Options::new(golden("micro-q2.gguf"));
         (options.threads, options.ctx, options.prefill_chunk) = (2, 400, 64);
         options.strategy = strategy.name.into();
@@ -65,7 +65,10 @@ fn decoding_allocates_nothing() {
         options.supply.budget = Budget::Experts(20);
         let mut loaded = Loaded::open(&options).unwrap();
         let ids = micro_ids();
-        loaded.graph.set_route_probe(traced.then(trace));
+        loaded.graph.set_route_probe(watched.then(trace));
+        if watched {
+            loaded.graph.backend().start_profile();
+        }
         let mut session = loaded.session();
         session
             .prefill(&mut loaded.graph, &ids[..100], &mut |_| true)
@@ -81,7 +84,7 @@ fn decoding_allocates_nothing() {
         let calls = CALLS.load(Ordering::Relaxed) - before;
         assert_eq!(
             calls, 0,
-            "allocations in 40 tokens, {}, traced: {traced}",
+            "allocations in 40 tokens, {}, traced and profiled: {watched}",
             strategy.name
         );
         let stats = loaded.graph.supply_stats();

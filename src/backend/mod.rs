@@ -11,10 +11,12 @@ use crate::os::Slice;
 use crate::quant::Format;
 use crate::quant::blocks::BlockMxfp4;
 use crate::quant::rounding::{self, BlockFp8};
-use crate::units::{ExpertId, TokenId};
+use crate::units::{ExpertId, Phase, TokenId};
+use profile::Stage;
 use std::ops::Range;
 
 pub mod cpu;
+pub mod profile;
 
 /// Number of hyper-connection streams; the model is refused when it has another number.
 pub use crate::model::config::HC;
@@ -376,6 +378,11 @@ pub trait Storage {
 pub trait Backend: Storage {
     /// Name and kernel table, for the statistics.
     fn describe(&self) -> String;
+
+    /// A pass of `n_tokens` tokens begins, computed for `phase`. Only a backend that keeps a [`profile`] heeds it.
+    fn pass(&mut self, _phase: Phase, _n_tokens: usize) {}
+    /// What follows, until the next call, belongs to this stage. Only a backend that keeps a [`profile`] heeds it.
+    fn stage(&mut self, _stage: Stage) {}
 
     /// Copies values into the front of a buffer.
     fn write(&mut self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<()>;

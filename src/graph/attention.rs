@@ -7,6 +7,7 @@
 use super::kv::LayerCache;
 use super::scratch::Scratch;
 use super::weights::Attention;
+use crate::backend::profile::Stage;
 use crate::backend::{Attend, Backend, Compress, Compressed, Heads, Product, Select, StoreKeys};
 use crate::error::Result;
 use crate::model::config::{Config, LayerKind};
@@ -26,8 +27,10 @@ pub fn attention<B: Backend>(
         dim: c.head_dim,
         n_rot: c.n_rot,
     };
+    backend.stage(Stage::Projections);
     project(backend, w, s, n)?;
     let rope = s.rope.of_tokens(w.kind);
+    backend.stage(Stage::Norms);
     backend.rms_norm(n, &mut s.q_latent, &w.q_a_norm, c.rms_eps)?;
     backend.store_keys(StoreKeys {
         n,
@@ -39,6 +42,7 @@ pub fn attention<B: Backend>(
         rows: &mut s.k_rows,
     })?;
 
+    backend.stage(Stage::Projections);
     let q = Product {
         weight: &w.q_b,
         y: &mut s.q,
@@ -53,6 +57,7 @@ pub fn attention<B: Backend>(
             backend.matmul(n, &s.q_latent, &mut [q, index_q])?;
         }
     }
+    backend.stage(Stage::Norms);
     backend.head_norm_rope(n, heads, &mut s.q, rope, c.rms_eps)?;
 
     let mut compressed = None;
@@ -61,6 +66,7 @@ pub fn attention<B: Backend>(
     {
         let overlap = w.kind == LayerKind::Csa;
         let rope_windows = s.rope.of_windows(ratio);
+        backend.stage(Stage::Compressor);
         backend.compress(Compress {
             n,
             pos,
@@ -101,6 +107,7 @@ pub fn attention<B: Backend>(
                 dim: c.head_dim_index,
                 n_rot: c.n_rot,
             };
+            backend.stage(Stage::Indexer);
             backend.index_queries(n, heads, &mut s.index_q, rope, w.index_form)?;
             let step = Select {
                 n,
@@ -124,6 +131,7 @@ pub fn attention<B: Backend>(
         });
     }
 
+    backend.stage(Stage::Attention);
     backend.attend(Attend {
         n,
         pos,
@@ -137,7 +145,9 @@ pub fn attention<B: Backend>(
         rope,
         out: &mut s.attended,
     })?;
+    backend.stage(Stage::Norms);
     backend.commit_keys(n, pos, c.window, &s.k_rows, &mut cache.ring)?;
+    backend.stage(Stage::OutputProjections);
     backend.matmul_grouped(n, c.n_group_o, &s.attended, &w.output_a, &mut s.o_latent)?;
     backend.matmul(
         n,

@@ -9,6 +9,7 @@
 //! prompt reads each layer's experts once. Chunks and sweeps of any size give the bits that their tokens give one by
 //! one. Source: the DeepSeek-V4 model card and its reference implementation's published behaviour.
 
+use crate::backend::profile::Stage;
 use crate::backend::{Backend, HC, HyperNumbers};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
@@ -186,9 +187,12 @@ impl<B: Backend> Graph<B> {
         keep_going: &mut dyn FnMut(usize) -> bool,
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<bool> {
+        self.backend.pass(phase, tokens.len());
         let result = self.sweep_layers(kv, tokens, phase, keep_going);
         // Whatever happened, nothing is read ahead for it any more.
+        self.backend.stage(Stage::ExpertSupply);
         self.supply.rest();
+        self.backend.stage(Stage::Other);
         self.meter.look(self.supply.stats());
         if !result? {
             return Ok(false);
@@ -199,7 +203,9 @@ impl<B: Backend> Graph<B> {
             Wanted::Last => n.saturating_sub(1),
             Wanted::All => 0,
         };
-        self.head(first, n, sink)?;
+        let result = self.head(first, n, sink);
+        self.backend.stage(Stage::Other);
+        result?;
         if n > 0 {
             self.tell(Routing::End)?;
         }
@@ -226,10 +232,12 @@ impl<B: Backend> Graph<B> {
         kv.begin(&mut self.backend, n)?;
         self.meter.enter(LayerId(0), phase, self.supply.stats());
         self.tell(Routing::Begin { phase, n_tokens: n })?;
+        self.backend.stage(Stage::ExpertSupply);
         self.supply.start(n)?;
         // All that one token's id tells, or of many tokens what comes first.
         let n_certain = if n == 1 { self.config.n_hash_layer } else { 1 };
         (0..n_certain).try_for_each(|l| self.expect(l, tokens))?;
+        self.backend.stage(Stage::Embed);
         self.backend
             .embed(&self.weights.embed, tokens, &mut self.scratch.streams)?;
         let n_layer = self.config.n_layer;
@@ -237,10 +245,12 @@ impl<B: Backend> Graph<B> {
             self.observe(LayerId(l), n)?;
             self.meter.enter(LayerId(l), phase, self.supply.stats());
             if n > 1 {
+                self.backend.stage(Stage::ExpertSupply);
                 self.expect(l + 1, tokens)?;
             }
             let mut first = 0;
             for chunk in tokens.chunks(self.chunk) {
+                self.backend.stage(Stage::Other);
                 if !keep_going((l * n + first) / n_layer) {
                     return Ok(false);
                 }
@@ -305,6 +315,7 @@ impl<B: Backend> Graph<B> {
             (&weights.layers[id.0], hyper_numbers(config), config.n_embd);
         scratch.rope.fill(backend, pos, n)?;
 
+        backend.stage(Stage::HyperConnections);
         backend.hyper_entry(
             &layer.attn_site,
             numbers,
@@ -322,6 +333,7 @@ impl<B: Backend> Graph<B> {
             n,
             pos,
         )?;
+        backend.stage(Stage::HyperConnections);
         backend.hyper_exit(
             part.clone(),
             n_embd,
@@ -351,12 +363,14 @@ impl<B: Backend> Graph<B> {
             },
         )?;
         if let Some(probe) = &mut self.route_probe {
+            backend.stage(Stage::Other);
             probe(Routing::Chosen {
                 layer: id,
                 tokens: part.clone(),
                 ids: &scratch.routes.ids,
             })?;
         }
+        backend.stage(Stage::HyperConnections);
         backend.hyper_exit(part, n_embd, &scratch.y, &scratch.mix, &mut scratch.streams)
     }
 
@@ -374,6 +388,7 @@ impl<B: Backend> Graph<B> {
             scratch,
             ..
         } = self;
+        backend.stage(Stage::Head);
         let mut start = first;
         while start < n {
             let end = n.min(start + LOGIT_ROWS.min(self.chunk));

@@ -6,6 +6,7 @@
 
 use super::scratch::Scratch;
 use super::weights::Moe;
+use crate::backend::profile::Stage;
 use crate::backend::{Backend, Experts, Product, Route};
 use crate::error::Result;
 use crate::model::config::Config;
@@ -36,6 +37,7 @@ pub fn moe<B: Backend>(
     }: Chunk<'_>,
 ) -> Result<()> {
     let n = tokens.len();
+    backend.stage(Stage::Router);
     if let Some(table) = &w.hash {
         s.routes.ids.clear();
         tokens
@@ -55,9 +57,11 @@ pub fn moe<B: Backend>(
     backend.route(step, &mut s.routes)?;
     s.groups.fill(&s.routes.ids);
 
+    backend.stage(Stage::ExpertSupply);
     supply.begin(layer, &s.groups.experts, &s.groups.counts, more)?;
 
     // The shared expert, while missing experts are read.
+    backend.stage(Stage::SharedExpert);
     let gate = Product {
         weight: &w.gate_shared,
         y: &mut s.gate_shared,
@@ -79,12 +83,14 @@ pub fn moe<B: Backend>(
     )?;
 
     loop {
+        backend.stage(Stage::ExpertSupply);
         let which = supply.next()?;
         if which.is_empty() {
             break;
         }
         s.ready.clear();
         s.ready.extend_from_slice(which);
+        backend.stage(Stage::RoutedExperts);
         let (supply, chosen) = (&*supply, &s.groups.experts);
         backend.experts(Experts {
             n,
@@ -98,5 +104,6 @@ pub fn moe<B: Backend>(
             out: &mut s.routed,
         })?;
     }
+    backend.stage(Stage::RoutedExperts);
     backend.combine(n, c.n_expert_used, c.n_embd, &s.routed, &mut s.y)
 }

@@ -3,6 +3,7 @@
 use super::dispatch::Kernels;
 use super::kv_rows::Rows;
 use super::{Cpu, Thread, norm_scale};
+use crate::backend::profile::Cost;
 use crate::backend::{Attend, Compressed, Heads, RowForm, Select};
 use crate::error::Result;
 use crate::quant::cast::to_bytes;
@@ -84,6 +85,10 @@ pub fn select(cpu: &mut Cpu, step: &Select<'_, Cpu>, selection: &mut Selection) 
     let kernels = cpu.kernels;
     let first = (0..step.n).find(|t| n_visible(step.pos + t, step.ratio) > step.top_k);
     let Some(first) = first else { return };
+    cpu.count(|| {
+        let n_rows = (first..step.n).map(|t| n_visible(step.pos + t, step.ratio));
+        Cost::dots(step.n_head * n_rows.sum::<usize>(), step.dim)
+    });
     let ids = &mut selection.ids[first * step.top_k..step.n * step.top_k];
     if step.n - first == 1 {
         // One token: its scores are shared out.
@@ -180,6 +185,11 @@ pub fn attend(cpu: &mut Cpu, step: Attend<'_, Cpu>) {
         .find(|h| n_head.is_multiple_of(*h) && n_head / h <= shares)
         .unwrap_or(n_head);
     let kernels = cpu.kernels;
+    // Each key is multiplied with the query, and as a value with its score.
+    cpu.count(|| {
+        let n_keys = (0..step.n).map(|t| Keys::of(&step, t).len());
+        Cost::dots(2 * n_head * n_keys.sum::<usize>(), step.heads.dim)
+    });
     let mut out = std::mem::take(step.out);
     let row_len = heads_each * step.heads.dim;
     let used = step.n * n_head * step.heads.dim;

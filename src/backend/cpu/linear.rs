@@ -7,6 +7,7 @@ use super::dispatch::{Activation, FormatKernel, Kernels, TOKENS};
 use super::pool::{Pool, Tile, Tiled};
 use super::{Cpu, Matrix};
 use crate::backend::Product;
+use crate::backend::profile::Cost;
 use crate::quant::cast;
 use crate::quant::encode::{Act32, Act256};
 use crate::quant::wide::Act512;
@@ -146,6 +147,7 @@ pub fn matmul(cpu: &mut Cpu, n: usize, x: &[f32], products: &mut [Product<'_, Cp
     for (i, p) in products.iter_mut().enumerate() {
         assert_eq!(p.weight.cols, cols, "products share their input");
         let rows = p.weight.rows;
+        cpu.count(|| Cost::product(n, rows, cols, p.weight.row_bytes));
         outputs[i] = Tiled::new(&mut p.y[..n * rows], rows, tile_columns(rows, n_threads));
         weights[i] = Some(p.weight);
     }
@@ -174,6 +176,7 @@ pub fn matmul_grouped(
     let (cols, rows_a_group) = (weight.cols, weight.rows / groups);
     let x = &x[..n * groups * cols];
     let kernel = weight.kernel;
+    cpu.count(|| Cost::product(n, weight.rows, cols, weight.row_bytes));
     cpu.prepared
         .fill(&cpu.kernels, &mut cpu.pool, kernel.activation, x, cols);
     let tile = tile_columns(weight.rows, cpu.pool.n_threads());

@@ -1,5 +1,6 @@
 //! The CPU backend: plain memory, a thread pool, and a table of kernels chosen at start.
 
+use crate::backend::profile::{Cost, Profile, Stage};
 use crate::backend::{
     Attend, Backend, Compress, Experts, HC, Heads, HyperHead, HyperNumbers, HyperSite, Product,
     Route, Routes, RowForm, Select, Storage, StoreKeys,
@@ -10,10 +11,11 @@ use crate::options::KernelChoice;
 use crate::os::Slice;
 use crate::quant::wide::Act512;
 use crate::quant::{Format, blocks};
-use crate::units::TokenId;
+use crate::units::{Phase, TokenId};
 use dispatch::{FormatKernel, Kernels};
 use pool::Pool;
 use std::ops::Range;
+use std::time::Instant;
 
 mod attention;
 mod compress;
@@ -48,6 +50,8 @@ pub struct Cpu {
     mixer_out: Vec<f32>,
     /// Pooled rows of a chunk.
     pooled: Vec<f32>,
+    /// Where the time goes, if somebody wants to know.
+    profile: Option<Profile>,
 }
 
 /// Scratch of one compute thread.
@@ -94,7 +98,27 @@ impl Cpu {
             threads: (0..n_threads).map(|_| Thread::default()).collect(),
             mixer_out: Vec::new(),
             pooled: Vec::new(),
+            profile: None,
         })
+    }
+
+    /// Notes from now on where the time goes; what was noted before is forgotten.
+    pub fn start_profile(&mut self) {
+        self.profile = Some(Profile::new(Instant::now()));
+    }
+
+    /// Where the time went since the last [`Cpu::start_profile`], up to now; `None` without that call.
+    pub fn profile(&mut self) -> Option<&Profile> {
+        let profile = self.profile.as_mut()?;
+        profile.settle(Instant::now());
+        Some(profile)
+    }
+
+    /// Notes the cost of a product, if a profile is kept.
+    fn count(&mut self, cost: impl FnOnce() -> Cost) {
+        if let Some(profile) = &mut self.profile {
+            profile.count(cost());
+        }
     }
 
     /// Bytes of scratch at most, beside the graph's buffers, for chunks of `chunk` tokens in a context of `ctx`.
@@ -222,6 +246,18 @@ impl Backend for Cpu {
         )
     }
 
+    fn pass(&mut self, phase: Phase, n_tokens: usize) {
+        if let Some(profile) = &mut self.profile {
+            profile.pass(phase, n_tokens, Instant::now());
+        }
+    }
+
+    fn stage(&mut self, stage: Stage) {
+        if let Some(profile) = &mut self.profile {
+            profile.enter(stage, Instant::now());
+        }
+    }
+
     fn write(&mut self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<()> {
         buffer[..values.len()].copy_from_slice(values);
         Ok(())
@@ -237,6 +273,7 @@ impl Backend for Cpu {
 
     fn embed(&mut self, table: &Matrix, tokens: &[TokenId], streams: &mut Vec<f32>) -> Result<()> {
         let n_embd = table.cols;
+        self.count(|| Cost::rows(tokens.len(), table.row_bytes));
         for (token, streams) in tokens.iter().zip(streams.chunks_exact_mut(HC * n_embd)) {
             let id = token.0 as usize;
             if id >= table.rows {

@@ -4,6 +4,7 @@ use super::dispatch::TOKENS;
 use super::linear::{self, tile_columns};
 use super::pool::Tiled;
 use super::{Cpu, sigmoid};
+use crate::backend::profile::Cost;
 use crate::backend::{Experts, Product, Route, Routes};
 use crate::error::Result;
 use crate::units::ExpertId;
@@ -109,6 +110,8 @@ pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) -> Result<()> {
         cols / format.block_len() * format.block_bytes()
     };
     let n_threads = cpu.pool.n_threads();
+    let n_now = || which.iter().map(|g| groups.of(*g).len()).sum();
+    cpu.count(|| Cost::experts(shape, which.len(), n_now()));
 
     let x = &x[..n * shape.n_embd];
     cpu.prepared.fill(
