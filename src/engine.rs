@@ -16,6 +16,7 @@ use crate::units::{Bytes, LayerId, Phase, TokenId};
 use std::path::Path;
 use std::time::Duration;
 
+pub use crate::backend::profile::{Profile, Stage, Stages};
 pub use crate::gguf::{Gguf, TensorInfo};
 pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
@@ -331,6 +332,16 @@ impl Engine {
             }
         }
         table
+    }
+
+    /// Notes from now on where the time goes; what was noted before is forgotten.
+    pub fn start_profile(&mut self) {
+        self.graph.backend().start_profile();
+    }
+
+    /// Where the time went since the last [`Engine::start_profile`], up to now; `None` without that call.
+    pub fn profile(&mut self) -> Option<&Profile> {
+        self.graph.backend().profile()
     }
 
     /// Whether experts are read as they are needed.

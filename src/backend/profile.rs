@@ -155,7 +155,7 @@ pub struct Work {
 /// What all stages did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stages {
-    /// Tokens of the passes.
+    /// Tokens of the passes that began.
     pub n_tokens: u64,
     work: [Work; Stage::ALL.len()],
 }

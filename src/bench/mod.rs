@@ -14,7 +14,8 @@
 //! The end-of-turn token is a token like any other.
 
 use crate::engine::{
-    Engine, Prefill, Sampler, SamplerOptions, Session, SessionCheckpoint, SupplyStats,
+    Engine, Prefill, Profile, Sampler, SamplerOptions, Session, SessionCheckpoint, Stages,
+    SupplyStats,
 };
 use crate::error::Result;
 use crate::rng::Rng;
@@ -100,6 +101,8 @@ pub struct Run {
     pub ns: u64,
     /// What the supply of experts did for it.
     pub supply: SupplyStats,
+    /// Where the time went, if that was asked for.
+    pub stages: Option<Stages>,
 }
 
 /// All runs of a test.
@@ -124,6 +127,17 @@ impl Measured {
     pub fn total(&self, counter: impl Fn(&SupplyStats) -> u64) -> u64 {
         self.runs.iter().map(|run| counter(&run.supply)).sum()
     }
+
+    /// Where the time of all runs went, if that was asked for.
+    pub fn stages(&self) -> Option<Stages> {
+        self.runs
+            .iter()
+            .filter_map(|run| run.stages)
+            .reduce(|mut sum, more| {
+                sum += more;
+                sum
+            })
+    }
 }
 
 /// An engine with the session that everything is measured in.
@@ -131,6 +145,7 @@ pub struct Bench<'a> {
     engine: &'a mut Engine,
     session: Session,
     feed: Feed,
+    profiled: bool,
 }
 
 impl<'a> Bench<'a> {
@@ -140,7 +155,14 @@ impl<'a> Bench<'a> {
             session: engine.session()?,
             engine,
             feed,
+            profiled: false,
         })
+    }
+
+    /// Notes from now on where the time of each run goes.
+    pub fn profiled(mut self) -> Bench<'a> {
+        self.profiled = true;
+        self
     }
 
     /// Runs a test `n_runs` times, after a run that does not count if there is to be a `warm_up`. `tick(done, all)`
@@ -216,12 +238,18 @@ impl<'a> Bench<'a> {
         tick: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Option<Run>> {
         let Bench {
-            engine, session, ..
+            engine,
+            session,
+            profiled,
+            ..
         } = self;
         engine.rewind(session, &start.point)?;
         let mut sampler = greedy()?;
         // The graph's own counters: those of all layers together.
         let supply = engine.graph().supply_stats();
+        if *profiled {
+            engine.start_profile();
+        }
         let clock = Instant::now();
         match kind {
             Kind::Prefill => {
@@ -243,9 +271,11 @@ impl<'a> Bench<'a> {
             }
         }
         let ns = clock.elapsed().as_nanos();
+        let stages = engine.profile().map(Profile::total);
         Ok(Some(Run {
             ns: u64::try_from(ns).unwrap_or(u64::MAX).max(1), // it divides
             supply: engine.graph().supply_stats() - supply,
+            stages,
         }))
     }
 

@@ -3,7 +3,7 @@
 use super::args::{Args, Command, Flag};
 use super::model::{self, MODEL_FLAGS};
 use super::progress::Progress;
-use super::{note, print};
+use super::{note, print, profile};
 use crate::bench::{Bench, Feed, Kind, Test, bandwidth};
 use crate::engine::interrupt;
 use crate::error::{Error, Result};
@@ -41,6 +41,7 @@ pub const COMMAND: Command = Command {
                 "decode the model's most likely tokens (default: seeded random ids)",
             ),
             Flag::switch(&["--no-bandwidth"], "do not measure reading from memory"),
+            profile::FLAG,
             Flag::switch(&["--csv"], "write comma-separated values"),
             Flag::switch(&["--json"], "write JSON"),
         ],
@@ -84,6 +85,11 @@ fn run(args: &Args) -> Result<()> {
         (false, true) => Form::Json,
         (false, false) => Form::Table,
     };
+    if form == Form::Csv && args.has("--profile") {
+        return Err(Error::usage(
+            "--csv has no place for --profile, expected --json or neither",
+        ));
+    }
     let feed = match args.has("--greedy") {
         true => Feed::Greedy,
         false => Feed::Random,
@@ -119,6 +125,9 @@ fn run(args: &Args) -> Result<()> {
     };
     let mut engine = model::load(prepared, args)?;
     let mut bench = Bench::new(&mut engine, feed)?;
+    if args.has("--profile") {
+        bench = bench.profiled();
+    }
     let mut writer = Writer::new(form, setting, &tests);
     interrupt::install()?;
     print(&writer.opening())?;

@@ -14,6 +14,7 @@ mod io_probe;
 mod logits;
 mod model;
 mod plan;
+mod profile;
 mod progress;
 mod report;
 mod run;

@@ -4,11 +4,12 @@ use super::args::{Args, Command, Flag};
 use super::generate::{self, Answer, SAMPLING_FLAGS, Settings, Stats};
 use super::model::{self, MODEL_FLAGS};
 use super::report::Report;
-use super::{Source, note, print, read_text};
+use super::{Source, note, print, profile, read_text};
 use crate::engine::chat::Chat;
 use crate::engine::tokenizer::Special;
-use crate::engine::{Stop, interrupt};
+use crate::engine::{Profile, Stop, interrupt};
 use crate::error::{Error, Result};
+use crate::units::Phase;
 use std::path::Path;
 
 /// The subcommand.
@@ -35,6 +36,7 @@ pub const COMMAND: Command = Command {
                 &["--raw"],
                 "continue the text as it is, without the chat template",
             ),
+            profile::FLAG,
         ],
         SAMPLING_FLAGS,
         MODEL_FLAGS,
@@ -83,6 +85,9 @@ fn run(args: &Args) -> Result<()> {
     settings.tell_seed();
     interrupt::install()?;
     let mut stats = Stats::default();
+    if args.has("--profile") {
+        engine.start_profile();
+    }
     match generate::answer(
         &mut engine,
         &mut session,
@@ -102,11 +107,26 @@ fn run(args: &Args) -> Result<()> {
             }
         }
     }
+    // Before anything else takes time.
+    let profile = engine.profile().map(profile_text);
     if let (Some(report), Some(watch)) = (report, watch) {
         report.write(&plan, &engine, &stats, &watch.stop())?;
     }
     if !settings.quiet {
         note(&stats.line(&engine));
     }
+    if let Some(text) = profile {
+        note(&text);
+    }
     Ok(())
+}
+
+/// A table for each phase that computed something.
+fn profile_text(profile: &Profile) -> String {
+    let phases = Phase::ALL.map(|phase| (phase.name(), profile.phase(phase)));
+    let phases = phases.iter().filter(|(_, stages)| stages.n_tokens > 0);
+    let tables: String = phases
+        .map(|(name, stages)| format!("\n{}", profile::table(name, stages)))
+        .collect();
+    format!("{tables}\n{}", profile::LEGEND)
 }

@@ -1,6 +1,6 @@
 //! What `infall bench` prints: a table, comma-separated values or JSON, row by row.
 
-use super::super::json_text;
+use super::super::{json_text, profile};
 use crate::bench::bandwidth::Bandwidth;
 use crate::bench::{Feed, Kind, Measured, SEED, Test, mean, sample_sd};
 use crate::units::Bytes;
@@ -51,6 +51,8 @@ pub struct Writer {
     n_rows: usize,
     /// What there is to say about tests below the table.
     remarks: String,
+    /// Where the time of the tests went, if that was asked for.
+    profiles: String,
 }
 
 /// A column of the table: its name, whether numbers stand in it, and the characters it has at least, so that rows can
@@ -99,6 +101,7 @@ impl Writer {
             widths,
             n_rows: 0,
             remarks: String::new(),
+            profiles: String::new(),
         }
     }
 
@@ -127,6 +130,10 @@ impl Writer {
                 let mut cells = self.setting.cells();
                 cells.extend(self.setting.test_cells(measured));
                 self.remarks += &remark(measured);
+                if let Some(stages) = measured.stages() {
+                    self.profiles += &profile::table(&measured.test.name(), &stages);
+                    self.profiles.push('\n');
+                }
                 self.line(&cells)
             }
             Form::Csv => {
@@ -167,12 +174,14 @@ impl Writer {
                         self.setting.n_threads
                     )
                 });
-                let text = memory + &self.remarks;
-                if text.is_empty() {
-                    text
-                } else {
-                    format!("\n{text}")
+                let mut text = memory + &self.remarks;
+                if !text.is_empty() {
+                    text.insert(0, '\n');
                 }
+                if !self.profiles.is_empty() {
+                    text += &format!("\n{}{}", self.profiles, profile::LEGEND);
+                }
+                text
             }
         }
     }
@@ -258,7 +267,7 @@ impl Setting {
         let maybe = |value: Option<f64>| value.map_or(Value::Nothing, Number);
         let count =
             |counter: fn(&crate::engine::SupplyStats) -> u64| Count(measured.total(counter));
-        vec![
+        let mut fields = vec![
             ("test", Text(measured.test.name())),
             ("model_filename", Text(self.model.clone())),
             ("model_size", Count(self.model_bytes)),
@@ -299,7 +308,13 @@ impl Setting {
                         .map(|b| b.gb_per_s),
                 ),
             ),
-        ]
+        ];
+        fields.extend(
+            measured
+                .stages()
+                .map(|s| ("profile", List(profile::json(&s)))),
+        );
+        fields
     }
 }
 
