@@ -183,7 +183,7 @@ fn prefetch<B>(row: *const B, i: usize) {
     let block = row.wrapping_add(i).cast::<i8>();
     for line in (0..size_of::<B>()).step_by(64) {
         // Any address may be named: nothing is read or written for the program.
-        _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(line));
+        _mm_prefetch::<_MM_HINT_T1>(block.wrapping_add(line));
     }
 }
 

@@ -14,7 +14,7 @@ use crate::quant::cast::{Plain, zeroed};
 use crate::quant::wide::{Act512, BLOCKS, n_blocks};
 
 /// How far ahead of the weights in use others are brought near.
-const AHEAD: usize = 8192;
+const AHEAD: usize = 4096;
 
 /// 512 weights of a row.
 pub struct Unpacked {
