@@ -76,7 +76,7 @@ use infall::backend::{
 };
 use infall::model::experts::ExpertRef;
 use infall::options::KernelChoice;
-use infall::os::{AlignedBuf, Memory, Slice};
+use infall::os::{AlignedBuf, Slice};
 use infall::quant::Format;
 use infall::units::{ExpertId, Extent};
 use std::sync::Arc;
@@ -109,7 +109,7 @@ fn matrix(cpu: &mut Cpu, rows: usize, values: &[f32]) -> Matrix {
     memory.as_mut_slice().copy_from_slice(&bytes);
     let len = bytes.len() as u64;
     let all = Extent { offset: 0, len };
-    let data = Slice::new(&Arc::new(Memory::Owned(memory)), all).unwrap();
+    let data = Slice::new(&Arc::new(memory), all).unwrap();
     let cols = values.len() / rows;
     cpu.matrix(Format::F32, rows, cols, data).unwrap()
 }

@@ -1,31 +1,14 @@
-//! Bytes that several owners read, wherever they live.
+//! Bytes that several owners read.
 
-use super::{AlignedBuf, Map};
+use super::AlignedBuf;
 use crate::error::{Error, Result};
 use crate::units::Extent;
 use std::sync::Arc;
 
-/// Read-only memory: a mapped file or an owned copy.
-pub enum Memory {
-    /// A mapping of a file.
-    Map(Arc<Map>),
-    /// Owned bytes.
-    Owned(AlignedBuf),
-}
-
-impl Memory {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Memory::Map(map) => map.as_slice(),
-            Memory::Owned(buf) => buf.as_slice(),
-        }
-    }
-}
-
-/// A part of a [`Memory`], which it keeps alive.
+/// A part of owned memory, which it keeps alive.
 #[derive(Clone)]
 pub struct Slice {
-    memory: Arc<Memory>,
+    memory: Arc<AlignedBuf>,
     start: usize,
     len: usize,
 }
@@ -34,8 +17,8 @@ impl Slice {
     /// The bytes `range` of `memory`, counted from its start.
     ///
     /// Errors: the range does not lie in the memory.
-    pub fn new(memory: &Arc<Memory>, range: Extent) -> Result<Slice> {
-        let len = memory.bytes().len();
+    pub fn new(memory: &Arc<AlignedBuf>, range: Extent) -> Result<Slice> {
+        let len = memory.as_slice().len();
         let end = range.end().filter(|&end| end <= len as u64);
         let Some(end) = end else {
             let Extent {
@@ -57,6 +40,6 @@ impl Slice {
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.memory.bytes()[self.start..self.start + self.len]
+        &self.memory.as_slice()[self.start..self.start + self.len]
     }
 }

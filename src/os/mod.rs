@@ -26,7 +26,7 @@ use linux as platform;
 #[cfg(target_os = "macos")]
 use macos as platform;
 pub use map::Map;
-pub use memory::{Memory, Slice};
+pub use memory::Slice;
 pub use space::free_space;
 
 use crate::error::Result;

@@ -1,5 +1,5 @@
-//! Strategy `baseline`: the published engines' way. Fixed weights are mapped; experts are read through the page
-//! cache into owned slabs, so that the page cache is a second cache that no budget bounds.
+//! Strategy `baseline`: the published engines' way. Experts are read through the page cache into owned slabs, so that
+//! the page cache is a second cache that no budget bounds. Fixed weights are read once, past it.
 
 use super::cache::{Cache, CacheOptions};
 use super::fixed::Fixed;
@@ -8,11 +8,11 @@ use super::{Opened, Opening, SupplyNeeds, largest_slab};
 use crate::error::Result;
 use crate::model::Model;
 use crate::os::slots::Source;
-use crate::os::{self, File};
+use crate::os::{DirectFile, File, ReadAt};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Maps the file for the fixed weights and opens it a second time for the experts.
+/// Opens the model file twice more: past the cache for the fixed weights, through it for the experts.
 pub fn open(opening: Opening<'_>) -> Result<Opened> {
     let Opening {
         path,
@@ -22,7 +22,9 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         budget,
         progress,
     } = opening;
-    let (fixed, _) = Fixed::map(file, model, options.lock, progress)?;
+    let direct = DirectFile::open(path)?;
+    direct.file().check_same(file)?;
+    let fixed = Fixed::read(&direct, model, options.readers, options.lock, progress)?;
     let experts = File::open(path)?;
     experts.check_same(file)?;
     let cache = CacheOptions {
@@ -41,14 +43,14 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
     Ok(Opened {
         fixed,
         experts: Box::new(experts),
-        notes: Vec::new(),
+        notes: direct.refused().into_iter().collect(),
     })
 }
 
-/// The mapped fixed weights, and slabs without any bytes around the experts.
-pub fn needs(_: &Path, model: &Model) -> Result<SupplyNeeds> {
+/// Whole pages around the fixed weights, and slabs without any bytes around the experts.
+pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
     Ok(SupplyNeeds {
-        fixed: Fixed::bytes(model, os::page_size()),
+        fixed: Fixed::bytes(model, DirectFile::open(path)?.alignment()),
         slab: largest_slab(&model.experts, 1),
         streams: true,
         n_pools: 1,

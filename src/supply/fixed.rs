@@ -1,9 +1,9 @@
-//! The weights every token uses: in a mapping of the file, or read once into owned memory.
+//! The weights every token uses: read once into owned memory, which large pages make faster to compute from than a
+//! mapping of the file.
 
-use super::full;
 use crate::error::{Context, Error, Result};
 use crate::model::Model;
-use crate::os::{AlignedBuf, File, Map, Memory, ReadAt, Slice, page_size};
+use crate::os::{AlignedBuf, ReadAt, Slice};
 use crate::units::{Bytes, Extent};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,43 +45,13 @@ impl Lock {
 struct Part {
     /// The file's offset of the memory's first byte.
     offset: u64,
-    memory: Arc<Memory>,
+    memory: Arc<AlignedBuf>,
 }
 
 impl Fixed {
-    /// All weights in a mapping of the whole file.
-    pub fn mapped(map: Arc<Map>, lock: Lock) -> Fixed {
-        Fixed {
-            parts: vec![Part {
-                offset: 0,
-                memory: Arc::new(Memory::Map(map)),
-            }],
-            lock,
-        }
-    }
-
-    /// Maps the fixed weights of a model and has them read; with `lock` they are kept from being dropped as far as
-    /// the system allows.
-    ///
-    /// Errors: a failed read, or no address space.
-    pub fn map(
-        file: &File,
-        model: &Model,
-        lock: bool,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<(Fixed, Arc<Map>)> {
-        let windows: Vec<Extent> = windows(model, page_size()).collect();
-        let map = full::map(file, &windows, progress)?;
-        let mut kept = Lock::default();
-        for window in windows.iter().filter(|_| lock) {
-            kept.add(window.len, map.lock(*window));
-        }
-        Ok((Fixed::mapped(Arc::clone(&map), kept), map))
-    }
-
     /// Bytes of memory that [`Fixed::read`] needs for a model, in a file of this alignment.
     pub fn bytes(model: &Model, alignment: usize) -> u64 {
-        windows(model, alignment).map(|w| w.len).sum()
+        windows(model, alignment).iter().map(|w| w.len).sum()
     }
 
     /// Reads the fixed weights of a model into owned memory, with `n_readers` threads; with `lock` they are kept
@@ -144,7 +114,7 @@ impl Fixed {
         }
         let parts = bufs.into_iter().map(|(offset, buf)| Part {
             offset,
-            memory: Arc::new(Memory::Owned(buf)),
+            memory: Arc::new(buf),
         });
         Ok(Fixed {
             parts: parts.collect(),
@@ -179,10 +149,13 @@ impl Fixed {
     }
 }
 
-/// The whole units of `alignment` bytes around the fixed tensors, ascending; those that touch are one.
-fn windows(model: &Model, alignment: usize) -> impl Iterator<Item = Extent> {
+fn windows(model: &Model, alignment: usize) -> Vec<Extent> {
+    windows_around(model.weights.extents.clone(), alignment)
+}
+
+/// The whole units of `alignment` bytes around some extents, ascending; those that touch are one.
+pub fn windows_around(mut extents: Vec<Extent>, alignment: usize) -> Vec<Extent> {
     let unit = alignment as u64;
-    let mut extents: Vec<Extent> = model.weights.extents.clone();
     extents.sort_unstable_by_key(|e| (e.offset, e.len));
     let mut windows: Vec<Extent> = Vec::new();
     for e in extents {
@@ -198,7 +171,7 @@ fn windows(model: &Model, alignment: usize) -> impl Iterator<Item = Extent> {
             }),
         }
     }
-    windows.into_iter()
+    windows
 }
 
 #[cfg(test)]

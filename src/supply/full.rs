@@ -1,11 +1,12 @@
-//! Strategy `full`: the whole model mapped, resident, and locked where that is allowed. The twin the other strategies are tested against.
+//! Strategy `full`: fixed weights read once, all experts mapped and resident, and locked where that is allowed. The twin
+//! the other strategies are tested against.
 
-use super::fixed::{Fixed, Lock};
+use super::fixed::{Fixed, Lock, windows_around};
 use super::{ExpertSupply, Opened, Opening, Stats, SupplyNeeds};
 use crate::error::Result;
 use crate::model::Model;
-use crate::model::experts::{ExpertMap, ExpertRef};
-use crate::os::{self, File, Map, ReadAt};
+use crate::model::experts::{ExpertMap, ExpertRef, LayerExperts};
+use crate::os::{self, DirectFile, Map, ReadAt};
 use crate::units::{ExpertId, Extent, LayerId};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,22 +21,30 @@ struct Full {
     chosen: Vec<usize>,
     given: bool,
     stats: Stats,
+    locked: u64,
 }
 
-/// Maps the file and asks the system to read all of it.
+/// Maps the file and asks the system to read all experts; the fixed weights are read past the page cache.
 pub fn open(opening: Opening<'_>) -> Result<Opened> {
     let Opening {
+        path,
         file,
         model,
         options,
         progress,
         ..
     } = opening;
-    let (offset, len) = (0, file.len());
-    let map = map(file, &[Extent { offset, len }], progress)?;
+    let direct = DirectFile::open(path)?;
+    direct.file().check_same(file)?;
+    let fixed = Fixed::read(&direct, model, options.readers, options.lock, progress)?;
+    let map = Arc::new(Map::new(file)?);
+    populate(&map, &model.experts, progress)?;
     let mut lock = Lock::default();
-    if options.lock {
-        lock.add(len, map.lock(Extent { offset, len }));
+    let tensors = tensors(&model.experts).collect();
+    for pages in windows_around(tensors, os::page_size()) {
+        if options.lock {
+            lock.add(pages.len, map.lock(pages));
+        }
     }
     let experts = Box::new(Full {
         file: Arc::clone(&map),
@@ -43,32 +52,38 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         chosen: Vec::with_capacity(model.config.n_expert),
         given: true,
         stats: Stats::default(),
+        locked: lock.locked,
     });
     Ok(Opened {
-        fixed: Fixed::mapped(map, lock),
+        fixed,
         experts,
-        notes: Vec::new(),
+        notes: direct.refused().into_iter().chain(lock.note()).collect(),
     })
 }
 
 /// All tensors.
-pub fn needs(_: &Path, model: &Model) -> Result<SupplyNeeds> {
+pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
     Ok(SupplyNeeds {
-        fixed: Fixed::bytes(model, os::page_size()),
+        fixed: Fixed::bytes(model, DirectFile::open(path)?.alignment()),
         slab: model.experts.max_slab_len(),
         streams: false,
         n_pools: 0,
     })
 }
 
-/// Maps a file and has the system read some of it now.
+/// All tensors of experts.
+fn tensors(experts: &ExpertMap) -> impl Iterator<Item = Extent> {
+    let of = |layer: &LayerExperts| [&layer.gate, &layer.up, &layer.down].map(|t| t.extent);
+    experts.layers.iter().flat_map(of)
+}
+
+/// Has the system read the experts now.
 ///
-/// Errors: a failed read, or no address space.
-pub fn map(file: &File, wanted: &[Extent], progress: &mut dyn FnMut(u64, u64)) -> Result<Arc<Map>> {
-    let map = Map::new(file)?;
-    let all = wanted.iter().map(|e| e.len).sum();
+/// Errors: a failed read.
+fn populate(map: &Map, experts: &ExpertMap, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    let all = experts.total_bytes();
     let mut done = 0;
-    for extent in wanted {
+    for extent in tensors(experts) {
         for at in (0..extent.len).step_by(STEP as usize) {
             let len = STEP.min(extent.len - at);
             progress(done, all);
@@ -79,7 +94,7 @@ pub fn map(file: &File, wanted: &[Extent], progress: &mut dyn FnMut(u64, u64)) -
             done += len;
         }
     }
-    Ok(Arc::new(map))
+    Ok(())
 }
 
 impl ExpertSupply for Full {
@@ -107,6 +122,10 @@ impl ExpertSupply for Full {
 
     fn expert(&self, layer: LayerId, expert: ExpertId) -> ExpertRef<'_> {
         self.experts.extents(layer, expert).of(self.file.as_slice())
+    }
+
+    fn locked_bytes(&self) -> u64 {
+        self.locked
     }
 
     fn stats(&self) -> Stats {

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::model::experts::ExpertRef;
 use crate::os::slots::Source;
-use crate::os::{self, DirectFile, ReadAt};
+use crate::os::{self, DirectFile, Map, ReadAt};
 use crate::units::{ExpertId, LayerId};
 use std::path::Path;
 use std::sync::Arc;
@@ -58,7 +58,8 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
     let direct = Arc::new(DirectFile::open(path)?);
     direct.file().check_same(file)?;
     let notes = direct.refused();
-    let (fixed, map) = Fixed::map(file, model, options.lock, progress)?;
+    let fixed = Fixed::read(&*direct, model, options.readers, options.lock, progress)?;
+    let map = Arc::new(Map::new(file)?);
     let n_used = model.config.n_expert_used;
     let cache = |source, budget| {
         let cache = CacheOptions {
@@ -87,12 +88,12 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
     })
 }
 
-/// The mapped fixed weights, and whole pages around each matrix.
+/// Whole pages around the fixed weights, and around each matrix.
 pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
-    let alignment = DirectFile::open(path)?.alignment().max(os::page_size());
+    let alignment = DirectFile::open(path)?.alignment();
     Ok(SupplyNeeds {
-        fixed: Fixed::bytes(model, os::page_size()),
-        slab: largest_slab(&model.experts, alignment),
+        fixed: Fixed::bytes(model, alignment),
+        slab: largest_slab(&model.experts, alignment.max(os::page_size())),
         streams: true,
         n_pools: 2,
     })
@@ -297,7 +298,7 @@ mod tests {
         }
         let (mut supply, model, file) = open_micro(&copy);
         let supply = &mut *supply;
-        // What came with the header goes; the fixed weights are mapped and stay.
+        // What came with the header goes.
         drop_cached(&file);
         let slab = needs(&copy.0, &model).unwrap().slab;
         let cached = || -> u64 {
