@@ -116,7 +116,12 @@ pub(super) fn act_scale(x: &[f32]) -> (f32, f32) {
         .iter()
         .map(|x| x.to_bits() & 0x7fff_ffff)
         .fold(0, u32::max);
-    let amax = f32::from_bits(amax);
+    scale_of(f32::from_bits(amax))
+}
+
+/// The scale for values whose largest magnitude is `amax`, and its inverse.
+#[inline(always)]
+pub fn scale_of(amax: f32) -> (f32, f32) {
     if !amax.is_finite() {
         (f32::NAN, 0.0)
     } else if amax < ACT_TINY {

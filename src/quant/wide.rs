@@ -41,6 +41,15 @@ impl Act512 {
         n_blocks: [0; BLOCKS],
     };
 
+    /// Puts the first eight blocks behind themselves.
+    pub fn repeat_256(&mut self) {
+        self.hi.copy_within(..4, 4);
+        self.lo.copy_within(..4, 4);
+        self.d.copy_within(..8, 8);
+        self.sums.copy_within(..8, 8);
+        self.halves.iter_mut().for_each(|h| h.copy_within(..8, 8));
+    }
+
     /// Blocks in use.
     pub fn n_blocks(&self) -> usize {
         self.n_blocks[0] as usize
@@ -93,11 +102,7 @@ pub fn quantize_512(x: &[f32], out: &mut [Act512]) {
         }
     }
     if let ([only], 256) = (out, x.len()) {
-        only.hi.copy_within(..4, 4);
-        only.lo.copy_within(..4, 4);
-        only.d.copy_within(..8, 8);
-        only.sums.copy_within(..8, 8);
-        only.halves.iter_mut().for_each(|h| h.copy_within(..8, 8));
+        only.repeat_256();
     }
 }
 

@@ -11,10 +11,10 @@ use crate::backend::cpu::dispatch::{
     Activation, FormatKernel, Kernels, RowsKernel, TileKernel, WeightKernels,
 };
 use crate::quant::cast::Plain;
-use crate::quant::wide::{self, Act512};
 
 mod float;
 mod product;
+mod quantize;
 mod unpack;
 
 /// The table, or the names of the features this CPU lacks.
@@ -109,7 +109,7 @@ const KERNELS: Kernels = Kernels {
     // SAFETY: as above.
     axpys: |a, rows, y| unsafe { float::axpys(a, rows, y) },
     // SAFETY: as above.
-    quantize_512: |x, out| unsafe { quantize_512(x, out) },
+    quantize_512: |x, out| unsafe { quantize::quantize_512(x, out) },
     ..avx2::KERNELS
 };
 
@@ -169,11 +169,6 @@ fn mxfp4_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn mxfp4_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     product::tile(rows, x, y, unpack::MXFP4, |w| unpack::mxfp4(w));
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn quantize_512(x: &[f32], out: &mut [Act512]) {
-    wide::quantize_512(x, out);
 }
 
 /// Has block `i` of a row brought near. The streams of rows are shorter than what the hardware learns from.
