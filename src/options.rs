@@ -230,7 +230,7 @@ impl Options {
             kernels: KernelChoice::Auto,
             kv: KvFormat::F16,
             ctx: 0,
-            prefill_chunk: 256,
+            prefill_chunk: 512,
             prefill_sweep: 4096,
         }
     }

@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{Loaded, Temporary, done, golden, infall, micro_ids, succeeded, tiny};
+#[cfg(target_os = "linux")]
+use common::succeeded;
+use common::{Loaded, Temporary, done, golden, infall, micro_ids, tiny};
 use infall::options::{Budget, Options};
 use infall::os::File;
 use infall::os::meter::drop_cached;
