@@ -42,8 +42,8 @@ fn block(x: &[f32; 32], b: usize, out: &mut Act512) {
     let (d, inverse) = scale_of(f32::from_bits(amax));
     let (mut hi, mut lo) = ([0; 32], [0; 32]);
     let mut sum = 0;
-    for h in 0..2 {
-        let scaled = _mm512_mul_ps(x[h], _mm512_set1_ps(inverse));
+    for (h, x) in x.into_iter().enumerate() {
+        let scaled = _mm512_mul_ps(x, _mm512_set1_ps(inverse));
         // Rounded to nearest even; what is no number becomes 0.
         let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(scaled, scaled);
         let q = _mm512_maskz_cvtps_epi32(number, scaled);
