@@ -7,7 +7,7 @@
 //! lane[b % 16] = fma(-min[h][b], halves[h][b], lane[b % 16])          h = 0, 1; formats with minima only
 //! ```
 //!
-//! and at the end lanes 8 apart are added, then 4, 2 and 1. [`rows`] does just this; a fast kernel gives the same
+//! and at the end lanes 8 apart are added, then 4, 2 and 1. The functions here do just this; a fast kernel gives the same
 //! bits, for one vector or many, whatever instructions it has.
 
 use super::dispatch::{Activation, FormatKernel};
