@@ -41,15 +41,6 @@ impl Act512 {
         n_blocks: [0; BLOCKS],
     };
 
-    /// Puts the first eight blocks behind themselves.
-    pub fn repeat_256(&mut self) {
-        self.hi.copy_within(..4, 4);
-        self.lo.copy_within(..4, 4);
-        self.d.copy_within(..8, 8);
-        self.sums.copy_within(..8, 8);
-        self.halves.iter_mut().for_each(|h| h.copy_within(..8, 8));
-    }
-
     /// Blocks in use.
     pub fn n_blocks(&self) -> usize {
         self.n_blocks[0] as usize
@@ -70,6 +61,35 @@ pub const fn place(b: usize, e: usize) -> (usize, usize) {
 /// [`super::encode::quantize_32`] is.
 #[inline(always)]
 pub fn quantize_512(x: &[f32], out: &mut [Act512]) {
+    in_blocks(x, out, |x| {
+        let (mut hi, mut lo) = ([0; 32], [0; 32]);
+        let (d, inverse) = act_scale(x);
+        planes(x, inverse, &mut hi, &mut lo);
+        let halves = [0, 1].map(|h| {
+            let (hi, lo) = (&hi.as_chunks::<16>().0[h], &lo.as_chunks::<16>().0[h]);
+            let hi: i32 = hi.iter().map(|q| i32::from(*q)).sum();
+            let lo: i32 = lo.iter().map(|q| i32::from(*q)).sum();
+            128 * hi + lo
+        });
+        Block { d, hi, lo, halves }
+    });
+}
+
+/// 32 quantised activations.
+pub struct Block {
+    /// Scale.
+    pub d: f32,
+    /// Upper part.
+    pub hi: [i8; 32],
+    /// Lower part.
+    pub lo: [i8; 32],
+    /// Sum of `128 * hi + lo` of each half.
+    pub halves: [i32; 2],
+}
+
+/// Puts each 32 values of a row, quantised by `block`, in their place.
+#[inline(always)]
+pub fn in_blocks(x: &[f32], out: &mut [Act512], block: impl Fn(&[f32; 32]) -> Block) {
     assert!(
         x.len().is_multiple_of(32) && x.len().div_ceil(512) == out.len(),
         "16 blocks of 32 values each"
@@ -81,28 +101,25 @@ pub fn quantize_512(x: &[f32], out: &mut [Act512]) {
         }
         out.n_blocks = [x.len() as u32; BLOCKS];
         for (b, x) in x.iter().enumerate() {
-            let (mut hi, mut lo) = ([0; 32], [0; 32]);
-            let (d, inverse) = act_scale(x);
-            planes(x, inverse, &mut hi, &mut lo);
+            let Block { d, hi, lo, halves } = block(x);
             for k in 0..4 {
                 let (vector, _) = place(b, 8 * k);
                 out.hi[vector].as_chunks_mut().0[b % 8] = hi.as_chunks::<8>().0[k];
                 out.lo[vector].as_chunks_mut().0[b % 8] = lo.as_chunks::<8>().0[k];
             }
-            let mut sums = [0; 2];
-            for (j, sum) in sums.iter_mut().enumerate() {
-                let (hi, lo) = (&hi.as_chunks::<16>().0[j], &lo.as_chunks::<16>().0[j]);
-                let hi: i32 = hi.iter().map(|q| i32::from(*q)).sum();
-                let lo: i32 = lo.iter().map(|q| i32::from(*q)).sum();
-                *sum = 128 * hi + lo;
-                out.halves[j][b] = d * *sum as f32;
+            for (to, half) in out.halves.iter_mut().zip(halves) {
+                to[b] = d * half as f32;
             }
             out.d[b] = d;
-            out.sums[b] = sums[0] + sums[1];
+            out.sums[b] = halves[0] + halves[1];
         }
     }
     if let ([only], 256) = (out, x.len()) {
-        only.repeat_256();
+        only.hi.copy_within(..4, 4);
+        only.lo.copy_within(..4, 4);
+        only.d.copy_within(..8, 8);
+        only.sums.copy_within(..8, 8);
+        only.halves.iter_mut().for_each(|h| h.copy_within(..8, 8));
     }
 }
 

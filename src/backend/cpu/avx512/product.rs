@@ -42,13 +42,22 @@ fn blocks_in_row<const N: usize>(x: &[Act512]) -> usize {
     n / (BLOCKS / N)
 }
 
-/// What is left of a row behind its last 512 weights, filled up with zeros.
+/// Part `s` of a row, 512 weights; a part that is left at the end is filled up with zeros in `last`.
 #[inline(always)]
-fn tail<B: Plain, const N: usize>(row: &[B]) -> [B; N] {
-    let rest = row.as_chunks::<N>().1;
-    let mut tail = [zeroed::<B>(); N];
-    tail[..rest.len()].copy_from_slice(rest);
-    tail
+fn part<'a, B: Plain, const N: usize>(
+    row: &'a [B],
+    s: usize,
+    last: &'a mut Option<[B; N]>,
+) -> &'a [B; N] {
+    let (parts, rest) = row.as_chunks::<N>();
+    match parts.get(s) {
+        Some(part) => part,
+        None => {
+            let last = last.insert([zeroed(); N]);
+            last[..rest.len()].copy_from_slice(rest);
+            last
+        }
+    }
 }
 
 /// As [`crate::backend::cpu::dispatch::RowsKernel`].
@@ -71,14 +80,8 @@ pub fn rows<B: Plain, const N: usize>(
     for (row, y) in rows.chunks(n * together).zip(y.chunks_mut(together)) {
         let mut acc = _mm512_setzero_ps();
         for (s, x) in x.iter().enumerate() {
-            let last;
-            let w = match row.as_chunks::<N>().0.get(s) {
-                Some(w) => w,
-                None => {
-                    last = tail(row);
-                    &last
-                }
-            };
+            let mut last = None;
+            let w = part(row, s, &mut last);
             // Any address may be named: nothing is read for the program.
             prefetch(std::ptr::from_ref(w).wrapping_byte_add(AHEAD), 0);
             acc = step(acc, &unpack(w), x, kind);
@@ -175,15 +178,8 @@ pub fn tile<B: Plain, const N: usize>(
         let mut acc = [[_mm512_setzero_ps(); TOKENS]; ROWS];
         for s in 0..n.div_ceil(N) {
             for (row, acc) in rows.chunks(n * together).zip(&mut acc) {
-                let last;
-                let part = match row.as_chunks::<N>().0.get(s) {
-                    Some(part) => part,
-                    None => {
-                        last = tail(row);
-                        &last
-                    }
-                };
-                let w = unpack(part);
+                let mut last = None;
+                let w = unpack(part(row, s, &mut last));
                 for (x, acc) in x.iter().zip(acc) {
                     *acc = step(*acc, &w, &x[s], kind);
                 }
