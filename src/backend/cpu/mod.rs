@@ -123,17 +123,19 @@ impl Cpu {
 
     /// Bytes of scratch at most, beside the graph's buffers, for chunks of `chunk` tokens in a context of `ctx`.
     pub fn scratch_bytes(c: &Config, n_threads: usize, chunk: usize, ctx: usize) -> u64 {
-        // The widest rows that products read, as blocks of either kind.
+        // The widest rows that products read, as blocks of any kind.
         let inputs = [
-            c.n_embd,
+            HC * c.n_embd,
             c.n_lora_q,
             c.q_width(),
             c.n_group_o * c.n_lora_o,
             c.n_expert_used * c.n_ff_expert,
         ];
         let widest = inputs.into_iter().max().unwrap_or(0);
-        // The other forms of activations take less than this one; rows of an expert are rounded up one by one.
-        let prepared = chunk * (widest.div_ceil(512) + c.n_expert_used) * size_of::<Act512>();
+        // The other forms of activations take less than this one; rows of experts, and of groups, are rounded up one by
+        // one.
+        let rounded = c.n_expert_used.max(c.n_group_o);
+        let prepared = chunk * (widest.div_ceil(512) + rounded) * size_of::<Act512>();
         let mixed = chunk * (2 * HC + HC * HC) * 4;
         let pooled = (chunk / 4 + 1) * c.head_dim * 4;
         let rows = (ctx / 4).next_multiple_of(attention::KEY_TILE);
