@@ -42,7 +42,7 @@ pub enum KernelChoice {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// x86-64 with AVX-512 (F, BW, VL, VNNI).
+    /// x86-64 with AVX-512 (F, BW, VL, VNNI, VBMI) and GFNI.
     Avx512,
     /// aarch64.
     Neon,

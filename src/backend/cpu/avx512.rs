@@ -1,4 +1,5 @@
-//! FENCE: kernels for x86-64 with AVX-512 (F, BW, VL) and its VNNI byte products.
+//! FENCE: kernels for x86-64 with AVX-512 (F, BW, VL), its byte products and shuffles (VNNI, VBMI) and GFNI: Ice Lake,
+//! Zen 4 and newer. Each function is compiled for `avx512vl,avx512vnni,avx512vbmi,gfni`, which contain F, BW, AVX2, FMA, F16C.
 //!
 //! Promise: as in `avx2.rs`, whose table fills what is missing here. `float` holds the formats without blocks,
 //! `unpack` those with blocks and `product` what is done with them.
@@ -25,6 +26,8 @@ pub fn kernels() -> Result<Kernels, String> {
         ("avx512bw", is_x86_feature_detected!("avx512bw")),
         ("avx512vl", is_x86_feature_detected!("avx512vl")),
         ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+        ("avx512vbmi", is_x86_feature_detected!("avx512vbmi")),
+        ("gfni", is_x86_feature_detected!("gfni")),
     ];
     let missing: Vec<_> = features.iter().filter(|f| !f.1).map(|f| f.0).collect();
     if missing.is_empty() {
@@ -121,68 +124,68 @@ const fn kernel(activation: Activation, rows: RowsKernel, tile: TileKernel) -> F
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn q8_0_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
     product::rows(rows, x, y, unpack::Q8_0, |w| unpack::q8_0(w));
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn q8_0_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     product::tile(rows, x, y, unpack::Q8_0, |w| unpack::q8_0(w));
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn q4_k_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
     product::rows(rows, x, y, unpack::Q4_K, |w| unpack::q4_k(w));
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn q4_k_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     product::tile(rows, x, y, unpack::Q4_K, |w| unpack::q4_k(w));
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn q2_k_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
     product::rows(rows, x, y, unpack::Q2_K, |w| unpack::q2_k(w));
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn q2_k_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     product::tile(rows, x, y, unpack::Q2_K, |w| unpack::q2_k(w));
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn iq2_xxs_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
     product::rows(rows, x, y, unpack::IQ2_XXS, |w| unpack::iq2_xxs(w));
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn iq2_xxs_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     product::tile(rows, x, y, unpack::IQ2_XXS, |w| unpack::iq2_xxs(w));
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn mxfp4_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
     product::rows(rows, x, y, unpack::MXFP4, |w| unpack::mxfp4(w));
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn mxfp4_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     product::tile(rows, x, y, unpack::MXFP4, |w| unpack::mxfp4(w));
 }
 
-/// Has block `i` of a row brought near. The streams of rows are shorter than what the hardware learns from.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+/// Has block `i` of a row brought near, as `HINT` says. The streams of rows are shorter than what the hardware learns from.
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn prefetch<B>(row: *const B, i: usize) {
+fn prefetch<const HINT: i32, B>(row: *const B, i: usize) {
     let block = row.wrapping_add(i).cast::<i8>();
     for line in (0..size_of::<B>()).step_by(64) {
         // Any address may be named: nothing is read or written for the program.
-        _mm_prefetch::<_MM_HINT_T1>(block.wrapping_add(line));
+        _mm_prefetch::<HINT>(block.wrapping_add(line));
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn load64<T: Plain>(x: &[T; 64]) -> __m512i {
     const { assert!(size_of::<T>() == 1) };
@@ -191,14 +194,14 @@ fn load64<T: Plain>(x: &[T; 64]) -> __m512i {
 }
 
 /// The four sums of lanes that are equal modulo 4.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn fold16(x: __m512) -> __m128 {
     let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x)));
     fold8(_mm256_add_ps(_mm512_castps512_ps256(x), high))
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn fold8(x: __m256) -> __m128 {
     _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x))

@@ -10,12 +10,12 @@ use crate::backend::cpu::avx2::{self, as_bytes, load32};
 use crate::backend::cpu::rows::{activations, in_tiles};
 use crate::quant::cast::{Plain, to_bytes};
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn f32_some<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
     float_tile::<R, T, 128>(rows, x, y, |w| f32_weights(w));
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn f16_some<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
     float_tile::<R, T, 64>(rows, x, y, |w| {
         let (w, _) = w.as_chunks::<32>();
@@ -26,7 +26,7 @@ fn f16_some<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut
     });
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn bf16_some<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
     float_tile::<R, T, 64>(rows, x, y, |w| {
         let (w, _) = w.as_chunks::<32>();
@@ -35,12 +35,12 @@ fn bf16_some<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mu
     });
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn f32_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
     f32_some::<4, 1>(rows, [x], [y]);
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn f32_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     in_fours(
         x,
@@ -50,12 +50,12 @@ pub fn f32_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     );
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn f16_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
     f16_some::<4, 1>(rows, [x], [y]);
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn f16_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     in_fours(
         x,
@@ -65,12 +65,12 @@ pub fn f16_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     );
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn bf16_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
     bf16_some::<4, 1>(rows, [x], [y]);
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn bf16_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     in_fours(
         x,
@@ -97,14 +97,14 @@ fn in_fours(
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len(), "vectors of one length");
     let [[sum]] = float_dots::<1, 1, 128>([to_bytes(a)], [b], |w| f32_weights(w));
     sum
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn axpys(a: &[f32], rows: &[f32], y: &mut [f32]) {
     let n = y.len();
     assert_eq!(rows.len(), a.len() * n, "rows of one length");
@@ -135,7 +135,7 @@ pub fn axpys(a: &[f32], rows: &[f32], y: &mut [f32]) {
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn f32_weights(w: &[u8; 128]) -> [__m512; 2] {
     let (w, _) = w.as_chunks::<64>();
@@ -146,7 +146,7 @@ fn f32_weights(w: &[u8; 128]) -> [__m512; 2] {
 }
 
 /// Rows of weights of `STEP / 32` bytes; `weights` widens 32 of them.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn float_tile<const R: usize, const T: usize, const STEP: usize>(
     rows: &[u8],
@@ -164,7 +164,7 @@ fn float_tile<const R: usize, const T: usize, const STEP: usize>(
     );
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn float_dots<const R: usize, const T: usize, const STEP: usize>(
     rows: [&[u8]; R],
@@ -177,7 +177,7 @@ fn float_dots<const R: usize, const T: usize, const STEP: usize>(
     let next = next_pass(rows);
     for i in 0..n / 32 {
         for r in 0..R {
-            prefetch(next[r].cast::<[u8; STEP]>(), i);
+            prefetch::<_MM_HINT_T1, _>(next[r].cast::<[u8; STEP]>(), i);
             let w = weights(&steps[r].as_chunks::<STEP>().0[i]);
             for t in 0..T {
                 let x = f32_weights(as_bytes(&x[t].as_chunks::<32>().0[i]));
@@ -239,7 +239,7 @@ fn next_pass<const R: usize, B>(rows: [&[B]; R]) -> [*const B; R] {
 }
 
 /// The sum of each, as [`avx2::sum4`] to the bit; four at a time share their steps.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn quad_sums<const T: usize>(quads: [__m128; T]) -> [f32; T] {
     let mut sums = [0.0; T];

@@ -13,8 +13,8 @@ use crate::quant::blocks::blocks;
 use crate::quant::cast::{Plain, zeroed};
 use crate::quant::wide::{Act512, BLOCKS, n_blocks};
 
-/// How far ahead of the weights in use others are brought near.
-const AHEAD: usize = 4096;
+/// How far ahead of the weights in use others are brought into the second cache, and from there into the first.
+const AHEAD: [usize; 2] = [4096, 1024];
 
 /// 512 weights of a row.
 pub struct Unpacked {
@@ -61,7 +61,7 @@ fn part<'a, B: Plain, const N: usize>(
 }
 
 /// As [`crate::backend::cpu::dispatch::RowsKernel`].
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 pub fn rows<B: Plain, const N: usize>(
     rows: &[u8],
@@ -82,8 +82,9 @@ pub fn rows<B: Plain, const N: usize>(
         for (s, x) in x.iter().enumerate() {
             let mut last = None;
             let w = part(row, s, &mut last);
-            // Any address may be named: nothing is read for the program.
-            prefetch(std::ptr::from_ref(w).wrapping_byte_add(AHEAD), 0);
+            let at = std::ptr::from_ref(w);
+            prefetch::<_MM_HINT_T1, _>(at.wrapping_byte_add(AHEAD[0]), 0);
+            prefetch::<_MM_HINT_T0, _>(at.wrapping_byte_add(AHEAD[1]), 0);
             acc = step(acc, &unpack(w), x, kind);
         }
         finish(acc, y);
@@ -96,7 +97,7 @@ fn together<const N: usize>(blocks_in_row: usize) -> usize {
 }
 
 /// The sums of one row, or of two that have half of the lanes each.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn finish(acc: __m512, y: &mut [f32]) {
     if let [y] = y {
@@ -108,7 +109,7 @@ fn finish(acc: __m512, y: &mut [f32]) {
 }
 
 /// Adds the products of 16 blocks to their lanes.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn step(acc: __m512, w: &Unpacked, x: &Act512, kind: Kind) -> __m512 {
     let zero = _mm512_setzero_si512();
@@ -144,7 +145,7 @@ const ROWS: usize = 8;
 
 /// As [`crate::backend::cpu::dispatch::TileKernel`]. A part of a row is unpacked once and meets the same part of all
 /// vectors, which lie in the first-level cache while some rows pass.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 pub fn tile<B: Plain, const N: usize>(
     rows: &[u8],
@@ -192,14 +193,14 @@ pub fn tile<B: Plain, const N: usize>(
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn floats(x: &[f32; 16]) -> __m512 {
     // SAFETY: `x` is 64 bytes; the load needs no alignment.
     unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn ints(x: &[i32; 16]) -> __m512i {
     // SAFETY: `x` is 64 bytes; the load needs no alignment.
@@ -207,7 +208,7 @@ fn ints(x: &[i32; 16]) -> __m512i {
 }
 
 /// Lanes 8 apart, then 4, 2 and 1.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn sum16(x: __m512) -> f32 {
     super::avx2::sum4(super::fold16(x))

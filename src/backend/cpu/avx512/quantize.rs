@@ -8,12 +8,12 @@ use std::arch::x86_64::*;
 use crate::quant::encode::scale_of;
 use crate::quant::wide::{Act512, Block, in_blocks};
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn quantize_512(x: &[f32], out: &mut [Act512]) {
     in_blocks(x, out, |x| block(x));
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn block(x: &[f32; 32]) -> Block {
     let [first, second] = [0, 1].map(|h| x.as_chunks::<16>().0[h].as_ptr());
@@ -38,7 +38,7 @@ fn block(x: &[f32; 32]) -> Block {
     Block { d, hi, lo, halves }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn store(to: &mut [i8; 16], x: __m128i) {
     // SAFETY: `to` is 16 bytes; the store needs no alignment.

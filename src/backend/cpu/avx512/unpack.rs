@@ -25,7 +25,7 @@ pub const Q4_K: Kind = Kind {
 };
 pub const Q2_K: Kind = Q4_K;
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 pub fn q8_0(w: &[BlockQ8_0; 16]) -> Unpacked {
     let mut bytes = [_mm512_setzero_si512(); 8];
@@ -51,7 +51,7 @@ pub fn q8_0(w: &[BlockQ8_0; 16]) -> Unpacked {
 }
 
 /// From the blocks 0 | 4, 1 | 5, 2 | 6, 3 | 7 the columns by eights, each of all blocks.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn eights(blocks: [__m512i; 4]) -> [__m512i; 4] {
     let [a, b, c, d] = blocks;
@@ -67,7 +67,7 @@ fn eights(blocks: [__m512i; 4]) -> [__m512i; 4] {
     ]
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 pub fn mxfp4(w: &[BlockMxfp4; 16]) -> Unpacked {
     let values = _mm512_broadcast_i32x4(load16(&MXFP4_VALUES));
@@ -103,7 +103,7 @@ pub fn mxfp4(w: &[BlockMxfp4; 16]) -> Unpacked {
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 pub fn q4_k(w: &[BlockQ4K; 2]) -> Unpacked {
     // 32 bytes are blocks 2i (low nibbles) and 2i + 1 (high).
@@ -134,7 +134,7 @@ pub fn q4_k(w: &[BlockQ4K; 2]) -> Unpacked {
 }
 
 /// The scales of 16 weights are whole numbers: they go into the bytes, at most 3 * 15.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 pub fn q2_k(w: &[BlockQ2K; 2]) -> Unpacked {
     // Bits 2i of the first 32 bytes are block i, of the others block i + 4.
@@ -179,46 +179,40 @@ pub fn q2_k(w: &[BlockQ2K; 2]) -> Unpacked {
 /// 8 in each byte.
 const EIGHTS: i64 = 0x0808_0808_0808_0808;
 
-/// The grid's points, 128 added to each magnitude.
-static GRID: [u64; 256] = grid();
+/// Low and high bytes of the grid's codes: eight columns of two bits each.
+static CODES: [[[u8; 64]; 4]; 2] = codes();
 
-const fn grid() -> [u64; 256] {
-    let magnitudes = [8, 25, 43];
-    let mut grid = [0; 256];
+const fn codes() -> [[[u8; 64]; 4]; 2] {
+    let mut codes = [[[0; 64]; 4]; 2];
     let mut i = 0;
     while i < 256 {
-        let mut j = 0;
-        while j < 8 {
-            let digit = (IQ2_XXS_CODES[i] >> (2 * j)) as usize & 3;
-            grid[i] |= (128 + magnitudes[digit]) << (8 * j);
-            j += 1;
-        }
+        [codes[0][i / 64][i % 64], codes[1][i / 64][i % 64]] = IQ2_XXS_CODES[i].to_le_bytes();
         i += 1;
     }
-    grid
+    codes
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 pub fn iq2_xxs(w: &[BlockIq2Xxs; 2]) -> Unpacked {
     // A group is a word of four grid indices and one of signs and scale.
     let groups = [0, 1].map(|h| load64(&w[h].groups.as_flattened().as_chunks::<64>().0[0]));
-    let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    let words = _mm512_permutex2var_epi32(groups[0], odd, groups[1]);
-    let mut minus = [0_u64; 8];
-    store_words(&mut minus, iq2_xxs_signs(words));
+    let minus = iq2_xxs_signs(groups);
     let mut bytes = [_mm512_setzero_si512(); 8];
-    for (h, mut group) in groups.into_iter().enumerate() {
+    // Column e of index k stands at bit 16k + 2e; above its two bits are those of others.
+    let columns = _mm512_set1_epi64(0x0e0c_0a08_0604_0200);
+    for (h, codes) in iq2_xxs_codes(groups).into_iter().enumerate() {
         for k in 0..4 {
-            let index = _mm512_and_si512(group, _mm512_set1_epi64(255));
-            // SAFETY: eight indices below 256, the length of the table.
-            let points = unsafe { _mm512_i64gather_epi64::<8>(index, GRID.as_ptr().cast()) };
-            group = _mm512_srli_epi64::<8>(group);
-            let zero = _mm512_setzero_si512();
+            let columns = _mm512_add_epi8(columns, _mm512_set1_epi8(16 * k as i8));
+            let code = _mm512_multishift_epi64_epi8(columns, codes);
+            let points = _mm512_gf2p8affine_epi64_epi8::<GRID_0>(code, _mm512_set1_epi64(GRID));
             // 256 - (128 + m) is 128 - m.
+            let zero = _mm512_setzero_si512();
             bytes[4 * h + k] = _mm512_mask_sub_epi8(points, minus[4 * h + k], zero, points);
         }
     }
+    let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    let words = _mm512_permutex2var_epi32(groups[0], odd, groups[1]);
     let factors = _mm512_or_si512(
         _mm512_and_si512(_mm512_srli_epi32::<27>(words), _mm512_set1_epi32(30)),
         _mm512_set1_epi32(1),
@@ -231,38 +225,80 @@ pub fn iq2_xxs(w: &[BlockIq2Xxs; 2]) -> Unpacked {
     }
 }
 
-/// The signs of 16 groups, of which each word has four fields of seven bits: 64 bits for each vector of
-/// [`iq2_xxs`]. The eighth sign makes their number even.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
-fn iq2_xxs_signs(words: __m512i) -> __m512i {
-    let field = |shifted, mask: i32| _mm512_and_si512(shifted, _mm512_set1_epi32(mask));
-    let seven = _mm512_or_si512(
-        _mm512_or_si512(
-            field(words, 0x7f),
-            field(_mm512_slli_epi32::<1>(words), 0x7f00),
-        ),
-        _mm512_or_si512(
-            field(_mm512_slli_epi32::<2>(words), 0x7f_0000),
-            field(_mm512_slli_epi32::<3>(words), 0x7f00_0000),
-        ),
-    );
-    // The parity of each byte folds into its lowest bit (what shifts in from the next byte stays above it).
-    let fold = _mm512_xor_si512(seven, _mm512_srli_epi32::<4>(seven));
-    let fold = _mm512_xor_si512(fold, _mm512_srli_epi32::<2>(fold));
-    let fold = _mm512_xor_si512(fold, _mm512_srli_epi32::<1>(fold));
-    let eighth = _mm512_slli_epi32::<7>(field(fold, 0x0101_0101));
-    let signs = _mm512_or_si512(seven, eighth);
-    // From four bytes a group to one byte of each of eight groups.
-    let turn = _mm512_broadcast_i32x4(_mm_setr_epi8(
-        0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,
-    ));
-    let pairs = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
-    _mm512_permutexvar_epi32(pairs, _mm512_shuffle_epi8(signs, turn))
+/// The magnitude of code 0, 128 added.
+const GRID_0: i32 = 128 + 8;
+
+/// Bits of a code to a magnitude: 25 and 43 differ from 8 by the bits 0x11 and 0x23.
+const GRID: i64 = bit_matrix(&[0b11, 0b10, 0, 0, 0b01, 0b10, 0, 0]);
+
+/// Copies seven bits; the eighth makes their number even.
+const SIGNS: i64 = bit_matrix(&[1, 2, 4, 8, 16, 32, 64, 127]);
+
+/// The matrix of an affine transform whose bit `i` is the parity of the bits in `of[i]`.
+const fn bit_matrix(of: &[u8; 8]) -> i64 {
+    i64::from_be_bytes(*of)
 }
 
+/// The codes of the grid's points: a word for each of the four indices of a group.
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn iq2_xxs_codes(groups: [__m512i; 2]) -> [__m512i; 2] {
+    // In an order that joining bytes to words brings back to that of the groups.
+    let order = _mm512_setr_epi32(0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30);
+    let index = _mm512_permutex2var_epi32(groups[0], order, groups[1]);
+    let upper = _mm512_movepi8_mask(index);
+    let (low, high) = (
+        lookup(&CODES[0], index, upper),
+        lookup(&CODES[1], index, upper),
+    );
+    [
+        _mm512_unpacklo_epi8(low, high),
+        _mm512_unpackhi_epi8(low, high),
+    ]
+}
+
+/// Byte `index` of 256, where `upper` says which indices are above 127.
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn lookup(table: &[[u8; 64]; 4], index: __m512i, upper: __mmask64) -> __m512i {
+    let [a, b, c, d] = table;
+    let first = _mm512_permutex2var_epi8(load64(a), index, load64(b));
+    let second = _mm512_permutex2var_epi8(load64(c), index, load64(d));
+    _mm512_mask_blend_epi8(upper, first, second)
+}
+
+/// The signs of 16 groups, of which each has four fields of seven bits: 64 bits for each vector of [`iq2_xxs`].
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn iq2_xxs_signs(groups: [__m512i; 2]) -> [u64; 8] {
+    let fields = _mm512_set1_epi64(0x352e_2720_352e_2720);
+    let seven = _mm512_mask_multishift_epi64_epi8(
+        _mm512_multishift_epi64_epi8(fields, groups[0]),
+        0xf0f0_f0f0_f0f0_f0f0,
+        fields,
+        groups[1],
+    );
+    let eight = _mm512_gf2p8affine_epi64_epi8::<0>(seven, _mm512_set1_epi64(SIGNS));
+    // From eight bytes of a group and its partner to one byte of each of eight groups.
+    let turned = _mm512_permutexvar_epi8(load64(&TURN), eight);
+    let mut signs = [0; 8];
+    store_words(&mut signs, turned);
+    signs
+}
+
+/// Rows and columns of eight by eight bytes exchanged.
+static TURN: [u8; 64] = {
+    let mut turn = [0; 64];
+    let mut i = 0;
+    while i < 64 {
+        turn[i] = (i % 8 * 8 + i / 8) as u8;
+        i += 1;
+    }
+    turn
+};
+
 /// The first words of 16 blocks of `STRIDE` bytes.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn strided<const STRIDE: i32, B>(w: &[B; 16]) -> __m512i {
     const { assert!(size_of::<B>() == STRIDE as usize && STRIDE >= 4) };
@@ -272,20 +308,20 @@ fn strided<const STRIDE: i32, B>(w: &[B; 16]) -> __m512i {
     unsafe { _mm512_i32gather_epi32::<1>(offsets, w.as_ptr().cast()) }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn store_words(to: &mut [u64; 8], x: __m512i) {
     // SAFETY: `to` is 64 bytes; the store needs no alignment.
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn side_by_side(a: __m256i, b: __m256i) -> __m512i {
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn halves(a: f32, b: f32) -> __m512 {
     _mm512_mask_mov_ps(_mm512_set1_ps(a), 0xff00, _mm512_set1_ps(b))
