@@ -186,3 +186,24 @@ fn a_foreign_token_is_an_error_and_harms_nothing() {
     session.decode(&mut loaded.graph, TokenId(4095)).unwrap();
     assert_eq!(session.tokens(), [TokenId(4095)]);
 }
+
+/// What a token costs in barriers: the jobs that threads share, of each of which all wait for the last.
+#[test]
+fn a_token_takes_few_jobs_of_the_pool() {
+    let ids = tiny_ids(410);
+    for kernels in kernel_choices() {
+        let mut loaded = open(&tiny(), kernels, 512, 2);
+        let mut session = loaded.session();
+        session
+            .prefill(&mut loaded.graph, &ids[..400], &mut |_| true)
+            .unwrap();
+        let before = loaded.graph.backend().n_jobs();
+        for id in &ids[400..] {
+            session.decode(&mut loaded.graph, *id).unwrap();
+        }
+        let jobs = loaded.graph.backend().n_jobs() - before;
+        // Ten tokens of six layers, and their heads.
+        println!("{kernels:?}: {:.1} jobs a layer", jobs as f64 / 60.0);
+        assert!((1..=15 * 60).contains(&jobs), "{kernels:?}: {jobs} jobs");
+    }
+}

@@ -99,7 +99,7 @@ fn each_row<T: Send>(
 /// Columns of an output tile: enough tiles to keep every thread busy, whole cache lines each.
 pub fn tile_columns(cols: usize, n_threads: usize) -> usize {
     let tiles = 4 * n_threads;
-    (cols.div_ceil(tiles).next_multiple_of(16)).clamp(16, 64)
+    (cols.div_ceil(tiles).next_multiple_of(4)).clamp(4, 64)
 }
 
 /// Some weight rows times `n` vectors: vector `t` goes to `part` of the tile's columns in row `row(t)`.

@@ -102,6 +102,11 @@ impl Cpu {
         })
     }
 
+    /// Jobs that the threads shared so far; each ends with a barrier.
+    pub fn n_jobs(&self) -> u64 {
+        self.pool.n_jobs()
+    }
+
     /// Notes from now on where the time goes; what was noted before is forgotten.
     pub fn start_profile(&mut self) {
         self.profile = Some(Profile::new(Instant::now()));

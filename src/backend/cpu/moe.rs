@@ -186,6 +186,9 @@ pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) -> Result<()> {
     Ok(())
 }
 
+/// Columns that [`combine`] sums side by side.
+const SOME: usize = 64;
+
 /// See [`crate::backend::Backend::combine`].
 pub fn combine(
     cpu: &mut Cpu,
@@ -198,9 +201,13 @@ pub fn combine(
     cpu.pool
         .for_rows(&mut y[..n * n_embd], n_embd, &mut cpu.threads, |t, y, _| {
             let routed = &routed[t * n_used * n_embd..][..n_used * n_embd];
-            for (d, y) in y.iter_mut().enumerate() {
-                let sum: f32 = (0..n_used).map(|r| routed[r * n_embd + d]).sum();
-                *y += sum;
+            for (c, y) in y.chunks_mut(SOME).enumerate() {
+                let mut sums = [0.0; SOME];
+                for routed in routed.chunks_exact(n_embd) {
+                    let some = routed[c * SOME..].iter().take(y.len());
+                    sums.iter_mut().zip(some).for_each(|(sum, v)| *sum += v);
+                }
+                y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
             }
         });
 }

@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-/// Looks at the job counter before a worker parks; about 50 µs, more than the gap between two jobs of a token.
-const SPINS: u32 = 1500;
+/// Looks at the job counter before a worker parks; about 0.3 ms, several times the gap between two jobs of a token. (With 1,500
+/// workers slept in front of every mixer of the hyper-connections: 0.80 instead of 0.68 ms a token for four layers.)
+const SPINS: u32 = 6000;
 
 /// Called with an item and the number of the thread that runs it.
 type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
@@ -49,6 +50,7 @@ unsafe impl Send for Shared {}
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    n_jobs: u64,
 }
 
 impl Pool {
@@ -72,6 +74,7 @@ impl Pool {
         let mut pool = Pool {
             shared,
             workers: Vec::new(),
+            n_jobs: 0,
         };
         for id in 1..n_threads {
             let shared = Arc::clone(&pool.shared);
@@ -91,6 +94,11 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Jobs that were shared out so far: as many times did all threads wait for the last of them.
+    pub fn n_jobs(&self) -> u64 {
+        self.n_jobs
+    }
+
     /// Calls `task(item, thread)` once for each item below `n_items` and returns when all calls have.
     /// `thread` is below [`Pool::n_threads`]; two calls at the same time have different ones.
     pub fn run(&mut self, n_items: usize, task: &Task<'_>) {
@@ -98,6 +106,7 @@ impl Pool {
             (0..n_items).for_each(|item| task(item, 0));
             return;
         }
+        self.n_jobs += 1;
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. The pointer is dropped from use before this call returns:
         // every worker has decremented `busy` after its last use of it.

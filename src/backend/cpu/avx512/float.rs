@@ -145,6 +145,9 @@ fn f32_weights(w: &[u8; 128]) -> [__m512; 2] {
     ]
 }
 
+/// How far ahead of the weights in use others are brought near, in bytes of one row.
+const AHEAD: usize = 4096;
+
 /// Rows of weights of `STEP / 32` bytes; `weights` widens 32 of them.
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
@@ -174,10 +177,16 @@ fn float_dots<const R: usize, const T: usize, const STEP: usize>(
     let mut acc = [[[_mm512_setzero_ps(); 2]; T]; R];
     let n = x[0].len();
     let (steps, x) = (cut(rows, n * (STEP / 32)), cut(x, n));
-    let next = next_pass(rows);
-    for i in 0..n / 32 {
+    let (n_steps, next) = (n / 32, next_pass(rows));
+    for i in 0..n_steps {
         for r in 0..R {
-            prefetch::<_MM_HINT_T1, _>(next[r].cast::<[u8; STEP]>(), i);
+            // A stream ends with the row and goes on with that of the next pass.
+            let ahead = i + AHEAD / STEP;
+            let (row, i_ahead) = match ahead.checked_sub(n_steps) {
+                None => (steps[r].as_ptr(), ahead),
+                Some(rest) => (next[r], rest),
+            };
+            prefetch::<_MM_HINT_T1, _>(row.cast::<[u8; STEP]>(), i_ahead);
             let w = weights(&steps[r].as_chunks::<STEP>().0[i]);
             for t in 0..T {
                 let x = f32_weights(as_bytes(&x[t].as_chunks::<32>().0[i]));
