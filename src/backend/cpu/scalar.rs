@@ -5,7 +5,9 @@
 
 use half::f16;
 
-use super::dispatch::{Activation, FormatKernel, Kernels, RowsKernel, WeightKernels};
+use super::dispatch::{
+    Activation, FormatKernel, Kernels, RowsKernel, TOKENS, TileKernel, WeightKernels,
+};
 use super::rows::{activations, in_passes};
 use crate::quant::Format;
 use crate::quant::blocks::{
@@ -20,14 +22,38 @@ use crate::quant::wide::quantize_512;
 pub const KERNELS: Kernels = Kernels {
     name: "scalar",
     weights: WeightKernels {
-        f32: with_f32(|rows, x, y| rows_f32(Format::F32, rows, x, y)),
-        f16: with_f32(|rows, x, y| rows_f32(Format::F16, rows, x, y)),
-        bf16: with_f32(|rows, x, y| rows_f32(Format::Bf16, rows, x, y)),
-        q8_0: with_f32(|rows, x, y| rows_f32(Format::Q8_0, rows, x, y)),
-        q4_k: with_f32(|rows, x, y| rows_f32(Format::Q4K, rows, x, y)),
-        q2_k: with_f32(|rows, x, y| rows_f32(Format::Q2K, rows, x, y)),
-        iq2_xxs: with_f32(|rows, x, y| rows_f32(Format::Iq2Xxs, rows, x, y)),
-        mxfp4: with_f32(|rows, x, y| rows_f32(Format::Mxfp4, rows, x, y)),
+        f32: with_f32(
+            |rows, x, y| rows_f32(Format::F32, rows, x, y),
+            |rows, x, y| tile_f32(Format::F32, rows, x, y),
+        ),
+        f16: with_f32(
+            |rows, x, y| rows_f32(Format::F16, rows, x, y),
+            |rows, x, y| tile_f32(Format::F16, rows, x, y),
+        ),
+        bf16: with_f32(
+            |rows, x, y| rows_f32(Format::Bf16, rows, x, y),
+            |rows, x, y| tile_f32(Format::Bf16, rows, x, y),
+        ),
+        q8_0: with_f32(
+            |rows, x, y| rows_f32(Format::Q8_0, rows, x, y),
+            |rows, x, y| tile_f32(Format::Q8_0, rows, x, y),
+        ),
+        q4_k: with_f32(
+            |rows, x, y| rows_f32(Format::Q4K, rows, x, y),
+            |rows, x, y| tile_f32(Format::Q4K, rows, x, y),
+        ),
+        q2_k: with_f32(
+            |rows, x, y| rows_f32(Format::Q2K, rows, x, y),
+            |rows, x, y| tile_f32(Format::Q2K, rows, x, y),
+        ),
+        iq2_xxs: with_f32(
+            |rows, x, y| rows_f32(Format::Iq2Xxs, rows, x, y),
+            |rows, x, y| tile_f32(Format::Iq2Xxs, rows, x, y),
+        ),
+        mxfp4: with_f32(
+            |rows, x, y| rows_f32(Format::Mxfp4, rows, x, y),
+            |rows, x, y| tile_f32(Format::Mxfp4, rows, x, y),
+        ),
     },
     dot_f32,
     axpys,
@@ -38,11 +64,11 @@ pub const KERNELS: Kernels = Kernels {
     f32_to_f16,
 };
 
-const fn with_f32(rows: RowsKernel) -> FormatKernel {
+const fn with_f32(rows: RowsKernel, tile: TileKernel) -> FormatKernel {
     FormatKernel {
         activation: Activation::F32,
         rows,
-        tile: None,
+        tile: Some(tile),
     }
 }
 
@@ -63,31 +89,55 @@ pub fn integer_twin(format: Format) -> Option<FormatKernel> {
     })
 }
 
+/// Weights that are dequantised together: a whole number of blocks of every format.
+const CHUNK: usize = 256;
+
 /// Rows of any format times f32 activations.
 pub fn rows_f32(format: Format, rows: &[u8], x: &[u8], y: &mut [f32]) {
-    const CHUNK: usize = 256; // a whole number of blocks of every format
-    let x: &[f32] = activations(x);
-    let Some(row_bytes) = format.row_bytes(x.len()) else {
-        panic!(
-            "{} values are no whole blocks of {}",
-            x.len(),
-            format.name()
-        );
+    tile_f32(format, rows, &[x], &mut [y]);
+}
+
+/// Rows of any format times several vectors of f32: each sum in index order.
+fn tile_f32(format: Format, rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
+    assert!(
+        x.len() == y.len() && x.len() <= TOKENS,
+        "an output for each vector"
+    );
+    let mut vectors = [&[][..]; TOKENS];
+    vectors
+        .iter_mut()
+        .zip(x)
+        .for_each(|(v, x)| *v = activations::<f32>(x));
+    let (Some(x), Some(n_rows)) = (vectors.get(..x.len()), y.first().map(|y| y.len())) else {
+        return;
     };
+    let cols = x[0].len();
+    let Some(row_bytes) = format.row_bytes(cols) else {
+        panic!("{cols} values are no whole blocks of {}", format.name());
+    };
+    assert!(x.iter().all(|x| x.len() == cols), "vectors of one length");
+    assert!(y.iter().all(|y| y.len() == n_rows), "outputs of one length");
+    assert_eq!(
+        rows.len(),
+        n_rows * row_bytes,
+        "{n_rows} rows of {row_bytes} bytes"
+    );
     let chunk_bytes = CHUNK / format.block_len() * format.block_bytes();
-    let row = |[row]: [&[u8]; 1]| {
-        let mut weights = [0.0; CHUNK];
-        let mut sum = 0.0;
-        for (x, bytes) in x.chunks(CHUNK).zip(row.chunks(chunk_bytes)) {
-            let weights = &mut weights[..x.len()];
+    for r in 0..n_rows {
+        let (row, mut sums) = (&rows[r * row_bytes..][..row_bytes], [0.0; TOKENS]);
+        for (c, bytes) in row.chunks(chunk_bytes).enumerate() {
+            let start = c * CHUNK;
+            let mut weights = [0.0; CHUNK];
+            let weights = &mut weights[..CHUNK.min(cols - start)];
             dequantize_row(format, bytes, weights);
-            for (w, x) in weights.iter().zip(x) {
-                sum += w * x;
+            for (sum, x) in sums.iter_mut().zip(x) {
+                for (w, x) in weights.iter().zip(&x[start..]) {
+                    *sum += w * x;
+                }
             }
         }
-        [sum]
-    };
-    in_passes(rows, row_bytes, y, row, row);
+        y.iter_mut().zip(sums).for_each(|(y, sum)| y[r] = sum);
+    }
 }
 
 /// The quant of an activation.
