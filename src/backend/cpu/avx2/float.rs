@@ -34,6 +34,9 @@ fn bf16_some<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mu
     });
 }
 
+// A tile takes two rows at a time, and as many vectors as was found fastest: 16 registers hold their sums and what is
+// being multiplied.
+
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn f32_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
     f32_some::<4, 1>(rows, [x], [y]);
@@ -44,7 +47,7 @@ pub fn f32_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     in_groups(
         x,
         y,
-        |x, y| f32_some::<2, 2>(rows, x, y),
+        |x, y| f32_some::<2, 3>(rows, x, y),
         |x, y| f32_rows(rows, x, y),
     );
 }
@@ -59,7 +62,7 @@ pub fn f16_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     in_groups(
         x,
         y,
-        |x, y| f16_some::<1, 4>(rows, x, y),
+        |x, y| f16_some::<2, 2>(rows, x, y),
         |x, y| f16_rows(rows, x, y),
     );
 }
@@ -74,7 +77,7 @@ pub fn bf16_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     in_groups(
         x,
         y,
-        |x, y| bf16_some::<1, 4>(rows, x, y),
+        |x, y| bf16_some::<2, 2>(rows, x, y),
         |x, y| bf16_rows(rows, x, y),
     );
 }

@@ -4,7 +4,7 @@
 //! everything else stands here once for all formats.
 //!
 //! One vector meets the bytes as they are. For several both sides are widened to words, which takes fewer steps once the
-//! weights are unpacked for all of them. Sums of whole numbers are exact, so both ways give the same bits.
+//! weights are unpacked for all of them. The sums are whole numbers and exact, so both ways give the same bits.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -33,10 +33,20 @@ pub struct Unpacked {
 }
 
 /// What the bytes of a format are.
+///
+/// Of the four vectors of a block the sums of two products are added as words where they fit:
+///
+/// ```text
+///               largest   with hi, at most 127      with lo, at most 64
+/// Q8_0              128   1: 2 * 128 * 127 = 32512  1: 2 * 128 * 64 = 16384
+/// Q4_K, MXFP4        15   4: 8 *  15 * 127 = 15240  4: 8 *  15 * 64 =  7680
+/// Q2_K               45   2: 4 *  45 * 127 = 22860  4: 8 *  45 * 64 = 23040
+/// IQ2_XXS            43   2: 4 *  43 * 127 = 21844  4: 8 *  43 * 64 = 22016
+/// ```
 #[derive(Clone, Copy)]
 pub struct Kind {
     signed: bool,
-    /// Vectors whose sums of two products fit a word together, for `hi` and for `lo` of [`Act512`].
+    /// Vectors that are added, for `hi` and for `lo` of [`Act512`].
     together: [usize; 2],
 }
 
@@ -50,7 +60,7 @@ impl Kind {
     }
 }
 
-/// How many of the four vectors of a block can be added up: words hold `2 * n` products.
+/// How many vectors can be added: a word then holds `2 * n` products.
 const fn fits(largest: i32, plane: i32) -> usize {
     let mut n = 4;
     while 2 * n * largest * plane > i16::MAX as i32 {
@@ -204,7 +214,7 @@ fn byte_sums(w: &[__m256i; 8], x: &Act512, h: usize, kind: Kind) -> [__m256i; 2]
     sums
 }
 
-/// `factor` times the products of four blocks with a plane. `together` products by two are added as words.
+/// `factor` times the products of blocks `4g..4g + 4` with half `h` of a plane.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn plane_sums(
@@ -234,7 +244,7 @@ fn plane_sums(
     sum
 }
 
-/// As [`byte_sums`]: at most `32 * 128 * 16,512` for a block, whatever the bytes are.
+/// As [`byte_sums`]. At most `32 * 128 * 16319` for a block, far from what 32 bits hold.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn word_sums(w: &Words, x: &Words) -> [__m256i; 2] {
@@ -245,6 +255,7 @@ fn word_sums(w: &Words, x: &Words) -> [__m256i; 2] {
     sums
 }
 
+/// The bytes of [`Unpacked`] as words.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn weight_words(w: &Unpacked) -> Words {
@@ -258,7 +269,7 @@ fn weight_words(w: &Unpacked) -> Words {
     words
 }
 
-/// `128 hi + lo` of half `h`.
+/// `128 hi + lo` of half `h`, in the order of [`weight_words`].
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn activation_words(x: &Act512, h: usize) -> Words {

@@ -112,11 +112,9 @@ pub fn q2_k([w]: &[BlockQ2K; 1]) -> Unpacked {
             .enumerate()
     {
         for h in 0..2 {
-            // The scale of a block's half as four words.
-            let first = _mm256_set1_epi64x(0x8000_8000_8000_8000_u64 as i64);
-            let at = (8 * g + h) as i64 * 0x0001_0001_0001_0001;
-            let step = _mm256_setr_epi64x(0, 2 * ONES, 4 * ONES, 6 * ONES);
-            let at = _mm256_add_epi64(_mm256_add_epi64(first, step), _mm256_set1_epi64x(at));
+            // The scale of each block's half as four words; a byte from 128 on becomes 0.
+            let at = |i: usize| (0x8000 + 8 * g + 2 * i + h) as u64 * 0x0001_0001_0001_0001;
+            let at = _mm256_setr_epi64x(at(0) as i64, at(1) as i64, at(2) as i64, at(3) as i64);
             let scale = _mm256_shuffle_epi8(scales, at);
             for k in [2 * h, 2 * h + 1] {
                 let qs = _mm256_set1_epi64x(i64::from_le_bytes(qs.as_chunks::<8>().0[k]));
@@ -139,9 +137,6 @@ pub fn q2_k([w]: &[BlockQ2K; 1]) -> Unpacked {
     }
 }
 
-/// 1 in each word.
-const ONES: i64 = 0x0001_0001_0001_0001;
-
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub fn iq2_xxs([w]: &[BlockIq2Xxs; 1]) -> Unpacked {
@@ -159,8 +154,8 @@ pub fn iq2_xxs([w]: &[BlockIq2Xxs; 1]) -> Unpacked {
                 |i: usize| i64::from_le_bytes(IQ2_XXS_GRID[usize::from(w.groups[4 * g + i][k])]);
             let points = _mm256_setr_epi64x(point(0), point(1), point(2), point(3));
             // Sign byte k of each group, eight times.
-            let at = (8 * g + k) as i64 * BYTES;
-            let at = _mm256_setr_epi64x(at, at + 4 * BYTES, at, at + 4 * BYTES);
+            let at = [0, 4].map(|i| (8 * g + k + i) as i64 * 0x0101_0101_0101_0101);
+            let at = _mm256_setr_epi64x(at[0], at[1], at[0], at[1]);
             let sign = _mm256_and_si256(_mm256_shuffle_epi8(signs, at), bit);
             let minus = _mm256_cmpeq_epi8(sign, bit);
             *bytes = _mm256_sub_epi8(_mm256_xor_si256(points, minus), minus);
@@ -178,9 +173,6 @@ pub fn iq2_xxs([w]: &[BlockIq2Xxs; 1]) -> Unpacked {
         mins: None,
     }
 }
-
-/// 1 in each byte.
-const BYTES: i64 = 0x0101_0101_0101_0101;
 
 /// Of words with four fields of seven bits the eight signs of each. The eighth makes their number even.
 #[target_feature(enable = "avx2,fma,f16c")]
