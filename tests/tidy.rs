@@ -28,6 +28,7 @@ const FENCES: &[&str] = &[
     "quant/cast.rs",
     "backend/cpu/pool.rs",
     "backend/cpu/avx2.rs",
+    "backend/cpu/avx2/",
     "backend/cpu/avx512.rs",
     "backend/cpu/avx512/",
     "backend/cpu/neon.rs",

@@ -181,9 +181,11 @@ pub enum Vector {
     Signs,
     /// A negative element is the largest of its block, or a positive.
     Spike,
+    /// All but one element are as far from 0 as both planes of a quant allow: 128 * 127 - 64.
+    Low,
 }
 
-pub const VECTORS: [Vector; 10] = [
+pub const VECTORS: [Vector; 11] = [
     Vector::Usual,
     Vector::ZeroBlocks,
     Vector::OneHot,
@@ -194,6 +196,7 @@ pub const VECTORS: [Vector; 10] = [
     Vector::Minus,
     Vector::Signs,
     Vector::Spike,
+    Vector::Low,
 ];
 
 pub fn vector(kind: Vector, len: usize, random: &mut Random) -> Vec<f32> {
@@ -213,6 +216,8 @@ pub fn vector(kind: Vector, len: usize, random: &mut Random) -> Vec<f32> {
             Vector::Signs => 1.25 * unit.signum(),
             Vector::Spike if i % 32 == 5 => 9.0 * unit.signum(),
             Vector::Spike => unit,
+            Vector::Low if i % 32 == 5 => 16256.0,
+            Vector::Low => 16192.0 * unit.signum(),
         }
     };
     (0..len).map(value).collect()

@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2;
+use super::avx2::{self, fold8};
 use crate::backend::cpu::dispatch::{
     Activation, FormatKernel, Kernels, RowsKernel, TileKernel, WeightKernels,
 };
@@ -174,17 +174,6 @@ fn mxfp4_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
     product::tile(rows, x, y, unpack::MXFP4, |w| unpack::mxfp4(w));
 }
 
-/// Has block `i` of a row brought near, as `HINT` says. The streams of rows are shorter than what the hardware learns from.
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-#[inline]
-fn prefetch<const HINT: i32, B>(row: *const B, i: usize) {
-    let block = row.wrapping_add(i).cast::<i8>();
-    for line in (0..size_of::<B>()).step_by(64) {
-        // Any address may be named: nothing is read or written for the program.
-        _mm_prefetch::<HINT>(block.wrapping_add(line));
-    }
-}
-
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn load64<T: Plain>(x: &[T; 64]) -> __m512i {
@@ -199,10 +188,4 @@ fn load64<T: Plain>(x: &[T; 64]) -> __m512i {
 fn fold16(x: __m512) -> __m128 {
     let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x)));
     fold8(_mm256_add_ps(_mm512_castps512_ps256(x), high))
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-#[inline]
-fn fold8(x: __m256) -> __m128 {
-    _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x))
 }

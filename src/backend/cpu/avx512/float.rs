@@ -5,10 +5,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{fold16, load64, prefetch};
-use crate::backend::cpu::avx2::{self, as_bytes, load32};
-use crate::backend::cpu::rows::{activations, in_tiles};
-use crate::quant::cast::{Plain, to_bytes};
+use super::{fold16, load64};
+use crate::backend::cpu::avx2::float::{ahead, cut, in_groups, next_pass, vectors};
+use crate::backend::cpu::avx2::{as_bytes, load32, prefetch, quad_sums};
+use crate::backend::cpu::rows::in_tiles;
+use crate::quant::cast::to_bytes;
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn f32_some<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
@@ -42,7 +43,7 @@ pub fn f32_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn f32_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    in_fours(
+    in_groups(
         x,
         y,
         |x, y| f32_some::<2, 4>(rows, x, y),
@@ -57,7 +58,7 @@ pub fn f16_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn f16_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    in_fours(
+    in_groups(
         x,
         y,
         |x, y| f16_some::<2, 4>(rows, x, y),
@@ -72,29 +73,12 @@ pub fn bf16_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn bf16_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    in_fours(
+    in_groups(
         x,
         y,
         |x, y| bf16_some::<2, 4>(rows, x, y),
         |x, y| bf16_rows(rows, x, y),
     );
-}
-
-/// Calls `many` for four vectors at a time, `one` for those that are left.
-#[inline(always)]
-fn in_fours(
-    x: &[&[u8]],
-    y: &mut [&mut [f32]],
-    many: impl Fn([&[u8]; 4], [&mut [f32]; 4]),
-    one: impl Fn(&[u8], &mut [f32]),
-) {
-    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<4>(), y.as_chunks_mut::<4>());
-    for (x, y) in x.iter().zip(y) {
-        many(*x, y.each_mut().map(|y| &mut **y));
-    }
-    for (x, y) in x_rest.iter().zip(y_rest) {
-        one(x, y);
-    }
 }
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
@@ -145,9 +129,6 @@ fn f32_weights(w: &[u8; 128]) -> [__m512; 2] {
     ]
 }
 
-/// How far ahead of the weights in use others are brought near, in bytes of one row.
-const AHEAD: usize = 4096;
-
 /// Rows of weights of `STEP / 32` bytes; `weights` widens 32 of them.
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
@@ -180,13 +161,7 @@ fn float_dots<const R: usize, const T: usize, const STEP: usize>(
     let (n_steps, next) = (n / 32, next_pass(rows));
     for i in 0..n_steps {
         for r in 0..R {
-            // A stream ends with the row and goes on with that of the next pass.
-            let ahead = i + AHEAD / STEP;
-            let (row, i_ahead) = match ahead.checked_sub(n_steps) {
-                None => (steps[r].as_ptr(), ahead),
-                Some(rest) => (next[r], rest),
-            };
-            prefetch::<_MM_HINT_T1, _>(row.cast::<[u8; STEP]>(), i_ahead);
+            prefetch::<_MM_HINT_T1, _>(ahead::<STEP>(steps[r], next[r], i, n_steps));
             let w = weights(&steps[r].as_chunks::<STEP>().0[i]);
             for t in 0..T {
                 let x = f32_weights(as_bytes(&x[t].as_chunks::<32>().0[i]));
@@ -225,45 +200,4 @@ fn float_dots<const R: usize, const T: usize, const STEP: usize>(
         *y = quad_sums(quads);
     }
     y
-}
-
-// The prepared vectors as their blocks.
-#[inline(always)]
-fn vectors<const T: usize, A: Plain>(x: [&[u8]; T]) -> [&[A]; T] {
-    x.map(activations)
-}
-
-/// The first `n` of each: said once, so that no index in a loop needs a check. A function without target features, as a
-/// closure would have them and then not be inlined into `map`.
-#[inline(always)]
-fn cut<const N: usize, B>(rows: [&[B]; N], n: usize) -> [&[B]; N] {
-    rows.map(|row| &row[..n])
-}
-
-/// Where the rows of the next pass lie: `R` rows on, since a pass takes rows that follow each other. May be past the
-/// end: it is only hinted at.
-#[inline(always)]
-fn next_pass<const R: usize, B>(rows: [&[B]; R]) -> [*const B; R] {
-    rows.map(|row| row.as_ptr().wrapping_add(R * row.len()))
-}
-
-/// The sum of each, as [`avx2::sum4`] to the bit; four at a time share their steps.
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-#[inline]
-fn quad_sums<const T: usize>(quads: [__m128; T]) -> [f32; T] {
-    let mut sums = [0.0; T];
-    let (fours, rest) = quads.as_chunks::<4>();
-    let (sum_fours, sum_rest) = sums.as_chunks_mut::<4>();
-    for (sums, [a, b, c, d]) in sum_fours.iter_mut().zip(fours) {
-        // Lanes 0 + 2 of a and b, then 1 + 3; and of c and d.
-        let ab = _mm_add_ps(_mm_unpacklo_ps(*a, *b), _mm_unpackhi_ps(*a, *b));
-        let cd = _mm_add_ps(_mm_unpacklo_ps(*c, *d), _mm_unpackhi_ps(*c, *d));
-        let all = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
-        // SAFETY: `sums` is 16 bytes; the store needs no alignment.
-        unsafe { _mm_storeu_ps(sums.as_mut_ptr(), all) };
-    }
-    for (sum, quad) in sum_rest.iter_mut().zip(rest) {
-        *sum = avx2::sum4(*quad);
-    }
-    sums
 }

@@ -6,15 +6,14 @@
 
 use std::arch::x86_64::*;
 
-use super::{load64, prefetch};
+use super::load64;
+use crate::backend::cpu::avx2::product::{blocks_in_row, part};
+use crate::backend::cpu::avx2::{prefetch_ahead, sum4};
 use crate::backend::cpu::dispatch::TOKENS;
 use crate::backend::cpu::rows::activations;
 use crate::quant::blocks::blocks;
-use crate::quant::cast::{Plain, zeroed};
-use crate::quant::wide::{Act512, BLOCKS, n_blocks};
-
-/// How far ahead of the weights in use others are brought into the second cache, and from there into the first.
-const AHEAD: [usize; 2] = [4096, 1024];
+use crate::quant::cast::Plain;
+use crate::quant::wide::{Act512, BLOCKS};
 
 /// 512 weights of a row.
 pub struct Unpacked {
@@ -35,31 +34,6 @@ pub struct Kind {
     pub mins: bool,
 }
 
-/// `N` blocks of a format hold 512 weights.
-fn blocks_in_row<const N: usize>(x: &[Act512]) -> usize {
-    let n = n_blocks(x);
-    assert!(n.is_multiple_of(BLOCKS / N), "whole blocks of weights");
-    n / (BLOCKS / N)
-}
-
-/// Part `s` of a row, 512 weights; a part that is left at the end is filled up with zeros in `last`.
-#[inline(always)]
-fn part<'a, B: Plain, const N: usize>(
-    row: &'a [B],
-    s: usize,
-    last: &'a mut Option<[B; N]>,
-) -> &'a [B; N] {
-    let (parts, rest) = row.as_chunks::<N>();
-    match parts.get(s) {
-        Some(part) => part,
-        None => {
-            let last = last.insert([zeroed(); N]);
-            last[..rest.len()].copy_from_slice(rest);
-            last
-        }
-    }
-}
-
 /// As [`crate::backend::cpu::dispatch::RowsKernel`].
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
@@ -71,7 +45,7 @@ pub fn rows<B: Plain, const N: usize>(
     unpack: impl Fn(&[B; N]) -> Unpacked,
 ) {
     let x: &[Act512] = activations(x);
-    let (rows, n) = (blocks::<B>(rows), blocks_in_row::<N>(x));
+    let (rows, n) = (blocks::<B>(rows), blocks_in_row(x, BLOCKS / N));
     assert_eq!(rows.len(), n * y.len(), "rows of {n} blocks");
     if n == 0 {
         return y.fill(0.0);
@@ -82,9 +56,7 @@ pub fn rows<B: Plain, const N: usize>(
         for (s, x) in x.iter().enumerate() {
             let mut last = None;
             let w = part(row, s, &mut last);
-            let at = std::ptr::from_ref(w);
-            prefetch::<_MM_HINT_T1, _>(at.wrapping_byte_add(AHEAD[0]), 0);
-            prefetch::<_MM_HINT_T0, _>(at.wrapping_byte_add(AHEAD[1]), 0);
+            prefetch_ahead(w);
             acc = step(acc, &unpack(w), x, kind);
         }
         finish(acc, y);
@@ -165,10 +137,10 @@ pub fn tile<B: Plain, const N: usize>(
     let x = &vectors[..x.len()];
     let (rows, n) = (
         blocks::<B>(rows),
-        x.first().map_or(0, |x| blocks_in_row::<N>(x)),
+        x.first().map_or(0, |x| blocks_in_row(x, BLOCKS / N)),
     );
     for (x, y) in x.iter().zip(&*y) {
-        assert_eq!(blocks_in_row::<N>(x), n, "vectors of one length");
+        assert_eq!(blocks_in_row(x, BLOCKS / N), n, "vectors of one length");
         assert_eq!(rows.len(), n * y.len(), "rows of {n} blocks");
     }
     if n == 0 {
@@ -211,5 +183,5 @@ fn ints(x: &[i32; 16]) -> __m512i {
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn sum16(x: __m512) -> f32 {
-    super::avx2::sum4(super::fold16(x))
+    sum4(super::fold16(x))
 }
