@@ -3,7 +3,7 @@
 use super::args::{Args, Command, Flag};
 use super::generate::{self, Answer, SAMPLING_FLAGS, Settings, Stats};
 use super::model::{self, MODEL_FLAGS};
-use super::report::Report;
+use super::run_report::Report;
 use super::{Source, note, print, profile, read_text};
 use crate::engine::chat::Chat;
 use crate::engine::tokenizer::Special;
