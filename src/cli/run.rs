@@ -110,7 +110,7 @@ fn run(args: &Args) -> Result<()> {
     // Before anything else takes time.
     let profile = engine.profile().map(profile_text);
     if let (Some(report), Some(watch)) = (report, watch) {
-        report.write(&plan, &engine, &stats, &watch.stop())?;
+        report.write(&plan, &engine, &stats, &watch.stop().peaks)?;
     }
     if !settings.quiet {
         note(&stats.line(&engine));

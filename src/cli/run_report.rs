@@ -1,7 +1,7 @@
 //! `--report FILE`: what a run decided beforehand and what came of it, as one JSON object.
 
 use super::generate::Stats;
-use crate::engine::meter::{Peaks, Process};
+use crate::engine::meter::{Process, Sample};
 use crate::engine::{Engine, Plan, SupplyStats};
 use crate::error::{Error, Result};
 use crate::json;
@@ -55,7 +55,7 @@ impl Report {
         plan: &Plan,
         engine: &Engine,
         stats: &Stats,
-        peaks: &Peaks,
+        peaks: &Sample,
     ) -> Result<()> {
         let text = text(plan, engine, stats, peaks);
         let written = self.file.write_all(text.as_bytes());
@@ -63,7 +63,7 @@ impl Report {
     }
 }
 
-fn text(plan: &Plan, engine: &Engine, stats: &Stats, peaks: &Peaks) -> String {
+fn text(plan: &Plan, engine: &Engine, stats: &Stats, peaks: &Sample) -> String {
     let mut o = Object("{".into());
     o.text("model", engine.name());
     o.text("strategy", plan.strategy);
@@ -93,7 +93,7 @@ fn text(plan: &Plan, engine: &Engine, stats: &Stats, peaks: &Peaks) -> String {
     o.maybe("storage_read_bytes", now.storage_read_bytes);
     o.maybe("major_faults", now.n_major_faults);
     o.maybe("peak_model_cached_bytes", peaks.cached_bytes);
-    o.maybe("peak_system_used_bytes", peaks.system_used_bytes);
+    o.maybe("peak_system_used_bytes", peaks.system.used_bytes);
     o.0 + "\n}\n"
 }
 
