@@ -14,7 +14,7 @@
 //! | row | modules | task |
 //! |---|---|---|
 //! | 0 | [`units`] [`error`] [`rng`] | small types |
-//! | 1 | [`options`] [`os`] [`quant`] | options; files, memory, signals; number formats |
+//! | 1 | [`options`] [`os`] [`quant`] [`json`] | options; files, memory, signals; number formats; JSON |
 //! | 2 | [`gguf`] [`routes`] | the container: names and extents, not meaning; traces of which experts were chosen |
 //! | 3 | [`model`] [`text`] [`sampler`] | the model's numbers and tensors; tokens; the choice of a token |
 //! | 4 | [`supply`] [`backend`] | how experts reach a kernel; the kernels |
@@ -41,6 +41,7 @@ pub mod engine;
 pub mod error;
 pub mod gguf;
 pub mod graph;
+pub mod json;
 pub mod model;
 pub mod options;
 pub mod os;

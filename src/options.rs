@@ -98,17 +98,22 @@ pub enum Budget {
     Experts(u64),
     /// This many bytes.
     Bytes(u64),
+    /// This many thousandths of all experts.
+    Share(u64),
 }
 
 impl Budget {
-    /// `auto`, `1200` (experts) or `8GB` (GiB, whole numbers, any case).
+    /// `auto`, `1200` (experts), `8GB` (GiB, whole numbers, any case) or `12.5%` (of all experts).
     pub fn parse(text: &str) -> Result<Budget> {
         let wrong = || {
-            let expected = "expected auto, a number of experts (1200) or whole gibibytes (8GB)";
+            let expected = "expected auto, a number of experts (1200), whole gibibytes (8GB) or a part of all (12.5%)";
             Error::usage(format!("--budget: found '{text}', {expected}"))
         };
         if text.eq_ignore_ascii_case("auto") {
             return Ok(Budget::Auto);
+        }
+        if let Some(percent) = text.strip_suffix('%') {
+            return thousandths(percent).map(Budget::Share).ok_or_else(wrong);
         }
         let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
         if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -123,6 +128,18 @@ impl Budget {
             _ => gibibytes(text).map(Budget::Bytes).ok_or_else(wrong),
         }
     }
+}
+
+/// Thousandths of `12` or `12.5` percent: above 0, at most all.
+fn thousandths(percent: &str) -> Option<u64> {
+    let (whole, tenth) = percent.split_once('.').unwrap_or((percent, "0"));
+    let number = |digits: &str, most: usize| {
+        let plain =
+            (1..=most).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+        plain.then(|| digits.parse::<u64>().ok())?
+    };
+    let found = 10 * number(whole, 3)? + number(tenth, 1)?;
+    (1..=1000).contains(&found).then_some(found)
 }
 
 /// Bytes of `8GB`: whole gibibytes, any case, not 0.
@@ -291,6 +308,10 @@ mod tests {
             ("8gb", gib(8)),
             ("1Gb", gib(1)),
             ("4294967295", Budget::Experts(u64::from(u32::MAX))),
+            ("11%", Budget::Share(110)),
+            ("5.5%", Budget::Share(55)),
+            ("0.1%", Budget::Share(1)),
+            ("100%", Budget::Share(1000)),
         ] {
             assert_eq!(Budget::parse(text).unwrap(), expected, "{text}");
         }
@@ -315,6 +336,18 @@ mod tests {
             "99999999999999999999GB",
             "17179869184GB",
             "٣",
+            "%",
+            "0%",
+            "0.0%",
+            "100.1%",
+            "101%",
+            "1000%",
+            "5.55%",
+            "5.%",
+            ".5%",
+            "+5%",
+            "5 %",
+            "1e1%",
         ] {
             let error = Budget::parse(text).unwrap_err().to_string();
             assert!(error.contains(&format!("'{text}'")), "{error}");

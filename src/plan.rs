@@ -167,6 +167,7 @@ impl Plan {
         let asked = match options.supply.budget {
             Budget::Experts(n) => n,
             Budget::Bytes(bytes) => bytes / slab,
+            Budget::Share(thousandths) => (all * thousandths + 500) / 1000,
             Budget::Auto => match self.available {
                 Some(available) => {
                     (available - available / MARGIN).saturating_sub(self.total()) / slab

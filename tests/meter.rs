@@ -253,21 +253,32 @@ fn a_sampler_sees_what_is_gone_at_the_end() {
     if let Some(file) = &file {
         drop_cached(file);
     }
-    let peaks = sampler.stop();
+    let watched = sampler.stop();
+    let peaks = watched.peaks;
     println!("{peaks:?}");
-    assert!(peaks.n_samples >= 3);
-    assert_about("peak", peaks.rss_bytes.unwrap(), before + TAKEN);
-    assert!(peaks.system_used_bytes.unwrap() > TAKEN);
-    assert!(peaks.locked_bytes.is_some());
+    assert!(watched.n_samples >= 3);
+    assert_eq!(watched.samples.len() as u64, watched.n_samples);
+    assert!(watched.samples.is_sorted_by_key(|s| s.at));
+    assert!(watched.samples[0].at < Duration::from_millis(100));
+    let (first, last) = (watched.samples[0], *watched.samples.last().unwrap());
+    assert_about("at the end", last.process.rss_bytes.unwrap(), before);
+    if file.is_some() {
+        let read = |s: infall::os::meter::Sample| s.process.storage_read_bytes.unwrap();
+        assert_about("read", read(last) - read(first), FILE_LEN as u64);
+        assert_eq!(last.cached_bytes, Some(0));
+    }
+    assert_about("peak", peaks.process.rss_bytes.unwrap(), before + TAKEN);
+    assert!(peaks.system.used_bytes.unwrap() > TAKEN);
+    assert!(peaks.process.locked_bytes.is_some());
     if file.is_some() {
         assert_about("cached", peaks.cached_bytes.unwrap(), FILE_LEN as u64);
     }
     // An hour's interval does not hold up the stop, nor the drop.
     let sampler = Sampler::start(Duration::from_secs(3600), None).unwrap();
     drop(Sampler::start(Duration::from_secs(3600), None).unwrap());
-    let peaks = sampler.stop();
-    assert_eq!(peaks.cached_bytes, None);
-    assert!(peaks.n_samples >= 1);
+    let watched = sampler.stop();
+    assert_eq!(watched.peaks.cached_bytes, None);
+    assert!(watched.n_samples >= 1);
 }
 
 #[test]

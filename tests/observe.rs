@@ -97,6 +97,22 @@ fn figures_by_layer_and_phase_sum_to_the_whole() {
                     table.total()
                 );
                 assert_eq!(table.total(), loaded.graph.supply_stats());
+                let uses = loaded.graph.expert_uses();
+                let n_resident = uses.iter().filter(|e| e.resident).count();
+                let held = match strategy.name {
+                    "full" => uses.len(),
+                    _ => *experts as usize,
+                };
+                assert!((1..=held).contains(&n_resident), "{n_resident} of {held}");
+                for (layer, of_layer) in uses.chunks(uses.len() / n_layer).enumerate() {
+                    let layer = LayerId(layer);
+                    let both = sum(Phase::ALL.map(|p| table.cell(layer, p)).into_iter());
+                    let found = of_layer
+                        .iter()
+                        .fold((0, 0), |(t, h), e| (t + e.touches, h + e.hits));
+                    assert_eq!(found, (both.touches, both.hits), "{layer:?}");
+                    assert!(of_layer.iter().all(|e| e.hits <= e.touches));
+                }
                 assert_eq!(table.n_layer(), n_layer);
                 assert_eq!(table.phase(Phase::Decode).touches, 10 * per_token);
                 for layer in layers() {

@@ -463,6 +463,8 @@ fn budgets_that_cannot_work_say_what_can() {
         ),
         ("0", "--budget: found '0'"),
         ("1.5GB", "--budget: found '1.5GB'"),
+        ("18%", "found room for 35 experts of "),
+        ("101%", "--budget: found '101%'"),
         ("8 GB", "--budget: found '8 GB'"),
     ] {
         let (code, message) = run(&["--budget", budget]);
@@ -470,5 +472,7 @@ fn budgets_that_cannot_work_say_what_can() {
         assert!(message.contains(expected), "{budget}: {message}");
     }
     assert_eq!(run(&["--budget", "36"]).0, Some(0));
+    // 18.7 % of 192 experts are 35.9: the nearest number.
+    assert_eq!(run(&["--budget", "18.7%"]).0, Some(0));
     assert_eq!(run(&["--ssd-streaming-cache-experts", "1GB"]).0, Some(0));
 }

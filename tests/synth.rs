@@ -15,7 +15,7 @@ use infall::options::{KernelChoice, KvFormat, Options};
 use infall::os::File;
 use infall::rng::Rng;
 use infall::session::Session;
-use infall::supply::{self, ExpertSupply, Opening, Stats};
+use infall::supply::{self, ExpertSupply, ExpertUse, Opening, Stats};
 use infall::synth::{Plan, Request, shape_names};
 use infall::text::chat::Chat;
 use infall::text::tokenizer::{Special, Tokenizer};
@@ -71,6 +71,9 @@ impl ExpertSupply for Recorder {
     }
     fn stats(&self) -> Stats {
         self.inner.stats()
+    }
+    fn uses(&self) -> Vec<ExpertUse> {
+        self.inner.uses()
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// `engine` is what `cli` sees of everything below.
 const ROWS: &[&[&str]] = &[
     &["units", "error", "rng"],
-    &["options", "os", "quant"],
+    &["options", "os", "quant", "json"],
     &["gguf", "routes"],
     &["model", "text", "sampler"],
     &["supply", "backend"],
@@ -20,7 +20,9 @@ const ROWS: &[&[&str]] = &[
 ];
 
 /// What a row may use in spite of its place: `cli` shows and parses, it knows no tensors.
-const CLI_MAY_USE: &[&str] = &["bench", "engine", "synth", "options", "error", "units"];
+const CLI_MAY_USE: &[&str] = &[
+    "bench", "engine", "synth", "options", "error", "json", "units",
+];
 
 /// Files that may hold unsafe code.
 const FENCES: &[&str] = &[

@@ -16,8 +16,8 @@ mod model;
 mod plan;
 mod profile;
 mod progress;
-mod report;
 mod run;
+mod run_report;
 mod synth;
 mod tokenize;
 
@@ -150,28 +150,4 @@ const LIMITS: Limits = Limits {
 struct Limits {
     /// A prompt, or a list of token ids.
     text_bytes: u64,
-}
-
-/// A JSON string.
-fn json_text(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c < ' ' => out += &format!("\\u{:04x}", c as u32),
-            c => out.push(c),
-        }
-    }
-    out + "\""
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strings_are_escaped() {
-        let text = "a\"b\\c\n\u{1}é";
-        assert_eq!(json_text(text), "\"a\\\"b\\\\c\\u000a\\u0001é\"");
-    }
 }

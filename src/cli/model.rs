@@ -31,7 +31,7 @@ pub const MODEL_FLAGS: &[Flag] = &[
     Flag::with(
         &["--prefill-chunk"],
         "N",
-        "prompt tokens computed together (default 256)",
+        "prompt tokens computed together (default 512)",
     ),
     Flag::with(
         &["--prefill-sweep"],
@@ -46,7 +46,7 @@ pub const MODEL_FLAGS: &[Flag] = &[
     Flag::with(
         &["--budget", "--ssd-streaming-cache-experts"],
         "SIZE",
-        "memory for experts: auto (default), 8GB, or a number of experts",
+        "memory for experts: auto (default), 8GB, a number of experts, or 25% of all",
     ),
     Flag::with(&["--readers"], "N", "threads that read experts (default 8)"),
     Flag::switch(

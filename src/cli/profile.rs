@@ -1,8 +1,8 @@
 //! `--profile`: where the time went, as a table or as JSON.
 
 use super::args::Flag;
-use super::json_text;
 use crate::engine::{Stage, Stages};
+use crate::json;
 use std::fmt::Write;
 
 /// The flag.
@@ -78,7 +78,7 @@ pub fn table(title: &str, stages: &Stages) -> String {
 pub fn json(stages: &Stages) -> Vec<String> {
     let all = stages.sum().ns;
     let object = |stage: Stage| {
-        let (name, work) = (json_text(stage.name()), stages.of(stage));
+        let (name, work) = (json::quote(stage.name()), stages.of(stage));
         let rate = |n: u64| n as f64 / work.ns.max(1) as f64;
         format!(
             "{{\"stage\": {name}, \"calls\": {}, \"ns\": {}, \"share\": {:.6}, \"weight_bytes\": {}, \"flop\": {}, \

@@ -3,7 +3,7 @@
 use super::args::{Args, Command, Flag};
 use super::generate::{self, Answer, SAMPLING_FLAGS, Settings, Stats};
 use super::model::{self, MODEL_FLAGS};
-use super::report::Report;
+use super::run_report::Report;
 use super::{Source, note, print, profile, read_text};
 use crate::engine::chat::Chat;
 use crate::engine::tokenizer::Special;
@@ -110,7 +110,7 @@ fn run(args: &Args) -> Result<()> {
     // Before anything else takes time.
     let profile = engine.profile().map(profile_text);
     if let (Some(report), Some(watch)) = (report, watch) {
-        report.write(&plan, &engine, &stats, &watch.stop())?;
+        report.write(&plan, &engine, &stats, &watch.stop().peaks)?;
     }
     if !settings.quiet {
         note(&stats.line(&engine));

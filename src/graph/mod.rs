@@ -14,7 +14,7 @@ use crate::backend::{Backend, HC, HyperNumbers};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::options::KvFormat;
-use crate::supply::{ExpertSupply, Stats, StatsMeter, StatsTable};
+use crate::supply::{ExpertSupply, ExpertUse, Stats, StatsMeter, StatsTable};
 use crate::units::{ExpertId, LayerId, Phase, TokenId};
 use kv::{Checkpoint, KvCache, RowForms};
 use scratch::{LOGIT_ROWS, Scratch};
@@ -144,6 +144,11 @@ impl<B: Backend> Graph<B> {
     /// The same by layer and phase, up to the end of the last [`Graph::forward`].
     pub fn supply_table(&self) -> &StatsTable {
         self.meter.table()
+    }
+
+    /// What became of each expert so far, `[n_layer, n_expert]`.
+    pub fn expert_uses(&self) -> Vec<ExpertUse> {
+        self.supply.uses()
     }
 
     /// The backend, for caches.

@@ -12,7 +12,7 @@
 use super::ExpertSupply;
 use super::policy::{Policy, Worth};
 use super::slab::{MAX_PARTS, SlabLayout};
-use super::stats::Stats;
+use super::stats::{ExpertUse, Stats};
 use crate::error::{Error, Result};
 use crate::model::experts::{ExpertMap, ExpertRef};
 use crate::os::page_size;
@@ -52,6 +52,9 @@ struct Entry {
     kept: bool,
     /// Where it stands in `Cache::resident`.
     at: u32,
+    /// As in [`Stats`].
+    touches: u64,
+    hits: u64,
 }
 
 /// What there is for an expert after others were given up.
@@ -153,6 +156,8 @@ impl Cache {
             wanted: false,
             kept: false,
             at: 0,
+            touches: 0,
+            hits: 0,
         };
         Ok(Cache {
             map: map.clone(),
@@ -589,9 +594,11 @@ impl ExpertSupply for Cache {
             let key = self.key(layer, *expert);
             self.worth.touch(key, *count);
             self.stats.touches += 1;
+            self.entries[key].touches += 1;
             match self.entries[key].state {
                 State::Ready => {
                     self.stats.hits += 1;
+                    self.entries[key].hits += 1;
                     self.work.order.push(self.work.chosen.len());
                 }
                 state => {
@@ -670,6 +677,15 @@ impl ExpertSupply for Cache {
             read_ns: totals.busy_ns,
             ..self.stats
         }
+    }
+
+    fn uses(&self) -> Vec<ExpertUse> {
+        let used = |e: &Entry| ExpertUse {
+            touches: e.touches,
+            hits: e.hits,
+            resident: e.state == State::Ready,
+        };
+        self.entries.iter().map(used).collect()
     }
 }
 

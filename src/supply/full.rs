@@ -2,7 +2,7 @@
 //! the other strategies are tested against.
 
 use super::fixed::{Fixed, Lock, windows_around};
-use super::{ExpertSupply, Opened, Opening, Stats, SupplyNeeds};
+use super::{ExpertSupply, ExpertUse, Opened, Opening, Stats, SupplyNeeds};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::experts::{ExpertMap, ExpertRef, LayerExperts};
@@ -21,6 +21,8 @@ struct Full {
     chosen: Vec<usize>,
     given: bool,
     stats: Stats,
+    /// `[n_layer, n_expert]`
+    uses: Vec<ExpertUse>,
     locked: u64,
 }
 
@@ -46,12 +48,17 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
             lock.add(pages.len, map.lock(pages));
         }
     }
+    let resident = ExpertUse {
+        resident: true,
+        ..ExpertUse::default()
+    };
     let experts = Box::new(Full {
         file: Arc::clone(&map),
         experts: model.experts.clone(),
         chosen: Vec::with_capacity(model.config.n_expert),
         given: true,
         stats: Stats::default(),
+        uses: vec![resident; model.experts.n_experts_total()],
         locked: lock.locked,
     });
     Ok(Opened {
@@ -102,11 +109,16 @@ impl ExpertSupply for Full {
         self.file.check()
     }
 
-    fn begin(&mut self, _: LayerId, experts: &[ExpertId], _: &[usize], _: bool) -> Result<()> {
+    fn begin(&mut self, l: LayerId, experts: &[ExpertId], _: &[usize], _: bool) -> Result<()> {
         self.file.check()?;
         let n = experts.len();
         self.stats.touches += n as u64;
         self.stats.hits += n as u64;
+        for expert in experts {
+            let used = &mut self.uses[l.0 * self.experts.n_expert + expert.0 as usize];
+            used.touches += 1;
+            used.hits += 1;
+        }
         self.chosen.clear();
         self.chosen.extend(0..n);
         self.given = false;
@@ -130,5 +142,9 @@ impl ExpertSupply for Full {
 
     fn stats(&self) -> Stats {
         self.stats
+    }
+
+    fn uses(&self) -> Vec<ExpertUse> {
+        self.uses.clone()
     }
 }

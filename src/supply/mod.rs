@@ -22,7 +22,7 @@ mod residency_lru;
 mod slab;
 mod stats;
 
-pub use stats::{Stats, StatsMeter, StatsTable};
+pub use stats::{ExpertUse, Stats, StatsMeter, StatsTable};
 
 /// Makes routed experts readable, layer by layer.
 ///
@@ -74,6 +74,9 @@ pub trait ExpertSupply: Send + Sync {
 
     /// Counters so far.
     fn stats(&self) -> Stats;
+
+    /// The same expert by expert, `[n_layer, n_expert]`; touches and hits sum to those of [`ExpertSupply::stats`].
+    fn uses(&self) -> Vec<ExpertUse>;
 }
 
 /// A model file opened by a strategy.

@@ -11,7 +11,7 @@
 use super::cache::{Cache, CacheOptions};
 use super::fixed::Fixed;
 use super::policy::Policy;
-use super::{ExpertSupply, Opened, Opening, Stats, SupplyNeeds, largest_slab};
+use super::{ExpertSupply, ExpertUse, Opened, Opening, Stats, SupplyNeeds, largest_slab};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::experts::ExpertRef;
@@ -173,6 +173,16 @@ impl ExpertSupply for ResidencyLru {
         let mut stats = self.views.stats();
         stats += self.sweep.stats();
         stats
+    }
+
+    fn uses(&self) -> Vec<ExpertUse> {
+        let both = self.views.uses().into_iter().zip(self.sweep.uses());
+        both.map(|(a, b)| ExpertUse {
+            touches: a.touches + b.touches,
+            hits: a.hits + b.hits,
+            resident: a.resident || b.resident,
+        })
+        .collect()
     }
 }
 

@@ -66,6 +66,17 @@ impl AddAssign for Stats {
     }
 }
 
+/// What became of one expert so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpertUse {
+    /// As [`Stats::touches`].
+    pub touches: u64,
+    /// As [`Stats::hits`].
+    pub hits: u64,
+    /// Whether it can be read now without a wait.
+    pub resident: bool,
+}
+
 /// Counters by layer and phase.
 ///
 /// What happens belongs to the layer in work at that time: a read ahead is asked for (`experts_read`) in an earlier

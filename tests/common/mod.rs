@@ -131,6 +131,7 @@ impl Loaded {
             Budget::Auto => u64::MAX,
             Budget::Experts(n) => n * (strategy.needs)(&options.model, &model)?.slab,
             Budget::Bytes(n) => n,
+            Budget::Share(n) => model.experts.total_bytes() * n / 1000,
         };
         let opened = (strategy.open)(Opening {
             path: &options.model,

@@ -1,8 +1,9 @@
 //! What `infall bench` prints: a table, comma-separated values or JSON, row by row.
 
-use super::super::{json_text, profile};
+use super::super::profile;
 use crate::bench::bandwidth::Bandwidth;
 use crate::bench::{Feed, Kind, Measured, SEED, Test, mean, sample_sd};
+use crate::json;
 use crate::units::Bytes;
 use std::fmt::Write;
 use std::path::Path;
@@ -150,7 +151,7 @@ impl Writer {
             Form::Json => {
                 let fields = self.setting.fields(measured);
                 let member = |(name, value): &(&str, Value)| {
-                    format!("    {}: {}", json_text(name), value.json())
+                    format!("    {}: {}", json::quote(name), value.json())
                 };
                 let members: Vec<String> = fields.iter().map(member).collect();
                 let comma = if first { "" } else { "," };
@@ -343,7 +344,7 @@ fn remark(measured: &Measured) -> String {
 impl Value {
     fn json(&self) -> String {
         match self {
-            Value::Text(text) => json_text(text),
+            Value::Text(text) => json::quote(text),
             Value::Count(n) => n.to_string(),
             Value::Number(v) => number(*v),
             Value::List(items) => format!("[{}]", items.join(", ")),

@@ -6,11 +6,13 @@
 mod cache;
 mod held;
 mod sampler;
+mod thinned;
 
 pub(super) use cache::pages_by_mincore;
 pub use cache::{cached_bytes, cached_bytes_in, drop_cached};
 pub use held::{Held, simulate_used_memory};
-pub use sampler::{Peaks, Sampler};
+pub use sampler::{SAMPLES, Sample, Sampler, Watched};
+pub use thinned::Thinned;
 
 use super::platform;
 
@@ -44,6 +46,21 @@ impl Process {
     pub fn now() -> Process {
         platform::meter::process()
     }
+
+    /// The larger of each figure.
+    pub fn max(self, other: Process) -> Process {
+        Process {
+            rss_bytes: self.rss_bytes.max(other.rss_bytes),
+            anon_bytes: self.anon_bytes.max(other.anon_bytes),
+            file_bytes: self.file_bytes.max(other.file_bytes),
+            locked_bytes: self.locked_bytes.max(other.locked_bytes),
+            peak_rss_bytes: self.peak_rss_bytes.max(other.peak_rss_bytes),
+            n_minor_faults: self.n_minor_faults.max(other.n_minor_faults),
+            n_major_faults: self.n_major_faults.max(other.n_major_faults),
+            storage_read_bytes: self.storage_read_bytes.max(other.storage_read_bytes),
+            returned_read_bytes: self.returned_read_bytes.max(other.returned_read_bytes),
+        }
+    }
 }
 
 /// The machine, at one moment.
@@ -76,6 +93,22 @@ impl System {
     /// The figures of now; costs about 0.1 ms.
     pub fn now() -> System {
         platform::meter::system()
+    }
+
+    /// The larger of each figure.
+    pub fn max(self, other: System) -> System {
+        System {
+            total_bytes: self.total_bytes.max(other.total_bytes),
+            available_bytes: self.available_bytes.max(other.available_bytes),
+            used_bytes: self.used_bytes.max(other.used_bytes),
+            file_bytes: self.file_bytes.max(other.file_bytes),
+            anon_bytes: self.anon_bytes.max(other.anon_bytes),
+            locked_bytes: self.locked_bytes.max(other.locked_bytes),
+            swap_used_bytes: self.swap_used_bytes.max(other.swap_used_bytes),
+            swap_out_bytes: self.swap_out_bytes.max(other.swap_out_bytes),
+            page_in_bytes: self.page_in_bytes.max(other.page_in_bytes),
+            compressor_bytes: self.compressor_bytes.max(other.compressor_bytes),
+        }
     }
 }
 

@@ -1,33 +1,46 @@
-//! A thread that watches for peaks.
+//! A thread that looks at memory and reads in regular intervals.
 
 use super::super::File;
-use super::{Process, System, cached_bytes};
+use super::{Process, System, Thinned, cached_bytes};
 use crate::error::{Error, Result};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The largest figures seen between start and stop; `None` where none was seen.
+/// One look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Peaks {
+pub struct Sample {
+    /// Since the start of the sampler.
+    pub at: Duration,
+    /// This process.
+    pub process: Process,
+    /// The machine.
+    pub system: System,
+    /// Bytes of the watched file in the page cache, when they were last counted.
+    pub cached_bytes: Option<u64>,
+}
+
+/// What was seen between start and stop.
+#[derive(Clone, Debug, Default)]
+pub struct Watched {
     /// Looks taken, the first at the start and the last at the stop.
     pub n_samples: u64,
-    /// Bytes, of [`Process::rss_bytes`].
-    pub rss_bytes: Option<u64>,
-    /// Bytes, of [`Process::locked_bytes`].
-    pub locked_bytes: Option<u64>,
-    /// Bytes of the watched file in the page cache.
-    pub cached_bytes: Option<u64>,
-    /// Bytes, of [`System::used_bytes`].
-    pub system_used_bytes: Option<u64>,
+    /// The largest of each figure; `None` where none was seen.
+    pub peaks: Sample,
+    /// The looks, thinned out to [`SAMPLES`] at most, and the last one.
+    pub samples: Vec<Sample>,
 }
+
+/// Looks that are kept: five minutes in intervals of 250 ms.
+pub const SAMPLES: usize = 1200;
 
 /// Looks at memory in regular intervals until it is stopped or dropped; what it keeps does not grow.
 #[derive(Debug)]
 pub struct Sampler {
     stop: Arc<Stop>,
+    began: Instant,
     /// `None` once it has ended.
-    thread: Option<JoinHandle<Peaks>>,
+    thread: Option<JoinHandle<Watched>>,
 }
 
 #[derive(Debug, Default)]
@@ -53,21 +66,31 @@ impl Sampler {
     pub fn start(interval: Duration, file: Option<File>) -> Result<Sampler> {
         let stop = Arc::new(Stop::default());
         let seen = Arc::clone(&stop);
+        let began = Instant::now();
         let thread = std::thread::Builder::new()
             .name("sampler".into())
             .stack_size(STACK)
-            .spawn(move || watch(interval.max(SHORTEST), file.as_ref(), &seen))
+            .spawn(move || watch(began, interval.max(SHORTEST), file.as_ref(), &seen))
             .map_err(|e| Error::io("thread of the sampler", &e))?;
         let thread = Some(thread);
-        Ok(Sampler { stop, thread })
+        Ok(Sampler {
+            stop,
+            began,
+            thread,
+        })
     }
 
-    /// Takes a last look and returns the peaks.
-    pub fn stop(mut self) -> Peaks {
+    /// When [`Sample::at`] is 0.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Takes a last look and returns what was seen.
+    pub fn stop(mut self) -> Watched {
         self.end().unwrap_or_default()
     }
 
-    fn end(&mut self) -> Option<Peaks> {
+    fn end(&mut self) -> Option<Watched> {
         let thread = self.thread.take()?;
         *self
             .stop
@@ -96,24 +119,38 @@ impl Stop {
     }
 }
 
-fn watch(interval: Duration, file: Option<&File>, stop: &Stop) -> Peaks {
-    let mut peaks = Peaks::default();
-    let mut cache_due = Instant::now();
+fn watch(began: Instant, interval: Duration, file: Option<&File>, stop: &Stop) -> Watched {
+    let mut watched = Watched::default();
+    let mut samples = Thinned::new(SAMPLES);
+    let mut cache_due = began;
+    let mut cached = None;
     let mut stopping = false;
     loop {
-        let process = Process::now();
-        peaks.n_samples += 1;
-        peaks.rss_bytes = peaks.rss_bytes.max(process.rss_bytes);
-        peaks.locked_bytes = peaks.locked_bytes.max(process.locked_bytes);
-        peaks.system_used_bytes = peaks.system_used_bytes.max(System::now().used_bytes);
+        let (process, system) = (Process::now(), System::now());
         let begun = Instant::now();
         if let Some(file) = file.filter(|_| stopping || begun >= cache_due) {
-            peaks.cached_bytes = peaks.cached_bytes.max(cached_bytes(file));
+            cached = cached_bytes(file);
             cache_due = begun + begun.elapsed() * CACHE_SHARE;
         }
+        let sample = Sample {
+            at: begun - began,
+            process,
+            system,
+            cached_bytes: cached,
+        };
+        watched.n_samples += 1;
+        watched.peaks = Sample {
+            at: sample.at,
+            process: watched.peaks.process.max(process),
+            system: watched.peaks.system.max(system),
+            cached_bytes: watched.peaks.cached_bytes.max(cached),
+        };
         if stopping {
-            return peaks;
+            watched.samples = samples.into_items();
+            watched.samples.push(sample);
+            return watched;
         }
+        samples.push(sample);
         stopping = stop.wait(interval);
     }
 }

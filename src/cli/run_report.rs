@@ -1,10 +1,10 @@
 //! `--report FILE`: what a run decided beforehand and what came of it, as one JSON object.
 
 use super::generate::Stats;
-use super::json_text;
-use crate::engine::meter::{Peaks, Process};
+use crate::engine::meter::{Process, Sample};
 use crate::engine::{Engine, Plan, SupplyStats};
 use crate::error::{Error, Result};
+use crate::json;
 use crate::units::{LayerId, Phase};
 use std::io::Write;
 use std::path::Path;
@@ -15,11 +15,11 @@ struct Object(String);
 impl Object {
     fn raw(&mut self, name: &str, value: impl std::fmt::Display) {
         let comma = if self.0.len() > 1 { "," } else { "" };
-        self.0 += &format!("{comma}\n  {}: {value}", json_text(name));
+        self.0 += &format!("{comma}\n  {}: {value}", json::quote(name));
     }
 
     fn text(&mut self, name: &str, value: &str) {
-        self.raw(name, json_text(value));
+        self.raw(name, json::quote(value));
     }
 
     /// `null` where the system does not tell.
@@ -55,7 +55,7 @@ impl Report {
         plan: &Plan,
         engine: &Engine,
         stats: &Stats,
-        peaks: &Peaks,
+        peaks: &Sample,
     ) -> Result<()> {
         let text = text(plan, engine, stats, peaks);
         let written = self.file.write_all(text.as_bytes());
@@ -63,7 +63,7 @@ impl Report {
     }
 }
 
-fn text(plan: &Plan, engine: &Engine, stats: &Stats, peaks: &Peaks) -> String {
+fn text(plan: &Plan, engine: &Engine, stats: &Stats, peaks: &Sample) -> String {
     let mut o = Object("{".into());
     o.text("model", engine.name());
     o.text("strategy", plan.strategy);
@@ -93,7 +93,7 @@ fn text(plan: &Plan, engine: &Engine, stats: &Stats, peaks: &Peaks) -> String {
     o.maybe("storage_read_bytes", now.storage_read_bytes);
     o.maybe("major_faults", now.n_major_faults);
     o.maybe("peak_model_cached_bytes", peaks.cached_bytes);
-    o.maybe("peak_system_used_bytes", peaks.system_used_bytes);
+    o.maybe("peak_system_used_bytes", peaks.system.used_bytes);
     o.0 + "\n}\n"
 }
 
@@ -118,8 +118,8 @@ fn counters(s: SupplyStats) -> [(&'static str, u64); 11] {
 fn by_phase(of: impl Fn(Phase) -> SupplyStats) -> String {
     let phases = Phase::ALL.map(|phase| {
         let members =
-            counters(of(phase)).map(|(name, value)| format!("{}: {value}", json_text(name)));
-        format!("{}: {{{}}}", json_text(phase.name()), members.join(", "))
+            counters(of(phase)).map(|(name, value)| format!("{}: {value}", json::quote(name)));
+        format!("{}: {{{}}}", json::quote(phase.name()), members.join(", "))
     });
     format!("{{{}}}", phases.join(", "))
 }
