@@ -247,7 +247,7 @@ impl Parser<'_> {
         Ok(c)
     }
 
-    /// `uXXXX`, or two of them that make one character of UTF-16.
+    /// `u` and four hexadecimal digits, or two of these that make one character of UTF-16.
     fn unicode(&mut self) -> Result<char> {
         let start = self.at;
         let mut units = vec![self.unit()?];

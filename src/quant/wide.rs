@@ -1,4 +1,4 @@
-//! Activations for kernels with vectors of 64 bytes: 16 blocks of 32 side by side.
+//! Activations as 16 blocks of 32 side by side: one vector of 64 bytes, or two of 32, holds columns of many blocks.
 
 use super::encode::{act_scale, planes};
 

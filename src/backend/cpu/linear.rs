@@ -96,7 +96,8 @@ fn each_row<T: Send>(
     pool.for_rows(data, row_len, &mut none, |r, row, ()| f(r, row));
 }
 
-/// Columns of an output tile: enough tiles to keep every thread busy, whole cache lines each.
+/// Columns of an output tile: enough tiles to keep every thread busy, of whole passes of rows. (24 rows of a mixer in two
+/// tiles would leave one thread with two thirds of them.)
 pub fn tile_columns(cols: usize, n_threads: usize) -> usize {
     let tiles = 4 * n_threads;
     (cols.div_ceil(tiles).next_multiple_of(4)).clamp(4, 64)

@@ -4,7 +4,7 @@
 //! only, which leaves it on a CPU where it was detected. Inside, the only unsafe steps are loads and stores
 //! through references to arrays of the right size, and single instructions that touch registers only.
 //!
-//! The shape is that of `avx2.rs`: `rows_*` drives `*_dots::<R>`, which takes R rows in one pass, so that
+//! One vector at a time, in blocks of its own ([`Act32`], [`Act256`]): `rows_*` drives `*_dots::<R>`, which takes R rows in one pass, so that
 //! a load of x serves R rows. Sums stay in lanes until the end of a row: the order is fixed by the row's
 //! length. `DOT` chooses the byte product, see [`dot`].
 //!

@@ -5,9 +5,7 @@
 
 use half::f16;
 
-use super::dispatch::{
-    Activation, FormatKernel, Kernels, RowsKernel, TOKENS, TileKernel, WeightKernels,
-};
+use super::dispatch::{Activation, FormatKernel, Kernels, RowsKernel, TOKENS, WeightKernels};
 use super::rows::{activations, in_passes};
 use crate::quant::Format;
 use crate::quant::blocks::{
@@ -18,42 +16,29 @@ use crate::quant::encode::{Act32, Act256, quantize_32, quantize_256};
 use crate::quant::tables::MXFP4_SCALES;
 use crate::quant::wide::quantize_512;
 
+/// The kernels of a format with f32 activations: functions of its name, since they can hold no value.
+macro_rules! with_f32 {
+    ($format:ident) => {
+        FormatKernel {
+            activation: Activation::F32,
+            rows: |rows, x, y| rows_f32(Format::$format, rows, x, y),
+            tile: Some(|rows, x, y| tile_f32(Format::$format, rows, x, y)),
+        }
+    };
+}
+
 /// The scalar table.
 pub const KERNELS: Kernels = Kernels {
     name: "scalar",
     weights: WeightKernels {
-        f32: with_f32(
-            |rows, x, y| rows_f32(Format::F32, rows, x, y),
-            |rows, x, y| tile_f32(Format::F32, rows, x, y),
-        ),
-        f16: with_f32(
-            |rows, x, y| rows_f32(Format::F16, rows, x, y),
-            |rows, x, y| tile_f32(Format::F16, rows, x, y),
-        ),
-        bf16: with_f32(
-            |rows, x, y| rows_f32(Format::Bf16, rows, x, y),
-            |rows, x, y| tile_f32(Format::Bf16, rows, x, y),
-        ),
-        q8_0: with_f32(
-            |rows, x, y| rows_f32(Format::Q8_0, rows, x, y),
-            |rows, x, y| tile_f32(Format::Q8_0, rows, x, y),
-        ),
-        q4_k: with_f32(
-            |rows, x, y| rows_f32(Format::Q4K, rows, x, y),
-            |rows, x, y| tile_f32(Format::Q4K, rows, x, y),
-        ),
-        q2_k: with_f32(
-            |rows, x, y| rows_f32(Format::Q2K, rows, x, y),
-            |rows, x, y| tile_f32(Format::Q2K, rows, x, y),
-        ),
-        iq2_xxs: with_f32(
-            |rows, x, y| rows_f32(Format::Iq2Xxs, rows, x, y),
-            |rows, x, y| tile_f32(Format::Iq2Xxs, rows, x, y),
-        ),
-        mxfp4: with_f32(
-            |rows, x, y| rows_f32(Format::Mxfp4, rows, x, y),
-            |rows, x, y| tile_f32(Format::Mxfp4, rows, x, y),
-        ),
+        f32: with_f32!(F32),
+        f16: with_f32!(F16),
+        bf16: with_f32!(Bf16),
+        q8_0: with_f32!(Q8_0),
+        q4_k: with_f32!(Q4K),
+        q2_k: with_f32!(Q2K),
+        iq2_xxs: with_f32!(Iq2Xxs),
+        mxfp4: with_f32!(Mxfp4),
     },
     dot_f32,
     axpys,
@@ -63,14 +48,6 @@ pub const KERNELS: Kernels = Kernels {
     f16_to_f32,
     f32_to_f16,
 };
-
-const fn with_f32(rows: RowsKernel, tile: TileKernel) -> FormatKernel {
-    FormatKernel {
-        activation: Activation::F32,
-        rows,
-        tile: Some(tile),
-    }
-}
 
 /// The integer twin of `format`'s fast kernels, for formats that have one.
 pub fn integer_twin(format: Format) -> Option<FormatKernel> {

@@ -80,6 +80,30 @@ pub fn blocks_in_row(x: &[Act512], of_32: usize) -> usize {
     n / of_32
 }
 
+/// What a tile is made of, seen as what it is: the vectors, the blocks of weights, and how many of these a row has.
+#[inline(always)]
+pub fn tile_parts<'a, B: Plain>(
+    rows: &'a [u8],
+    x: &[&'a [u8]],
+    y: &[&mut [f32]],
+    of_32: usize,
+) -> ([&'a [Act512]; TOKENS], &'a [B], usize) {
+    assert!(
+        x.len() == y.len() && x.len() <= TOKENS,
+        "an output for each vector"
+    );
+    let mut vectors = [&[][..]; TOKENS];
+    for (vector, x) in vectors.iter_mut().zip(x) {
+        *vector = activations(x);
+    }
+    let (rows, n) = (blocks::<B>(rows), blocks_in_row(vectors[0], of_32));
+    for (x, y) in vectors.iter().zip(y) {
+        assert_eq!(blocks_in_row(x, of_32), n, "vectors of one length");
+        assert_eq!(rows.len(), n * y.len(), "rows of {n} blocks");
+    }
+    (vectors, rows, n)
+}
+
 /// Part `s` of a row, `N` blocks; a part that is left at the end is filled up with zeros in `last`.
 #[inline(always)]
 pub fn part<'a, B: Plain, const N: usize>(
@@ -137,23 +161,8 @@ pub fn tile<B: Plain, const N: usize>(
     y: &mut [&mut [f32]],
     unpack: impl Fn(&[B; N]) -> Unpacked,
 ) {
-    assert!(
-        x.len() == y.len() && x.len() <= TOKENS,
-        "an output for each vector"
-    );
-    let mut vectors = [&[][..]; TOKENS];
-    for (vector, x) in vectors.iter_mut().zip(x) {
-        *vector = activations::<Act512>(x);
-    }
+    let (vectors, rows, n) = tile_parts::<B>(rows, x, y, 8 / N);
     let x = &vectors[..x.len()];
-    let (rows, n) = (
-        blocks::<B>(rows),
-        x.first().map_or(0, |x| blocks_in_row(x, 8 / N)),
-    );
-    for (x, y) in x.iter().zip(&*y) {
-        assert_eq!(blocks_in_row(x, 8 / N), n, "vectors of one length");
-        assert_eq!(rows.len(), n * y.len(), "rows of {n} blocks");
-    }
     if n == 0 {
         return y.iter_mut().for_each(|y| y.fill(0.0));
     }

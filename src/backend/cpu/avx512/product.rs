@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::load64;
-use crate::backend::cpu::avx2::product::{blocks_in_row, part};
+use crate::backend::cpu::avx2::product::{blocks_in_row, part, tile_parts};
 use crate::backend::cpu::avx2::{prefetch_ahead, sum4};
 use crate::backend::cpu::dispatch::TOKENS;
 use crate::backend::cpu::rows::activations;
@@ -126,23 +126,8 @@ pub fn tile<B: Plain, const N: usize>(
     kind: Kind,
     unpack: impl Fn(&[B; N]) -> Unpacked,
 ) {
-    assert!(
-        x.len() == y.len() && x.len() <= TOKENS,
-        "an output for each vector"
-    );
-    let mut vectors = [&[][..]; TOKENS];
-    for (vector, x) in vectors.iter_mut().zip(x) {
-        *vector = activations::<Act512>(x);
-    }
+    let (vectors, rows, n) = tile_parts::<B>(rows, x, y, BLOCKS / N);
     let x = &vectors[..x.len()];
-    let (rows, n) = (
-        blocks::<B>(rows),
-        x.first().map_or(0, |x| blocks_in_row(x, BLOCKS / N)),
-    );
-    for (x, y) in x.iter().zip(&*y) {
-        assert_eq!(blocks_in_row(x, BLOCKS / N), n, "vectors of one length");
-        assert_eq!(rows.len(), n * y.len(), "rows of {n} blocks");
-    }
     if n == 0 {
         return y.iter_mut().for_each(|y| y.fill(0.0));
     }
