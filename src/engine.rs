@@ -32,9 +32,6 @@ pub type Session = crate::session::Session<Cpu>;
 /// A point that a session can come back to.
 pub type SessionCheckpoint = Checkpoint<Cpu>;
 
-/// Between two looks of [`Prepared::watch`].
-const WATCH_INTERVAL: Duration = Duration::from_millis(50);
-
 /// A model file that was understood, before its weights are loaded: what can be wrong with a prompt or an
 /// option shows here.
 pub struct Prepared {
@@ -195,12 +192,24 @@ impl Prepared {
         &self.plan
     }
 
-    /// Watches memory and the model file's part of the page cache from now on.
+    /// Watches memory and the model file's part of the page cache from now on, every `interval`.
     ///
     /// Errors: the file cannot be opened again, or a thread is refused.
-    pub fn watch(&self) -> Result<meter::Sampler> {
+    pub fn watch(&self, interval: Duration) -> Result<meter::Sampler> {
         let file = File::open(&self.options.model)?;
-        meter::Sampler::start(WATCH_INTERVAL, Some(file))
+        meter::Sampler::start(interval, Some(file))
+    }
+
+    /// Drops the model file from the page cache and returns the bytes that are left there; see [`meter::drop_cached`].
+    pub fn drop_cached(&self) -> Option<u64> {
+        meter::drop_cached(&self.file)
+    }
+
+    /// What tells this model file from others; see [`routes::model_hash`].
+    ///
+    /// Errors: a failed read.
+    pub fn model_hash(&self) -> Result<u64> {
+        routes::model_hash(&self.file, self.model.gguf.data_start)
     }
 
     /// The model file by meaning.

@@ -20,8 +20,8 @@
 //! | 4 | [`supply`] [`backend`] | how experts reach a kernel; the kernels |
 //! | 5 | [`graph`] | the forward pass, generic over the backend |
 //! | 6 | [`session`] [`plan`] [`synth`] | a conversation and its KV cache; every byte decided beforehand; random models |
-//! | 7 | [`engine`] | all of it, opened and ready |
-//! | 8 | [`bench`](mod@bench) | how fast it computes, and what memory allows |
+//! | 7 | [`engine`] [`report`] | all of it, opened and ready; rows of the experiment, and what is made of them |
+//! | 8 | [`bench`](mod@bench) | how fast it computes, what memory allows, one run of the experiment |
 //! | 9 | [`cli`] | the command line |
 //!
 //! `tests/tidy.rs` holds the code against this table.
@@ -47,6 +47,7 @@ pub mod options;
 pub mod os;
 pub mod plan;
 pub mod quant;
+pub mod report;
 pub mod rng;
 pub mod routes;
 pub mod sampler;

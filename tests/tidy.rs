@@ -14,14 +14,14 @@ const ROWS: &[&[&str]] = &[
     &["supply", "backend"],
     &["graph"],
     &["session", "plan", "synth"],
-    &["engine"],
+    &["engine", "report"],
     &["bench"],
     &["cli"],
 ];
 
 /// What a row may use in spite of its place: `cli` shows and parses, it knows no tensors.
 const CLI_MAY_USE: &[&str] = &[
-    "bench", "engine", "synth", "options", "error", "json", "units",
+    "bench", "engine", "report", "synth", "options", "error", "json", "units",
 ];
 
 /// Files that may hold unsafe code.

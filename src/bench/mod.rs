@@ -13,6 +13,7 @@
 //! [`SEED`]. They reach other experts than text does; [`Feed::Greedy`] decodes what the model itself would say.
 //! The end-of-turn token is a token like any other.
 
+use crate::engine::tokenizer::Tokenizer;
 use crate::engine::{
     Engine, Prefill, Profile, Sampler, SamplerOptions, Session, SessionCheckpoint, Stages,
     SupplyStats,
@@ -23,6 +24,7 @@ use crate::units::TokenId;
 use std::time::Instant;
 
 pub mod bandwidth;
+pub mod experiment;
 
 /// Where the token ids come from.
 pub const SEED: u64 = 1;
@@ -176,7 +178,7 @@ impl<'a> Bench<'a> {
         warm_up: bool,
         tick: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Option<Measured>> {
-        let ids = self.ids(test.ctx());
+        let ids = ids(self.engine.tokenizer(), test.ctx());
         let (before, ids) = ids.split_at(test.n_before());
         let n_warm_up = if warm_up { test.n_warm_up() } else { 0 };
         let all = before.len() + n_warm_up + n_runs * test.n;
@@ -278,15 +280,14 @@ impl<'a> Bench<'a> {
             stages,
         }))
     }
+}
 
-    /// The start token, if the vocabulary has one, and seeded ids; `n` together.
-    fn ids(&self, n: usize) -> Vec<TokenId> {
-        let tokenizer = self.engine.tokenizer();
-        let mut rng = Rng::new(SEED);
-        let random = || TokenId(rng.below(tokenizer.len()) as u32);
-        let random = std::iter::repeat_with(random);
-        tokenizer.bos().into_iter().chain(random).take(n).collect()
-    }
+/// The start token, if the vocabulary has one, and seeded ids; `n` together.
+fn ids(tokenizer: &Tokenizer, n: usize) -> Vec<TokenId> {
+    let mut rng = Rng::new(SEED);
+    let random = || TokenId(rng.below(tokenizer.len()) as u32);
+    let random = std::iter::repeat_with(random);
+    tokenizer.bos().into_iter().chain(random).take(n).collect()
 }
 
 /// Where a run starts.

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
+use std::path::Path;
 use std::str::FromStr;
 
 /// One flag.
@@ -156,6 +157,24 @@ impl Args {
             .map(|(_, value)| value.as_os_str())
     }
 
+    /// What was given, flags in their usual spelling, without those named in `but` and without folders, so that it
+    /// names nobody; words that a shell would split stand in quotes.
+    pub fn told(&self, but: &[&str]) -> String {
+        let given = self.given.iter().filter(|(name, _)| !but.contains(name));
+        let words = given.flat_map(|(name, value)| [OsStr::new(name), value]);
+        let words = words.chain(self.positional.iter().map(OsString::as_os_str));
+        let words = words.filter(|word| !word.is_empty()).map(|word| {
+            let name = Path::new(word).file_name().unwrap_or(word);
+            let word = name.to_string_lossy();
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,%=:".contains(c);
+            match word.chars().all(plain) {
+                true => word.into_owned(),
+                false => format!("'{}'", word.replace('\'', "'\\''")),
+            }
+        });
+        words.collect::<Vec<_>>().join(" ")
+    }
+
     /// Whether a switch was given.
     pub fn has(&self, flag: &str) -> bool {
         self.value(flag).is_some()
@@ -237,6 +256,14 @@ mod tests {
             Some("--raw")
         );
         assert!(parse(&["-n", "3", "--help"]).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_told_again_names_no_folder() {
+        let args = ["-n", "3", "--prompt=it's me", "--raw", "/home/me/file"];
+        let args = parse(&args).unwrap().unwrap();
+        assert_eq!(args.told(&[]), "-n 3 -p 'it'\\''s me' --raw file");
+        assert_eq!(args.told(&["-p", "--raw"]), "-n 3 file");
     }
 
     #[test]

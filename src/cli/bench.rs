@@ -9,6 +9,7 @@ use crate::engine::interrupt;
 use crate::error::{Error, Result};
 use format::{Form, Setting, Writer};
 
+mod experiment;
 mod format;
 
 /// The subcommand.
@@ -45,6 +46,7 @@ pub const COMMAND: Command = Command {
             Flag::switch(&["--csv"], "write comma-separated values"),
             Flag::switch(&["--json"], "write JSON"),
         ],
+        experiment::FLAGS,
         MODEL_FLAGS,
     ],
     run,
@@ -67,6 +69,9 @@ struct Limits {
 }
 
 fn run(args: &Args) -> Result<()> {
+    if let Some(path) = args.value("--row") {
+        return experiment::run(args, path.as_ref());
+    }
     let tests = tests(args)?;
     let n_runs = args.number("-r")?.unwrap_or(5);
     if n_runs == 0 || n_runs > LIMITS.runs {

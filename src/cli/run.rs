@@ -11,6 +11,10 @@ use crate::engine::{Profile, Stop, interrupt};
 use crate::error::{Error, Result};
 use crate::units::Phase;
 use std::path::Path;
+use std::time::Duration;
+
+/// Between two looks at memory for `--report`.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The subcommand.
 pub const COMMAND: Command = Command {
@@ -79,7 +83,10 @@ fn run(args: &Args) -> Result<()> {
     let report = args.value("--report").map(Path::new);
     // What cannot be written should not come to light after an hour.
     let report = report.map(Report::create).transpose()?;
-    let watch = report.as_ref().map(|_| prepared.watch()).transpose()?;
+    let watch = report
+        .as_ref()
+        .map(|_| prepared.watch(WATCH_INTERVAL))
+        .transpose()?;
     let mut engine = model::load(prepared, args)?;
     let mut session = engine.session()?;
     settings.tell_seed();

@@ -1,0 +1,10 @@
+//! The experiment's record: rows that `infall bench --row` writes, and the report that is made of them.
+//!
+//! ```text
+//! folder of rows → Row (checked) → cells: runs of one setup → tables, pictures → one HTML file, or a terminal
+//! ```
+
+pub mod record;
+pub mod row;
+
+pub use row::Row;
