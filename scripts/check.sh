@@ -16,6 +16,11 @@ for features in "" "--features nommap" "--features residency-lru" "--all-feature
     # shellcheck disable=SC2086  # an empty set is no argument, a set is two
     step cargo clippy --release --quiet --all-targets $features -- -D warnings
 done
+if command -v shellcheck >/dev/null; then
+    step shellcheck scripts/*.sh .ci/run
+else
+    echo "skipped: the check of the shell scripts (needs shellcheck)"
+fi
 # macOS is type-checked where that can be done; nothing runs.
 darwin=aarch64-apple-darwin
 for features in "" "--features nommap" "--features residency-lru" "--all-features"; do
@@ -40,6 +45,7 @@ fi
 step cargo test --release --all-features
 # The main job.
 answer=$(cargo run --release --quiet --all-features -- run --temp 0 -n 64 --quiet -p "What is Unix?")
+# shellcheck disable=SC1111  # the quotes are the answer's own
 case $answer in
 "[In the authors' words, “A weak pun on Multics”; "*) printf '\nthe main job answers\n' ;;
 *)
