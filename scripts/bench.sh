@@ -2,7 +2,7 @@
 # The experiment: strategies x budgets x sizes of memory, each run in a process of its own, one row of figures a run.
 #
 #   scripts/bench.sh [--model FILE | --synth SHAPE] [--strategies LIST] [--budgets LIST] [--ram-caps LIST]
-#                    [--runs N] [--cold | --warm] [--out DIR] [-p N] [-n N] [--machine TEXT] [-- FLAG...]
+#                    [--runs N] [--cold | --warm] [--pause S] [--out DIR] [-p N] [-n N] [--machine TEXT] [-- FLAG...]
 #
 #   --model FILE       the model (default: the one in models/)
 #   --synth SHAPE      a random model instead: "flash-q2 --layers 4", as `infall synth --shape` takes it; made in DIR
@@ -12,6 +12,7 @@
 #   --runs N           of each cell (default 3), forth and back through all cells in turn
 #   --cold             drop the model (and nothing else) from the page cache before each run (default)
 #   --warm             measure behind a run of the same work in the same process
+#   --pause S          seconds of rest behind each run, for machines that grow hot (default 0)
 #   --out DIR          where rows, skipped.tsv and report.html go (default target/bench); rows that are there stay,
 #                      so that a run that was stopped goes on
 #   -p N, -n N         tokens of the prompt and of the answer (default 256 and 48); ids and length are fixed
@@ -32,7 +33,7 @@ fail() {
 here=$(cd "$(dirname "$0")/.." && pwd)
 
 model='' shape='' strategies=full,baseline,residency-lru,nommap budgets=11%,22%,44%,88%,100%
-caps=none runs=3 state=cold out=$here/target/bench n_prompt=256 n_gen=48 machine=''
+caps=none runs=3 state=cold pause=0 out=$here/target/bench n_prompt=256 n_gen=48 machine=''
 while [ $# -gt 0 ]; do
     case $1 in
     --cold | --warm) state=${1#--}; shift; continue ;;
@@ -47,6 +48,7 @@ while [ $# -gt 0 ]; do
     --budgets) budgets=$2 ;;
     --ram-caps) caps=$2 ;;
     --runs) runs=$2 ;;
+    --pause) pause=$2 ;;
     --out) out=$2 ;;
     -p) n_prompt=$2 ;;
     -n) n_gen=$2 ;;
@@ -55,9 +57,9 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-for number in "$runs" "$n_prompt" "$n_gen"; do
+for number in "$runs" "$n_prompt" "$n_gen" "1$pause"; do
     case $number in
-    '' | *[!0-9]* | 0*) fail "found '$number', expected a number from 1 (--runs, -p, -n)" 2 ;;
+    '' | *[!0-9]* | 0*) fail "found '$number', expected a number from 1 (--runs, -p, -n; --pause from 0)" 2 ;;
     esac
 done
 [ -z "$model" ] || [ -z "$shape" ] || fail "--model and --synth are both given, expected one" 2
@@ -194,6 +196,7 @@ one() {
     0)
         [ -f "$row" ] || exit 130 # stopped by Ctrl-C
         sed -n '/ tokens\/s, tokens /p' "$errors" | sed "s/^/$stem, budget $budget, memory $cap, run $run: /"
+        sleep "$pause"
         ;;
     130) exit 130 ;;
     137) skip "ended by the system: memory ran out" ;;
