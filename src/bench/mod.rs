@@ -24,6 +24,7 @@ use crate::units::TokenId;
 use std::time::Instant;
 
 pub mod bandwidth;
+pub mod device;
 pub mod experiment;
 
 /// Where the token ids come from.

@@ -1,23 +1,41 @@
-//! `infall io-probe`: how fast the experts of a model can be read from this disk.
+//! `infall io-probe`: how fast this disk can be read, by experts of a model or by plain reads of a file.
 
 use super::args::{Args, Command, Flag};
 use super::model::{MODEL_FLAG, model_path};
-use super::print;
-use crate::engine;
+use super::{note, print};
+use crate::bench::device::{self, Cell, Device, Measured, Order, Way};
+use crate::engine::{self, interrupt};
 use crate::error::{Error, Result};
+use crate::json::Value;
 use crate::units::Bytes;
+use std::path::Path;
+use std::time::Duration;
 
 /// The subcommand.
 pub const COMMAND: Command = Command {
     name: "io-probe",
-    positional: "",
-    max_positional: 0,
-    help: "measures how fast experts can be read past the page cache",
+    positional: "[FILE]",
+    max_positional: 1,
+    help: "measures how fast experts of the model, or plain pieces of FILE, can be read",
     flags: &[&[
         MODEL_FLAG,
-        Flag::with(&["--readers"], "N", "threads that read (default 8)"),
-        Flag::with(&["--queue"], "N", "experts asked for at a time (default 6)"),
-        Flag::with(&["--gb"], "N", "gibibytes to read (default 2)"),
+        Flag::with(
+            &["--readers"],
+            "N",
+            "experts: threads that read (default 8)",
+        ),
+        Flag::with(
+            &["--queue"],
+            "N",
+            "experts: asked for at a time (default 6)",
+        ),
+        Flag::with(&["--gb"], "N", "experts: gibibytes to read (default 2)"),
+        Flag::with(
+            &["--seconds"],
+            "S",
+            "FILE: for each of 96 kinds of reads (default 0.4)",
+        ),
+        Flag::switch(&["--json"], "FILE: write JSON"),
     ]],
     run,
 };
@@ -25,7 +43,33 @@ pub const COMMAND: Command = Command {
 /// Largest accepted `--readers` and `--queue`.
 const MOST: usize = 64;
 
+/// Longest accepted `--seconds`.
+const MOST_SECONDS: f64 = 60.0;
+
 fn run(args: &Args) -> Result<()> {
+    let (of_file, of_model) = (
+        ["--seconds", "--json"],
+        ["-m", "--readers", "--queue", "--gb"],
+    );
+    let (wrong, expected) = match args.positional.is_empty() {
+        true => (of_file.iter().find(|flag| args.has(flag)), "a FILE with it"),
+        false => (
+            of_model.iter().find(|flag| args.has(flag)),
+            "no FILE with it",
+        ),
+    };
+    if let Some(flag) = wrong {
+        return Err(Error::usage(format!(
+            "{flag} is given, expected {expected}"
+        )));
+    }
+    match args.positional.first() {
+        Some(file) => plain(args, file.as_ref()),
+        None => experts(args),
+    }
+}
+
+fn experts(args: &Args) -> Result<()> {
     let count = |flag: &str, default: usize| {
         let n = args.number(flag)?.unwrap_or(default);
         if n == 0 || n > MOST {
@@ -49,4 +93,170 @@ fn run(args: &Args) -> Result<()> {
         ms(0),
         ms(1),
     ))
+}
+
+fn plain(args: &Args, path: &Path) -> Result<()> {
+    let seconds: f64 = args.number("--seconds")?.unwrap_or(0.4);
+    if !(seconds > 0.0 && seconds <= MOST_SECONDS) {
+        return Err(Error::usage(format!(
+            "--seconds: found {seconds}, expected more than 0, at most {MOST_SECONDS}"
+        )));
+    }
+    let is_json = args.has("--json");
+    let mut device = Device::open(path)?;
+    let cells: Vec<Cell> = device::cells().collect();
+    let n_measured = cells.iter().filter(|c| device.skipped(c).is_none()).count();
+    note(&format!(
+        "{n_measured} kinds of reads, {seconds} s each: about {:.0} s; buffers take up to {}\n",
+        n_measured as f64 * seconds,
+        Bytes(device.memory_bytes())
+    ));
+    interrupt::install()?;
+    if !is_json {
+        print(HEADER)?;
+    }
+    let (mut measured, mut skipped) = (Vec::new(), Vec::new());
+    for cell in cells {
+        if let Some(why) = device.skipped(&cell) {
+            skipped.push((cell, why));
+            continue;
+        }
+        if interrupt::requested() {
+            return Err(Error::usage("stopped"));
+        }
+        let found = device.measure(&cell, Duration::from_secs_f64(seconds))?;
+        if !is_json {
+            print(&line(&cell, &found))?;
+        }
+        measured.push((cell, found));
+    }
+    let advice = device::advice(&measured);
+    if is_json {
+        return print(&format!("{}\n", json(&device, &measured, &skipped, advice)));
+    }
+    let mut said: Vec<String> = Vec::new();
+    for (cell, why) in &skipped {
+        // Of one size and way all are skipped for one reason.
+        let text = format!(
+            "skipped: {}, {}: {why}\n",
+            way(cell),
+            Bytes(cell.size as u64)
+        );
+        if !said.contains(&text) {
+            said.push(text);
+        }
+    }
+    let cached = measured
+        .iter()
+        .filter(|(_, m)| m.cached_before.unwrap_or(0) > 0);
+    let n_cached = cached.count();
+    if n_cached > 0 {
+        said.push(format!(
+            "note: for {n_cached} kinds of reads a part of the file was in the page cache already (column cached)\n"
+        ));
+    }
+    said.push(match advice {
+        Some((depth, cell)) => format!(
+            "advice: --readers {depth}, the fewest that reach 95 % of the best speed of {} random reads of {}\n",
+            way(&cell),
+            Bytes(cell.size as u64)
+        ),
+        None => "advice: none, as nothing could be measured\n".into(),
+    });
+    print(&format!("\n{}", said.concat()))
+}
+
+/// The first two lines of the table.
+const HEADER: &str = "\
+| reads    | order      |      size | at a time |  GB/s |   p50 ms |   p95 ms |   p99 ms |     cached |
+| -------- | ---------- | --------: | --------: | ----: | -------: | -------: | -------: | ---------: |
+";
+
+fn way(cell: &Cell) -> &'static str {
+    match cell.way {
+        Way::Direct => "direct",
+        Way::Buffered => "buffered",
+    }
+}
+
+fn order(cell: &Cell) -> &'static str {
+    match cell.order {
+        Order::Sequential => "sequential",
+        Order::Random => "random",
+    }
+}
+
+/// A line of the table.
+fn line(cell: &Cell, found: &Measured) -> String {
+    let [p50, p95, p99] = found.latency.map(|t| t.as_secs_f64() * 1e3);
+    let cached = found
+        .cached_before
+        .map_or("unknown".into(), |b| Bytes(b).to_string());
+    format!(
+        "| {:<8} | {:<10} | {:>9} | {:>9} | {:>5.2} | {p50:>8.2} | {p95:>8.2} | {p99:>8.2} | {cached:>10} |\n",
+        way(cell),
+        order(cell),
+        Bytes(cell.size as u64).to_string(),
+        cell.depth,
+        found.gb_per_s(),
+    )
+}
+
+/// All of it as one object; bytes, nanoseconds.
+fn json(
+    device: &Device,
+    measured: &[(Cell, Measured)],
+    skipped: &[(Cell, String)],
+    advice: Option<(usize, Cell)>,
+) -> Value {
+    let object = |members: Vec<(&str, Value)>| {
+        Value::Object(members.into_iter().map(|(n, v)| (n.into(), v)).collect())
+    };
+    let count = |n: usize| Value::Count(n as u64);
+    let ns = |time: Duration| Value::Count(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    let of_cell = |cell: &Cell| {
+        vec![
+            ("reads", Value::Text(way(cell).into())),
+            ("order", Value::Text(order(cell).into())),
+            ("size_bytes", count(cell.size)),
+            ("depth", count(cell.depth)),
+        ]
+    };
+    let done = measured.iter().map(|(cell, found)| {
+        let mut members = of_cell(cell);
+        let [p50, p95, p99] = found.latency.map(ns);
+        members.extend([
+            ("n_reads", Value::Count(found.n_reads)),
+            ("bytes", Value::Count(found.bytes)),
+            ("time_ns", ns(found.time)),
+            ("gb_per_s", Value::Number(found.gb_per_s())),
+            ("p50_ns", p50),
+            ("p95_ns", p95),
+            ("p99_ns", p99),
+            (
+                "cached_before_bytes",
+                found.cached_before.map_or(Value::Null, Value::Count),
+            ),
+        ]);
+        object(members)
+    });
+    let not_done = skipped.iter().map(|(cell, why)| {
+        let mut members = of_cell(cell);
+        members.push(("reason", Value::Text(why.clone())));
+        object(members)
+    });
+    object(vec![
+        ("file_bytes", Value::Count(device.file_bytes())),
+        (
+            "no_direct",
+            device.no_direct().map_or(Value::Null, Value::Text),
+        ),
+        ("memory_bytes", Value::Count(device.memory_bytes())),
+        ("measured", Value::List(done.collect())),
+        ("skipped", Value::List(not_done.collect())),
+        (
+            "readers",
+            advice.map_or(Value::Null, |(depth, _)| count(depth)),
+        ),
+    ])
 }

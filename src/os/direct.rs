@@ -42,9 +42,14 @@ impl DirectFile {
         }
     }
 
+    /// Why reads go through the page cache, if they do.
+    pub fn refused_because(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
     /// A note for the user when reads go through the page cache, and why.
     pub fn refused(&self) -> Option<String> {
-        let why = self.refused.as_ref()?;
+        let why = self.refused_because()?;
         Some(format!("expert reads go through the page cache: {why}"))
     }
 
