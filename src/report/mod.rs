@@ -4,7 +4,12 @@
 //! folder of rows → Row (checked) → cells: runs of one setup → tables, pictures → one HTML file, or a terminal
 //! ```
 
+pub mod cells;
+pub mod read;
 pub mod record;
 pub mod row;
+pub mod tables;
+pub mod text;
 
+pub use read::Folder;
 pub use row::Row;
