@@ -28,16 +28,40 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(args: &Args) -> Result<()> {
-    let expected = 1;
-    let found = args.positional.len();
-    if found != expected {
+    let folders: Vec<&Path> = args.positional.iter().map(Path::new).collect();
+    let n_folders = folders.len();
+    let out = args.value("-o").map(Path::new);
+    let [folder] = folders[..] else {
         return Err(Error::usage(format!(
-            "found {found} folders, expected {expected}"
+            "found {n_folders} folders, expected one"
         )));
+    };
+    if out.is_none() && !args.has("--text") {
+        return Err(Error::usage(
+            "nothing to make: expected -o FILE, --text or --compare",
+        ));
     }
-    let folder = Folder::read(Path::new(&args.positional[0]))?;
+    let folder = Folder::read(folder)?;
+    if let Some(path) = out {
+        write_whole(path, &report::html::page(&folder))?;
+    }
     if args.has("--text") {
         print(&report::text::report(&folder))?;
     }
     Ok(())
+}
+
+/// Writes a file whole or not at all.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = Path::new(&part);
+    let written = std::fs::write(part, text).map_err(|e| Error::io(part.display(), &e));
+    let renamed = written
+        .and_then(|()| std::fs::rename(part, path).map_err(|e| Error::io(path.display(), &e)));
+    if renamed.is_err() {
+        // What is left of it is no page; that it cannot be removed is the lesser fault.
+        let _ = std::fs::remove_file(part);
+    }
+    renamed
 }

@@ -5,9 +5,12 @@
 //! ```
 
 pub mod cells;
+pub mod charts;
+pub mod html;
 pub mod read;
 pub mod record;
 pub mod row;
+pub mod svg;
 pub mod tables;
 pub mod text;
 
