@@ -9,7 +9,7 @@ use std::path::Path;
 /// The subcommand.
 pub const COMMAND: Command = Command {
     name: "report",
-    positional: "DIR",
+    positional: "DIR | --compare A B",
     max_positional: 2,
     help: "makes one page, or tables, of the rows of `bench --row`",
     flags: &[&[
@@ -21,7 +21,7 @@ pub const COMMAND: Command = Command {
         Flag::switch(&["--text"], "print the tables"),
         Flag::switch(
             &["--compare"],
-            "print how the folder named second differs from the first: --compare A B",
+            "print how fast the second of two folders is against the first",
         ),
     ]],
     run,
@@ -29,26 +29,44 @@ pub const COMMAND: Command = Command {
 
 fn run(args: &Args) -> Result<()> {
     let folders: Vec<&Path> = args.positional.iter().map(Path::new).collect();
-    let n_folders = folders.len();
     let out = args.value("-o").map(Path::new);
-    let [folder] = folders[..] else {
-        return Err(Error::usage(format!(
-            "found {n_folders} folders, expected one"
-        )));
-    };
-    if out.is_none() && !args.has("--text") {
-        return Err(Error::usage(
-            "nothing to make: expected -o FILE, --text or --compare",
-        ));
+    match (&folders[..], args.has("--compare")) {
+        (&[first, second], true) => {
+            if out.is_some() || args.has("--text") {
+                return Err(Error::usage(
+                    "--compare prints one table, expected neither -o nor --text",
+                ));
+            }
+            let (first, second) = (Folder::read(first)?, Folder::read(second)?);
+            print(&report::compare::compare(&first, &second)?)
+        }
+        (&[folder], false) => {
+            if out.is_none() && !args.has("--text") {
+                return Err(Error::usage(
+                    "nothing to make: expected -o FILE, --text or --compare",
+                ));
+            }
+            let folder = Folder::read(folder)?;
+            if let Some(path) = out {
+                write_whole(path, &report::html::page(&folder))?;
+            }
+            if args.has("--text") {
+                print(&report::text::report(&folder))?;
+            }
+            Ok(())
+        }
+        (_, is_compare) => {
+            let expected = if is_compare {
+                "two: --compare A B"
+            } else {
+                "one"
+            };
+            let found = folders.len();
+            Err(Error::usage(format!(
+                "found {found} folders of rows, expected {expected}"
+            )))
+        }
     }
-    let folder = Folder::read(folder)?;
-    if let Some(path) = out {
-        write_whole(path, &report::html::page(&folder))?;
-    }
-    if args.has("--text") {
-        print(&report::text::report(&folder))?;
-    }
-    Ok(())
 }
 
 /// Writes a file whole or not at all.

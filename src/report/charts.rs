@@ -83,7 +83,7 @@ fn over_time(group: &Group<'_>, unit: &str, lines: impl Fn(&Row) -> Vec<Line>) -
         .flat_map(|l| &l.points);
     let most = points.map(|p| p.y).fold(0.0, f64::max);
     let x = Axis::between(0.0, seconds(end.unwrap_or(0)).max(0.001), 6, "s");
-    let y = Axis::from_zero(most, 4, unit);
+    let y = Axis::from_zero(most, 5, unit);
     let plot = |(cell, (row, lines)): (&&Cell<'_>, (&Row, Vec<Line>))| Plot {
         title: name(cell),
         x: x.clone(),
@@ -106,7 +106,7 @@ fn memory(group: &Group<'_>) -> Figure {
         ("m-used", "system", |s| &s.system_used_mib),
         ("m-rss", "process", |s| &s.rss_mib),
         ("m-cached", "file", |s| &s.cached_mib),
-        ("m-anon", "anonymous", |s| &s.anon_mib),
+        ("m-anon", "anon", |s| &s.anon_mib),
     ];
     let lines = |row: &Row| {
         let line = |(class, name, column): (&'static str, &str, Column)| {
@@ -124,7 +124,7 @@ fn memory(group: &Group<'_>) -> Figure {
     };
     Figure {
         title: "Memory over time",
-        caption: "system: memory of the machine in use for anything, its page cache included; process: its memory, mapped files included (RSS); file: what of the model file lies in the page cache; anonymous: memory of the process that belongs to no file. The shades are the phases load, prefill and decode.".into(),
+        caption: "system: memory of the machine in use for anything, its page cache included; process: its memory, mapped files included (RSS); file: what of the model file lies in the page cache; anon: memory of the process that belongs to no file. The shades are the phases load, prefill and decode.".into(),
         key: Vec::new(),
         panels: over_time(group, "GiB", lines),
     }
@@ -228,12 +228,12 @@ fn hits_by_layer(group: &Group<'_>) -> Figure {
         }
     };
     let last = group.model().n_layer.saturating_sub(1).max(1) as f64;
-    let mut x = Axis::between(0.0, last, (last as usize).min(8), "");
+    let mut x = Axis::between(-0.03 * last, 1.03 * last, (last as usize + 1).min(8), "");
     x.ticks.retain(|(at, _)| at.fract() == 0.0);
     let plot = Plot {
         title: "choices that were there, by layer, prefill and decode".into(),
         x,
-        y: Axis::from_zero(100.0, 4, "%"),
+        y: Axis::from_zero(100.0, 5, "%"),
         bands: Vec::new(),
         bars: Vec::new(),
         lines: group.shown().iter().map(line).collect(),
@@ -256,7 +256,7 @@ fn heat(
     let (n_rows, n_columns) = (row.model.n_layer as usize, row.model.n_expert as usize);
     let fits = (1..=MOST_RECTANGLES).contains(&n_rows.saturating_mul(n_columns));
     fits.then(|| {
-        let names = ["layer", "expert"];
+        let names = ["layers", "experts"];
         HeatMap {
             title,
             n_rows,
@@ -356,7 +356,7 @@ fn latency(group: &Group<'_>) -> Figure {
     let highest = bins.iter().flatten().copied().max().unwrap_or(0);
     let (x, y) = (
         Axis::log(from, to, "ms"),
-        Axis::from_zero(f64::from(highest), 4, "tokens"),
+        Axis::from_zero(f64::from(highest), 5, "tokens"),
     );
     let plot = |(cell, bins): (&&Cell<'_>, &[u32; N_BINS])| {
         let bars = bins.iter().enumerate().filter(|(_, n)| **n > 0);
@@ -424,7 +424,9 @@ fn by_cap(group: &Group<'_>) -> Figure {
                     let cells = group.under(*cap).map(Cell::setup).zip(group.under(*cap));
                     let fits = cells.filter(|(s, _)| s.strategy == strategy && s.budget == budget);
                     let runs: Vec<&Row> = fits.flat_map(|(_, cell)| cell.runs.clone()).collect();
-                    point(i as f64, &runs, figure)
+                    // Beside each other, so that no upright line hides another.
+                    let aside = (strategy_rank(strategy) as f64 - 1.5) * 0.05;
+                    point(i as f64 + aside, &runs, figure)
                 };
                 caps.iter().enumerate().filter_map(at).collect()
             };
@@ -432,7 +434,7 @@ fn by_cap(group: &Group<'_>) -> Figure {
             Plot {
                 title: format!("{what}, budget {budget}"),
                 x: Axis::named(names),
-                y: Axis::from_zero(fastest(group, figure), 4, "tokens/s"),
+                y: Axis::from_zero(fastest(group, figure), 5, "tokens/s"),
                 bands: Vec::new(),
                 bars: Vec::new(),
                 lines: strategies.map(|s| line(s, points(s))).collect(),
@@ -481,7 +483,7 @@ fn by_budget(group: &Group<'_>) -> Figure {
         Plot {
             title: format!("{what}, {}", cap_name(cap)),
             x: x.clone(),
-            y: Axis::from_zero(fastest(group, figure), 4, "tokens/s"),
+            y: Axis::from_zero(fastest(group, figure), 5, "tokens/s"),
             bands: Vec::new(),
             bars: Vec::new(),
             lines: strategies.map(|s| line(s, points(s))).collect(),

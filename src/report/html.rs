@@ -37,8 +37,9 @@ const DETAILS: [Detail; 4] = [
         told: "lists (tokens; every eighth value of series and sweeps, no layers, for the size of this page) of the run with the median decode speed of each cell only",
         cut: |row| {
             row.layers.clear();
-            let columns = row.series.columns().map(|(_, column)| thin(column));
-            drop(columns);
+            for (_, column) in row.series.columns() {
+                thin(column);
+            }
             thin(&mut row.series.at_ms);
             thin(&mut row.sweeps.at_ms);
             thin(&mut row.sweeps.n_tokens);
@@ -323,7 +324,7 @@ fn table(table: &Table) -> String {
                 (false, _) => "",
             };
             out += &format!("<td{class}>{text}");
-            if let Some(range) = &field.range {
+            if let Some(range) = &field.small {
                 out += &format!("<small>{}</small>", escape(range));
             }
             out += "</td>";

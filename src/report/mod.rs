@@ -6,6 +6,7 @@
 
 pub mod cells;
 pub mod charts;
+pub mod compare;
 pub mod html;
 pub mod read;
 pub mod record;

@@ -163,7 +163,7 @@ fn can_be_put_together(runs: &[Run]) -> Result<()> {
 }
 
 /// An error that names both files unless both tell the same.
-fn same(what: &str, (a, told_a): (&Run, &str), (b, told_b): (&Run, &str)) -> Result<()> {
+pub(super) fn same(what: &str, (a, told_a): (&Run, &str), (b, told_b): (&Run, &str)) -> Result<()> {
     if told_a == told_b {
         return Ok(());
     }

@@ -3,18 +3,20 @@
 
 use std::fmt::Write;
 
-/// The page of a picture, in its own units; a letter is [`CHAR`] wide.
+/// The page of a picture, in its own units; as many as pixels on a phone.
 const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 216.0;
-/// Room around what is drawn: for the title and the unit of y, for labels at the ends of lines, for x, for y.
-const TOP: f64 = 38.0;
-const RIGHT: f64 = 78.0;
+/// Room around what is drawn: for the title and the names of bands, for x, for y.
+const TOP: f64 = 36.0;
 const BOTTOM: f64 = 24.0;
 const LEFT: f64 = 44.0;
-/// The middle width of a letter at the style sheet's size of 11.
-const CHAR: f64 = 6.0;
+/// The width of a letter at the style sheet's size, as wide fonts have it; and of a bold one.
+const CHAR: f64 = 6.5;
+const BOLD_CHAR: f64 = 7.8;
+/// Between the end of a line and its name.
+const NAME_GAP: f64 = 7.0;
 /// Between two lines of text.
-const LINE: f64 = 12.5;
+const LINE: f64 = 13.0;
 /// More points than this on a line cannot be told apart.
 const MOST_POINTS: usize = 240;
 
@@ -123,7 +125,9 @@ pub fn ticks(from: f64, to: f64, n: usize) -> Vec<(f64, String)> {
     let step = step(span / n as f64);
     let (first, last) = ((from / step - 1e-9).ceil(), (to / step + 1e-9).floor());
     let all = (0..=n).map(|i| first + i as f64).filter(|i| *i <= last);
-    all.map(|i| (i * step, label(i * step, step))).collect()
+    // Adding 0 makes a plain zero of a negative one.
+    let at = all.map(|i| i * step + 0.0);
+    at.map(|at| (at, label(at, step))).collect()
 }
 
 /// A number with the digits that tell it from the next one, a `step` away.
@@ -236,12 +240,12 @@ macro_rules! add {
     ($out:expr, $($args:tt)*) => { let _ = write!($out, $($args)*); };
 }
 
-/// The opening tag with a title for those who cannot see it.
-fn open(height: f64, title: &str) -> String {
-    let title = escape(title);
+/// The opening tag with the title, also for those who cannot see it, and softly what is counted.
+fn open(height: f64, title: &str, unit: &str) -> String {
+    let (title, unit) = (escape(title), escape(unit));
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"{title}\">\
-         <text class=\"title\" x=\"4\" y=\"13\">{title}</text>",
+         <text class=\"title\" x=\"4\" y=\"13\">{title}<tspan class=\"unit\" dx=\"8\">{unit}</tspan></text>",
         xy(height)
     )
 }
@@ -249,7 +253,7 @@ fn open(height: f64, title: &str) -> String {
 impl Plot {
     /// The picture.
     pub fn svg(&self) -> String {
-        let mut out = open(HEIGHT, &self.title);
+        let mut out = open(HEIGHT, &self.title, &self.y.unit);
         self.put_bands(&mut out);
         self.put_axes(&mut out);
         for bar in &self.bars {
@@ -281,8 +285,9 @@ impl Plot {
 
     /// Room on the right is needed for names only.
     fn right(&self) -> f64 {
-        let named = self.lines.iter().any(|line| !line.name.is_empty());
-        WIDTH - if named { RIGHT } else { 14.0 }
+        let names = self.lines.iter().filter(|line| !line.name.is_empty());
+        let room = names.map(|line| NAME_GAP + name_width(&line.name));
+        WIDTH - room.fold(14.0, f64::max).min(WIDTH / 3.0)
     }
 
     fn x_at(&self, value: f64) -> f64 {
@@ -295,6 +300,7 @@ impl Plot {
     }
 
     fn put_bands(&self, out: &mut String) {
+        let mut free_from = LEFT - 8.0;
         for (i, band) in self.bands.iter().enumerate() {
             let (left, right) = (self.x_at(band.from), self.x_at(band.to));
             add!(
@@ -305,11 +311,14 @@ impl Plot {
                 xy(right - left),
                 xy(HEIGHT - BOTTOM - TOP)
             );
-            if right - left >= band.name.chars().count() as f64 * CHAR {
+            let half = band.name.chars().count() as f64 * CHAR / 2.0;
+            let middle = ((left + right) / 2.0).clamp(LEFT - 8.0 + half, WIDTH - half);
+            if middle - half >= free_from {
+                free_from = middle + half + CHAR;
                 add!(
                     out,
                     "<text class=\"band-name\" x=\"{}\" y=\"{}\">{}</text>",
-                    xy((left + right) / 2.0),
+                    xy(middle),
                     TOP - 4.0,
                     escape(&band.name)
                 );
@@ -328,14 +337,6 @@ impl Plot {
                 xy(y + 4.0),
                 escape(name),
                 y = xy(y)
-            );
-        }
-        if !self.y.unit.is_empty() {
-            let unit = escape(&self.y.unit);
-            add!(
-                out,
-                "<text class=\"unit\" x=\"4\" y=\"{}\">{unit}</text>",
-                TOP - 10.0
             );
         }
         let last = self.x.ticks.len().saturating_sub(1);
@@ -388,43 +389,66 @@ impl Plot {
         }
     }
 
-    /// Names stand behind the last points, moved up or down until none covers another.
+    /// Names stand behind the last points, moved down or up until none covers another.
     fn put_names(&self, out: &mut String) {
         let ends = self.lines.iter().filter(|line| !line.name.is_empty());
         let ends = ends.filter_map(|line| line.points.last().map(|p| (line, p)));
-        let mut names: Vec<(&Line, f64, f64)> = ends
+        let mut names: Vec<Name<'_>> = ends
             .map(|(line, p)| {
-                let width = line.name.chars().count() as f64 * CHAR;
-                let x = (self.x_at(p.x) + 7.0).min(WIDTH - width);
-                (line, x, self.y_at(p.y) + 4.0)
+                let width = name_width(&line.name);
+                let x = (self.x_at(p.x) + NAME_GAP).min(WIDTH - width);
+                let y = self.y_at(p.y) + 4.0;
+                Name {
+                    line,
+                    from: x,
+                    to: x + width,
+                    y,
+                }
             })
             .collect();
-        names.sort_by(|a, b| a.2.total_cmp(&b.2));
-        let lowest = HEIGHT - BOTTOM;
-        let mut placed: Vec<(f64, f64, f64)> = Vec::new();
-        for (line, x, wanted) in names {
-            let end = x + line.name.chars().count() as f64 * CHAR;
-            let is_free = |y: f64| {
-                let covers = |(from, to, at): &(f64, f64, f64)| {
-                    x < *to && *from < end && (y - at).abs() < LINE - 0.01
-                };
-                y <= lowest && y >= TOP && !placed.iter().any(covers)
-            };
-            let wanted = wanted.clamp(TOP, lowest);
-            let tries = (0..40).flat_map(|i| [f64::from(i), -f64::from(i)]);
-            let found = tries.map(|i| wanted + i * LINE / 4.0).find(|y| is_free(*y));
-            let y = found.unwrap_or(wanted);
-            placed.push((x, end, y));
+        names.sort_by(|a, b| a.y.total_cmp(&b.y));
+        for i in 0..names.len() {
+            let above = names[..i].iter().filter(|n| n.shares_x_with(&names[i]));
+            let lowest = above.map(|n| n.y + LINE).fold(names[i].y, f64::max);
+            names[i].y = lowest;
+        }
+        for i in (0..names.len()).rev() {
+            let below = names[i + 1..].iter().filter(|n| n.shares_x_with(&names[i]));
+            let bottom = HEIGHT - BOTTOM;
+            let highest = below
+                .map(|n| n.y - LINE)
+                .fold(names[i].y.min(bottom), f64::min);
+            names[i].y = highest;
+        }
+        for name in names {
             add!(
                 out,
                 "<text class=\"name {}\" x=\"{}\" y=\"{}\">{}</text>",
-                line.class,
-                xy(x),
-                xy(y),
-                escape(&line.name)
+                name.line.class,
+                xy(name.from),
+                xy(name.y),
+                escape(&name.line.name)
             );
         }
     }
+}
+
+/// Where the name of a line stands.
+struct Name<'a> {
+    line: &'a Line,
+    from: f64,
+    to: f64,
+    y: f64,
+}
+
+impl Name<'_> {
+    fn shares_x_with(&self, other: &Name<'_>) -> bool {
+        self.from < other.to && other.from < self.to
+    }
+}
+
+fn name_width(name: &str) -> f64 {
+    name.chars().count() as f64 * BOLD_CHAR
 }
 
 /// A mark around the current point, as the rest of a path: circle, square, triangle, diamond, cross.
@@ -485,7 +509,9 @@ impl HeatMap<'_> {
         let row_height = (172.0 / n_rows as f64).clamp(1.0, 14.0);
         let (top, right) = (24.0, WIDTH - 14.0);
         let bottom = top + row_height * n_rows as f64;
-        let mut out = open(bottom + BOTTOM + 12.0, &self.title);
+        let [down, across] = self.names;
+        let names = format!("{down} downwards, {across} to the right");
+        let mut out = open(bottom + BOTTOM, &self.title, &names);
         let (width, height) = (right - LEFT, bottom - top);
         add!(
             out,
@@ -529,12 +555,7 @@ impl HeatMap<'_> {
                 xy(y)
             );
         }
-        let [down, across] = self.names;
-        add!(
-            out,
-            "<text class=\"unit\" x=\"4\" y=\"{}\">↓ {down}, → {across}</text></svg>",
-            xy(bottom + 31.0)
-        );
+        out += "</svg>";
         out
     }
 
@@ -672,7 +693,7 @@ mod tests {
             title: String::new(),
             n_rows: 2,
             n_columns: 8,
-            names: ["layer", "expert"],
+            names: ["layers", "experts"],
             level: &level,
             class: "s",
         };

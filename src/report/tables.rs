@@ -35,8 +35,8 @@ pub struct Head {
 pub struct Field {
     /// What it says.
     pub text: String,
-    /// The least and the most of several runs.
-    pub range: Option<String>,
+    /// Smaller: the least and the most of several runs, or the size of a budget.
+    pub small: Option<String>,
 }
 
 /// A column of numbers about a cell.
@@ -199,19 +199,19 @@ pub fn number(value: f64) -> String {
 impl Field {
     /// A field that says just this.
     pub fn plain(text: impl Into<String>) -> Field {
-        let (text, range) = (text.into(), None);
-        Field { text, range }
+        let (text, small) = (text.into(), None);
+        Field { text, small }
     }
 
     fn number(value: Option<f64>) -> Field {
         Field::plain(value.map_or(UNKNOWN.into(), number))
     }
 
-    /// The median; with `range` also the least and the most.
+    /// The median; with, smaller, the least and the most.
     pub fn spread(spread: Option<Spread>) -> Field {
         let range = spread.filter(|s| s.least < s.most);
         Field {
-            range: range.map(|s| format!("{}–{}", number(s.least), number(s.most))),
+            small: range.map(|s| format!("{}–{}", number(s.least), number(s.most))),
             ..Field::number(spread.map(|s| s.median))
         }
     }
@@ -285,11 +285,10 @@ fn names(cell: &Cell<'_>) -> Vec<Field> {
     let setup = cell.setup();
     vec![
         Field::plain(&setup.strategy),
-        Field::plain(format!(
-            "{}, {} GiB",
-            setup.budget,
-            number(gib(Some(setup.budget_bytes)).unwrap_or(0.0))
-        )),
+        Field {
+            text: setup.budget.clone(),
+            small: gib(Some(setup.budget_bytes)).map(|gib| format!("{} GiB", number(gib))),
+        },
     ]
 }
 
@@ -311,11 +310,11 @@ pub fn ledger(group: &Group<'_>) -> Table {
         Head::text("budget"),
         Head::text("cap"),
     ];
-    heads.extend(uses.iter().map(|name| Head::number(*name, "MiB")));
+    heads.push(Head::text("kept"));
     heads.push(Head::number("said", "MiB"));
     heads.push(Head::number("peak of process", "MiB"));
     heads.push(Head::number("above", "MiB"));
-    heads.push(Head::text("kept"));
+    heads.extend(uses.iter().map(|name| Head::number(*name, "MiB")));
     let mib = |bytes: u64| bytes as f64 / (1u64 << 20) as f64;
     let line = |cell: &Cell<'_>| {
         let above = |row: &&&Row| {
@@ -330,18 +329,18 @@ pub fn ledger(group: &Group<'_>) -> Table {
             .unwrap_or(cell.runs[0]);
         let mut line = names(cell);
         line.push(Field::plain(cap_name(cell.setup().cap_bytes)));
-        line.extend(uses.iter().map(|name| {
-            let told = worst.ledger.iter().find(|told| told.name == *name);
-            Field::number(told.map(|told| mib(told.bytes)))
-        }));
         let (said, peak) = (worst.figures().said_bytes, worst.peaks.rss_bytes);
-        line.push(Field::number(Some(mib(said))));
-        line.push(Field::number(peak.map(mib)));
-        line.push(Field::number(peak.map(|peak| mib(peak) - mib(said))));
         line.push(Field::plain(match peak {
             None => UNKNOWN,
             Some(peak) if peak <= said.saturating_add(KEPT_WITHIN_BYTES) => "yes",
             Some(_) => "no",
+        }));
+        line.push(Field::number(Some(mib(said))));
+        line.push(Field::number(peak.map(mib)));
+        line.push(Field::number(peak.map(|peak| mib(peak) - mib(said))));
+        line.extend(uses.iter().map(|name| {
+            let told = worst.ledger.iter().find(|told| told.name == *name);
+            Field::number(told.map(|told| mib(told.bytes)))
         }));
         line
     };

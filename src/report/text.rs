@@ -2,18 +2,11 @@
 
 use super::cells::groups;
 use super::read::Folder;
-use super::tables::{self, MEMORY, SPEED, SYSTEM, Table};
+use super::tables::{self, MEMORY, SPEED, SYSTEM, Table, UNKNOWN};
 
 /// The report's tables: all that the page tells in numbers.
 pub fn report(folder: &Folder) -> String {
-    let first = &folder.runs[0].row;
-    let mut out = format!(
-        "{}, commit {}, {} kernels, {} threads\n",
-        plain(&first.machine),
-        plain(&first.commit),
-        plain(&first.setup.kernels),
-        first.setup.n_threads
-    );
+    let mut out = setting(folder);
     for group in groups(&folder.runs) {
         out += &format!("\n{}\n", plain(&group.title()));
         for cap in group.caps() {
@@ -33,13 +26,32 @@ pub fn report(folder: &Folder) -> String {
     out
 }
 
+/// Where the rows of a folder come from, on a line.
+pub fn setting(folder: &Folder) -> String {
+    let first = &folder.runs[0].row;
+    let told = |text: &str| {
+        if text.is_empty() {
+            UNKNOWN.into()
+        } else {
+            plain(text)
+        }
+    };
+    format!(
+        "{}, commit {}, {} kernels, {} threads\n",
+        told(&first.machine),
+        told(&first.commit),
+        told(&first.setup.kernels),
+        first.setup.n_threads
+    )
+}
+
 /// A table whose columns stand below each other: texts from the left, numbers from the right.
 pub fn table(table: &Table) -> String {
     let names = table.heads.iter().map(|head| plain(&head.name));
     let units = table.heads.iter().map(|head| head.unit.to_string());
     let mut lines = vec![names.collect::<Vec<_>>(), units.collect()];
     for line in &table.lines {
-        let fields = line.iter().map(|field| match &field.range {
+        let fields = line.iter().map(|field| match &field.small {
             Some(range) => format!("{} ({range})", plain(&field.text)),
             None => plain(&field.text),
         });
