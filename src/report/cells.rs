@@ -3,6 +3,7 @@
 
 use super::read::Run;
 use super::row::{Model, Row, Setup};
+use crate::units::Bytes;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -221,8 +222,7 @@ impl Spread {
 /// The text of a cap.
 pub fn cap_name(cap_bytes: Option<u64>) -> String {
     cap_bytes.map_or("no cap".into(), |bytes| {
-        let gib = format!("{:.2}", bytes as f64 / (1u64 << 30) as f64);
-        format!("{} GiB", gib.trim_end_matches('0').trim_end_matches('.'))
+        Bytes(bytes).to_string().replace(".00 ", " ")
     })
 }
 
@@ -239,10 +239,10 @@ mod tests {
     }
 
     #[test]
-    fn caps_are_told_in_gib() {
+    fn caps_are_told_shortly() {
         assert_eq!(cap_name(None), "no cap");
         assert_eq!(cap_name(Some(6 << 30)), "6 GiB");
-        assert_eq!(cap_name(Some(3 << 29)), "1.5 GiB");
-        assert_eq!(cap_name(Some(1 << 20)), "0 GiB");
+        assert_eq!(cap_name(Some(3 << 29)), "1.50 GiB");
+        assert_eq!(cap_name(Some(1 << 20)), "1 MiB");
     }
 }

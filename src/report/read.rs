@@ -2,7 +2,7 @@
 
 use super::row::Row;
 use crate::error::{Context, Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ const LIMITS: Limits = Limits {
     all_bytes: 512 << 20,
     rows: 10_000,
     skipped: 10_000,
+    kinds: 64,
 };
 
 struct Limits {
@@ -24,6 +25,8 @@ struct Limits {
     rows: usize,
     /// Lines of the list of what was not run.
     skipped: usize,
+    /// Different models, strategies, budgets, caps or lengths of work.
+    kinds: usize,
 }
 
 /// The list of what was not run: a line of headings, then lines of five texts with tabs between them.
@@ -135,6 +138,23 @@ fn can_be_put_together(runs: &[Run]) -> Result<()> {
     for run in runs {
         for (what, told) in alike {
             same(what, (first, &told(&first.row)), (run, &told(&run.row)))?;
+        }
+    }
+    let kinds: [(&str, Told); 5] = [
+        ("models", |row| row.model.hash.clone()),
+        ("strategies", |row| row.setup.strategy.clone()),
+        ("budgets", |row| row.setup.budget.clone()),
+        ("caps", |row| format!("{:?}", row.setup.cap_bytes)),
+        ("lengths", |row| format!("{} + {}", row.n_prompt, row.n_gen)),
+    ];
+    for (what, told) in kinds {
+        let n = runs
+            .iter()
+            .map(|run| told(&run.row))
+            .collect::<BTreeSet<_>>()
+            .len();
+        if n > LIMITS.kinds {
+            return Err(Error::limit(&format!("number of {what}"), n, LIMITS.kinds));
         }
     }
     let mut of_work = BTreeMap::new();

@@ -15,6 +15,7 @@ const CHAR: f64 = 6.5;
 const BOLD_CHAR: f64 = 7.8;
 /// Between the end of a line and its name.
 const NAME_GAP: f64 = 7.0;
+const NEAR: f64 = 45.0;
 /// Between two lines of text.
 const LINE: f64 = 13.0;
 /// More points than this on a line cannot be told apart.
@@ -82,8 +83,8 @@ impl Axis {
         let ticks = names.iter().enumerate();
         Axis {
             unit: String::new(),
-            from: -0.3,
-            to: names.len() as f64 - 0.7,
+            from: -0.2,
+            to: names.len() as f64 - 0.8,
             ticks: ticks.map(|(i, name)| (i as f64, name.clone())).collect(),
             is_log: false,
         }
@@ -237,7 +238,9 @@ fn xy(value: f64) -> String {
 
 /// Adds to a text; writing to a `String` does not fail.
 macro_rules! add {
-    ($out:expr, $($args:tt)*) => { let _ = write!($out, $($args)*); };
+    ($out:expr, $($args:tt)*) => {{
+        let _ = write!($out, $($args)*);
+    }};
 }
 
 /// The opening tag with the title, also for those who cannot see it, and softly what is counted.
@@ -312,7 +315,9 @@ impl Plot {
                 xy(HEIGHT - BOTTOM - TOP)
             );
             let half = band.name.chars().count() as f64 * CHAR / 2.0;
-            let middle = ((left + right) / 2.0).clamp(LEFT - 8.0 + half, WIDTH - half);
+            let middle = ((left + right) / 2.0)
+                .min(WIDTH - half)
+                .max(LEFT - 8.0 + half);
             if middle - half >= free_from {
                 free_from = middle + half + CHAR;
                 add!(
@@ -396,7 +401,11 @@ impl Plot {
         let mut names: Vec<Name<'_>> = ends
             .map(|(line, p)| {
                 let width = name_width(&line.name);
-                let x = (self.x_at(p.x) + NAME_GAP).min(WIDTH - width);
+                // Ends near the right side have their names beside the plot, so that none covers another's mark.
+                let end = self.x_at(p.x);
+                let is_last = self.right() - end < NEAR;
+                let x = if is_last { self.right() } else { end } + NAME_GAP;
+                let x = x.min(WIDTH - width).max(0.0);
                 let y = self.y_at(p.y) + 4.0;
                 Name {
                     line,
@@ -414,7 +423,7 @@ impl Plot {
         }
         for i in (0..names.len()).rev() {
             let below = names[i + 1..].iter().filter(|n| n.shares_x_with(&names[i]));
-            let bottom = HEIGHT - BOTTOM;
+            let bottom = HEIGHT - BOTTOM - 3.0;
             let highest = below
                 .map(|n| n.y - LINE)
                 .fold(names[i].y.min(bottom), f64::min);
@@ -559,22 +568,25 @@ impl HeatMap<'_> {
         out
     }
 
-    /// The path of all runs of a shade, in rectangles.
+    /// The path of all runs of a shade, in rectangles; each stands as far from the end of the one before in its row.
     fn shade(&self, level: usize) -> String {
         let mut path = String::new();
         for row in 0..self.n_rows {
-            let mut column = 0;
+            let (mut end, mut column) = (None, 0);
             while column < self.n_columns {
                 let start = column;
                 while column < self.n_columns && (self.level)(row, column) == level {
                     column += 1;
                 }
-                match column - start {
-                    0 => column += 1,
-                    n => {
-                        add!(path, "M{start} {row}.5h{n}");
-                    }
+                if start == column {
+                    column += 1;
+                    continue;
                 }
+                match end {
+                    None => add!(path, "M{start} {row}.5h{}", column - start),
+                    Some(end) => add!(path, "m{} 0h{}", start - end, column - start),
+                }
+                end = Some(column);
             }
         }
         path
@@ -688,7 +700,9 @@ mod tests {
 
     #[test]
     fn runs_of_a_shade_are_one_stroke() {
-        let level = |row: usize, column: usize| usize::from(row == 1 && (2..5).contains(&column));
+        let level = |row: usize, column: usize| {
+            usize::from(row == 1 && (2..5).contains(&column) || column == 7)
+        };
         let map = HeatMap {
             title: String::new(),
             n_rows: 2,
@@ -697,7 +711,7 @@ mod tests {
             level: &level,
             class: "s",
         };
-        assert_eq!(map.shade(1), "M2 1.5h3");
+        assert_eq!(map.shade(1), "M7 0.5h1M2 1.5h3m2 0h1");
         assert_eq!(map.shade(2), "");
     }
 

@@ -3,6 +3,7 @@
 use super::cells::{Cell, Group, Spread, cap_name, is_reference};
 use super::read::Skipped;
 use super::row::{Row, Supply};
+use crate::units::Bytes;
 
 /// What is not known.
 pub const UNKNOWN: &str = "–";
@@ -124,10 +125,10 @@ pub const SYSTEM: &[Column] = &[
         median(c, |row| gib(row.peaks.compressor_bytes))
     }),
     ("minor faults", "", |_, c| {
-        median(c, |row| count(row.system.n_minor_faults))
+        whole(c, |row| row.system.n_minor_faults)
     }),
     ("major faults", "", |_, c| {
-        median(c, |row| count(row.system.n_major_faults))
+        whole(c, |row| row.system.n_major_faults)
     }),
     ("read by process", "GiB", |_, c| {
         median(c, |row| gib(row.system.storage_read_bytes))
@@ -164,10 +165,6 @@ fn token_ms(row: &Row, ns: u64) -> Option<f64> {
     (!row.times.token_ns.is_empty()).then_some(ns as f64 / 1e6)
 }
 
-fn count(n: Option<u64>) -> Option<f64> {
-    n.map(|n| n as f64)
-}
-
 fn gib(bytes: Option<u64>) -> Option<f64> {
     bytes.map(|bytes| bytes as f64 / (1u64 << 30) as f64)
 }
@@ -183,7 +180,11 @@ pub fn number(value: f64) -> String {
         _ if size < 100.0 => 1,
         _ => 0,
     };
-    let text = format!("{value:.digits$}");
+    grouped(&format!("{value:.digits$}"))
+}
+
+/// A decimal number with commas between its thousands.
+fn grouped(text: &str) -> String {
     let whole = text.find('.').unwrap_or(text.len());
     let first = usize::from(text.starts_with('-'));
     let mut out = String::new();
@@ -243,6 +244,11 @@ fn median(cell: &Cell<'_>, figure: fn(&Row) -> Option<f64>) -> Field {
     Field::number(cell.spread(figure).map(|s| s.median))
 }
 
+fn whole(cell: &Cell<'_>, figure: fn(&Row) -> Option<u64>) -> Field {
+    let spread = cell.spread(|row| figure(row).map(|n| n as f64));
+    Field::plain(spread.map_or(UNKNOWN.into(), |s| grouped(&format!("{:.0}", s.median))))
+}
+
 fn with_range(cell: &Cell<'_>, figure: fn(&Row) -> Option<f64>) -> Field {
     Field::spread(cell.spread(figure))
 }
@@ -287,7 +293,7 @@ fn names(cell: &Cell<'_>) -> Vec<Field> {
         Field::plain(&setup.strategy),
         Field {
             text: setup.budget.clone(),
-            small: gib(Some(setup.budget_bytes)).map(|gib| format!("{} GiB", number(gib))),
+            small: Some(Bytes(setup.budget_bytes).to_string()),
         },
     ]
 }

@@ -49,7 +49,8 @@ pub fn setting(folder: &Folder) -> String {
 pub fn table(table: &Table) -> String {
     let names = table.heads.iter().map(|head| plain(&head.name));
     let units = table.heads.iter().map(|head| head.unit.to_string());
-    let mut lines = vec![names.collect::<Vec<_>>(), units.collect()];
+    let mut lines: Vec<Vec<String>> = vec![names.collect(), units.collect()];
+    lines.retain(|line| line.iter().any(|field| !field.is_empty()));
     for line in &table.lines {
         let fields = line.iter().map(|field| match &field.small {
             Some(range) => format!("{} ({range})", plain(&field.text)),
