@@ -261,6 +261,9 @@ fn table(page: &str, caption: &str) -> Vec<Vec<String>> {
     cells.collect()
 }
 
+/// A column's head, and its value for a row.
+type Figure<'a> = (&'a str, &'a dyn Fn(&Value) -> f64);
+
 /// Whether the digits that are shown are those of a number.
 fn shows(shown: &str, expected: f64) {
     let plain = shown.replace(',', "");
@@ -409,7 +412,7 @@ fn tables_show_what_the_rows_say() {
             let runs = &cells[&(line[0].clone(), budget.to_string(), cap)];
             let reference = cells.get(&("baseline".to_string(), budget.to_string(), cap));
             assert_eq!(line.last().unwrap(), &runs.len().to_string());
-            let figures: [(&str, &dyn Fn(&Value) -> f64); 14] = [
+            let figures: [Figure<'_>; 14] = [
                 ("prefill", &prefill),
                 ("decode", &decode),
                 ("first token", &|row| {

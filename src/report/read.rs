@@ -94,7 +94,8 @@ impl Folder {
         can_be_put_together(&runs)?;
 
         let path = folder.join(SKIPPED);
-        let skipped = match path.exists() {
+        let is_there = path.try_exists();
+        let skipped = match is_there.map_err(|e| Error::io(path.display(), &e))? {
             true => parse_skipped(&read_text(&path)?).context(|| path.display())?,
             false => Vec::new(),
         };

@@ -189,7 +189,7 @@ fn grouped(text: &str) -> String {
     let first = usize::from(text.starts_with('-'));
     let mut out = String::new();
     for (i, c) in text.char_indices() {
-        if i > first && i < whole && (whole - i) % 3 == 0 {
+        if i > first && i < whole && (whole - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);
@@ -381,7 +381,7 @@ mod tests {
             (0.0, "0"),
             (0.0213, "0.0213"),
             (0.5, "0.500"),
-            (3.14159, "3.14"),
+            (3.456, "3.46"),
             (-40.41, "-40.4"),
             (999.6, "1,000"),
             (164_343.0, "164,343"),
