@@ -16,6 +16,7 @@ mod model;
 mod plan;
 mod profile;
 mod progress;
+mod report;
 mod run;
 mod run_report;
 mod synth;
@@ -28,6 +29,7 @@ const COMMANDS: &[Command] = &[
     plan::COMMAND,
     io_probe::COMMAND,
     bench::COMMAND,
+    report::COMMAND,
     logits::COMMAND,
     tokenize::COMMAND,
     synth::COMMAND,
