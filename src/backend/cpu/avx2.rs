@@ -14,7 +14,7 @@ use crate::backend::cpu::dispatch::{
 use crate::quant::cast::Plain;
 
 pub(super) mod float;
-pub(super) mod product;
+mod product;
 mod quantize;
 mod unpack;
 

@@ -6,8 +6,8 @@
 use std::arch::x86_64::*;
 
 use super::{AHEAD, as_bytes, floats, fold8, load16, load32, prefetch, quad_sums};
-use crate::backend::cpu::rows::{activations, in_tiles};
-use crate::quant::cast::{Plain, to_bytes};
+use crate::backend::cpu::rows::{cut, in_groups, in_tiles, vectors};
+use crate::quant::cast::to_bytes;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn f32_some<const R: usize, const T: usize>(rows: &[u8], x: [&[u8]; T], y: [&mut [f32]; T]) {
@@ -80,23 +80,6 @@ pub fn bf16_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
         |x, y| bf16_some::<2, 2>(rows, x, y),
         |x, y| bf16_rows(rows, x, y),
     );
-}
-
-/// Calls `many` for `T` vectors at a time, `one` for those that are left.
-#[inline(always)]
-pub fn in_groups<const T: usize>(
-    x: &[&[u8]],
-    y: &mut [&mut [f32]],
-    many: impl Fn([&[u8]; T], [&mut [f32]; T]),
-    one: impl Fn(&[u8], &mut [f32]),
-) {
-    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<T>(), y.as_chunks_mut::<T>());
-    for (x, y) in x.iter().zip(y) {
-        many(*x, y.each_mut().map(|y| &mut **y));
-    }
-    for (x, y) in x_rest.iter().zip(y_rest) {
-        one(x, y);
-    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -187,19 +170,6 @@ fn float_dots<const R: usize, const T: usize, const STEP: usize>(
         *y = quad_sums(quads);
     }
     y
-}
-
-/// The prepared vectors as their blocks.
-#[inline(always)]
-pub fn vectors<const T: usize, A: Plain>(x: [&[u8]; T]) -> [&[A]; T] {
-    x.map(activations)
-}
-
-/// The first `n` of each: said once, so that no index in a loop needs a check. A function without target features, as a
-/// closure would have them and then not be inlined into `map`.
-#[inline(always)]
-pub fn cut<const N: usize, B>(rows: [&[B]; N], n: usize) -> [&[B]; N] {
-    rows.map(|row| &row[..n])
 }
 
 /// What is to be brought near at step `i` of a row: what lies [`AHEAD`] in it, and after its end in that of the next pass.

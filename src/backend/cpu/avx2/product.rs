@@ -11,10 +11,10 @@ use std::arch::x86_64::*;
 
 use super::{floats, fold8, load32, prefetch_ahead, quad_sums};
 use crate::backend::cpu::dispatch::TOKENS;
-use crate::backend::cpu::rows::activations;
+use crate::backend::cpu::rows::{activations, blocks_in_row, part, tile_parts};
 use crate::quant::blocks::blocks;
-use crate::quant::cast::{Plain, zeroed};
-use crate::quant::wide::{Act512, n_blocks};
+use crate::quant::cast::Plain;
+use crate::quant::wide::Act512;
 
 /// Rows that share widened vectors.
 const ROWS: usize = 16;
@@ -72,55 +72,6 @@ type Words = [__m256i; 16];
 
 /// Lanes 0..8 and 8..16 of a sum.
 type Lanes = [__m256; 2];
-
-/// Blocks of weights in a row, each as large as `of_32` blocks of x.
-pub fn blocks_in_row(x: &[Act512], of_32: usize) -> usize {
-    let n = n_blocks(x);
-    assert!(n.is_multiple_of(of_32), "whole blocks of weights");
-    n / of_32
-}
-
-/// What a tile is made of, seen as what it is: the vectors, the blocks of weights, and how many of these a row has.
-#[inline(always)]
-pub fn tile_parts<'a, B: Plain>(
-    rows: &'a [u8],
-    x: &[&'a [u8]],
-    y: &[&mut [f32]],
-    of_32: usize,
-) -> ([&'a [Act512]; TOKENS], &'a [B], usize) {
-    assert!(
-        x.len() == y.len() && x.len() <= TOKENS,
-        "an output for each vector"
-    );
-    let mut vectors = [&[][..]; TOKENS];
-    for (vector, x) in vectors.iter_mut().zip(x) {
-        *vector = activations(x);
-    }
-    let (rows, n) = (blocks::<B>(rows), blocks_in_row(vectors[0], of_32));
-    for (x, y) in vectors.iter().zip(y) {
-        assert_eq!(blocks_in_row(x, of_32), n, "vectors of one length");
-        assert_eq!(rows.len(), n * y.len(), "rows of {n} blocks");
-    }
-    (vectors, rows, n)
-}
-
-/// Part `s` of a row, `N` blocks; a part that is left at the end is filled up with zeros in `last`.
-#[inline(always)]
-pub fn part<'a, B: Plain, const N: usize>(
-    row: &'a [B],
-    s: usize,
-    last: &'a mut Option<[B; N]>,
-) -> &'a [B; N] {
-    let (parts, rest) = row.as_chunks::<N>();
-    match parts.get(s) {
-        Some(part) => part,
-        None => {
-            let last = last.insert([zeroed(); N]);
-            last[..rest.len()].copy_from_slice(rest);
-            last
-        }
-    }
-}
 
 /// As [`crate::backend::cpu::dispatch::RowsKernel`].
 #[target_feature(enable = "avx2,fma,f16c")]

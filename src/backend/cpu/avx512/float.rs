@@ -6,9 +6,9 @@
 use std::arch::x86_64::*;
 
 use super::{fold16, load64};
-use crate::backend::cpu::avx2::float::{ahead, cut, in_groups, next_pass, vectors};
+use crate::backend::cpu::avx2::float::{ahead, next_pass};
 use crate::backend::cpu::avx2::{as_bytes, load32, prefetch, quad_sums};
-use crate::backend::cpu::rows::in_tiles;
+use crate::backend::cpu::rows::{cut, in_groups, in_tiles, vectors};
 use crate::quant::cast::to_bytes;
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]

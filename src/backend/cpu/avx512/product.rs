@@ -7,10 +7,9 @@
 use std::arch::x86_64::*;
 
 use super::load64;
-use crate::backend::cpu::avx2::product::{blocks_in_row, part, tile_parts};
 use crate::backend::cpu::avx2::{prefetch_ahead, sum4};
 use crate::backend::cpu::dispatch::TOKENS;
-use crate::backend::cpu::rows::activations;
+use crate::backend::cpu::rows::{activations, blocks_in_row, part, tile_parts};
 use crate::quant::blocks::blocks;
 use crate::quant::cast::Plain;
 use crate::quant::wide::{Act512, BLOCKS};
