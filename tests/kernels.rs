@@ -1,7 +1,6 @@
 //! Every kernel table of this machine against the plain Rust twins, all with the same cases.
 //!
-//! Integer kernels are held against `wide::twin` to the bit or against `scalar::integer_twin`, everything with f32
-//! activations against a sum in f64, and so are the twins. How far a result may be off stands in `BOUNDS`.
+//! Integer kernels are held against `wide::twin` to the bit, everything with f32 activations against a sum in f64, and so are the twins. How far a result may be off stands in `BOUNDS`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod kernel_cases;
@@ -11,7 +10,6 @@ use infall::backend::cpu::scalar;
 use infall::backend::cpu::wide;
 use infall::quant::Format;
 use infall::quant::cast::to_bytes;
-use infall::quant::encode::{Act32, Act256, quantize_32, quantize_256};
 use infall::quant::wide::{Act512, quantize_512};
 use kernel_cases::{
     BELOW, FILLS, FINITE, Fill, LONGEST, NOT_FINITE, Prepared, Random, Scale, TWIN_BELOW, VECTORS,
@@ -27,7 +25,7 @@ struct Bound {
     scalar: f64,
     /// The integer twin against f64; formats that have one.
     twin: f64,
-    /// The fast tables: against the twin, and against f64 for formats without.
+    /// The fast tables: against the twin, or for formats without against f64.
     fast: f64,
     reason: &'static str,
 }
@@ -58,35 +56,35 @@ const BOUNDS: [Bound; 8] = [
         format: Format::Q8_0,
         scalar: 256.0,
         twin: 2.0,
-        fast: 2.0,
+        fast: 0.0,
         reason: "integer sums are exact; roundings for each of up to 64 blocks (of random signs, or 16 blocks of equal)",
     },
     Bound {
         format: Format::Mxfp4,
         scalar: 256.0,
         twin: 2.0,
-        fast: 2.0,
+        fast: 0.0,
         reason: "as Q8_0",
     },
     Bound {
         format: Format::Q4K,
         scalar: 256.0,
         twin: 2.0,
-        fast: 2.0,
+        fast: 0.0,
         reason: "integer sums are exact and round once to f32; up to 8 blocks, scale and minimum apart, roundings as Q8_0",
     },
     Bound {
         format: Format::Q2K,
         scalar: 256.0,
         twin: 2.0,
-        fast: 2.0,
+        fast: 0.0,
         reason: "as Q4_K",
     },
     Bound {
         format: Format::Iq2Xxs,
         scalar: 256.0,
         twin: 2.0,
-        fast: 2.0,
+        fast: 0.0,
         reason: "as Q4_K without minima",
     },
 ];
@@ -139,14 +137,11 @@ fn check_rows(
     // One byte off, so that nothing leans on the alignment of rows.
     let shifted: Vec<u8> = [0].iter().chain(rows).copied().collect();
     let row = |r: usize| &rows[r * row_bytes..][..row_bytes];
-    let twins = [scalar::integer_twin(format), wide::twin(format)];
-    let twins_y = twins.map(|twin| {
-        let twin = twin?;
+    let twin_y = wide::twin(format).map(|twin| {
         let x = Prepared::new(twin.activation, x);
         let y = run(twin, rows, &x, n_rows);
         for (r, y) in y.iter().enumerate() {
-            let form = twin.activation;
-            let what = || format!("{form:?} twin of {}, {name}, row {r}", format.name());
+            let what = || format!("twin of {}, {name}, row {r}", format.name());
             let (sum, magnitudes) = exact(&parts(format, row(r)), &x.values());
             if sum.is_finite() {
                 let e = check(*y, sum, magnitudes, (bound.twin, TWIN_BELOW), &what);
@@ -156,7 +151,7 @@ fn check_rows(
                 assert!(!y.is_finite(), "{}: {y:e}, expected {sum}", what());
             }
         }
-        Some(y)
+        y
     });
     for kernels in available() {
         let kernel = kernels.weight(format).unwrap();
@@ -167,16 +162,15 @@ fn check_rows(
             let plain = kernel.activation == Activation::F32;
             let parts = if plain { float_parts } else { parts };
             let (sum, magnitudes) = exact(&parts(format, row(r)), &prepared.values());
-            let (expected, units, place) = match (kernel.activation, &twins_y) {
-                _ if kernels.name == "scalar" => (sum, bound.scalar, 0),
-                (Activation::Block512, [_, Some(twin)]) => {
+            let (units, place) = match (kernel.activation, &twin_y) {
+                _ if kernels.name == "scalar" => (bound.scalar, 0),
+                (Activation::Block512, Some(twin)) => {
                     assert_same(*y, twin[r], &what);
                     continue;
                 }
-                (_, [Some(twin), _]) if !plain => (f64::from(twin[r]), bound.fast, 2),
-                _ => (sum, bound.fast, 2),
+                _ => (bound.fast, 2),
             };
-            let e = check(*y, expected, magnitudes, (units, BELOW), &what);
+            let e = check(*y, sum, magnitudes, (units, BELOW), &what);
             worst.0[place] = worst.0[place].max(e);
         }
     }
@@ -444,11 +438,8 @@ fn lengths_that_do_not_fit_panic() {
         panics(format!("{name} axpys"), &|| {
             (k.axpys)(&[1.0], &[0.0; 4], &mut [0.0; 3]);
         });
-        panics(format!("{name} quantize_32"), &|| {
-            (k.quantize_32)(&[0.0; 33], &mut [Act32::ZERO]);
-        });
-        panics(format!("{name} quantize_256"), &|| {
-            (k.quantize_256)(&[0.0; 256], &mut [Act256::ZERO; 2]);
+        panics(format!("{name} quantize_512, part of a block"), &|| {
+            (k.quantize_512)(&[0.0; 33], &mut [Act512::ZERO]);
         });
         panics(format!("{name} quantize_512"), &|| {
             (k.quantize_512)(&[0.0; 512], &mut [Act512::ZERO; 2]);
@@ -539,40 +530,12 @@ fn blocks_of_activations(random: &mut Random) -> Vec<f32> {
 #[test]
 fn quantisers_equal_the_scalar_ones_to_the_bit() {
     let x = blocks_of_activations(&mut Random(1));
-    let (n32, n256) = (x.len() / 32, x.len() / 256);
-    let (mut small, mut large) = (vec![Act32::ZERO; n32], vec![Act256::ZERO; n256]);
-    quantize_32(&x, &mut small);
-    quantize_256(&x, &mut large);
     let mut wide = vec![Act512::ZERO; x.len().div_ceil(512)];
     quantize_512(&x, &mut wide);
-    assert!(
-        small
-            .iter()
-            .all(|b| !b.hi.contains(&-128) && !b.lo.contains(&-128))
-    );
-    assert!(
-        large
-            .iter()
-            .all(|b| !b.hi.contains(&-128) && !b.lo.contains(&-128))
-    );
+    let planes = wide.iter().flat_map(|w| w.hi.iter().chain(&w.lo));
+    assert!(planes.flatten().all(|q| *q != -128));
     for kernels in available() {
         let name = kernels.name;
-        let mut found = vec![Act32::ZERO; n32];
-        (kernels.quantize_32)(&x, &mut found);
-        for (i, (f, e)) in found.iter().zip(&small).enumerate() {
-            assert!(
-                to_bytes(&[*f]) == to_bytes(&[*e]),
-                "{name}, block {i}: {f:?}, {e:?}"
-            );
-        }
-        let mut found = vec![Act256::ZERO; n256];
-        (kernels.quantize_256)(&x, &mut found);
-        for (i, (f, e)) in found.iter().zip(&large).enumerate() {
-            assert!(
-                to_bytes(&[*f]) == to_bytes(&[*e]),
-                "{name}, block {i}: {f:?}, {e:?}"
-            );
-        }
         let mut found = vec![Act512::ZERO; wide.len()];
         (kernels.quantize_512)(&x, &mut found);
         for (i, (f, e)) in found.iter().zip(&wide).enumerate() {
@@ -582,8 +545,6 @@ fn quantisers_equal_the_scalar_ones_to_the_bit() {
             );
         }
         (kernels.quantize_512)(&[], &mut []);
-        (kernels.quantize_32)(&[], &mut []);
-        (kernels.quantize_256)(&[], &mut []);
     }
 }
 
@@ -641,8 +602,6 @@ fn vector_kernels_equal_f64() {
             weights: _,
             dot_f32,
             axpys,
-            quantize_32: _,
-            quantize_256: _,
             f16_to_f32: _,
             f32_to_f16: _,
             quantize_512: _,
@@ -710,10 +669,9 @@ fn every_format_and_table_has_its_cases() {
             let kernel = kernels.weight(format);
             assert_eq!(kernel.is_some(), format != Format::I32);
             let Some(kernel) = kernel else { continue };
-            let twins = [scalar::integer_twin(format), wide::twin(format)];
-            let [narrow, wide] = twins.map(|twin| twin.map(|twin| twin.activation));
+            let twin = wide::twin(format).map(|twin| twin.activation);
             assert!(
-                [Some(Activation::F32), narrow, wide].contains(&Some(kernel.activation)),
+                [Some(Activation::F32), twin].contains(&Some(kernel.activation)),
                 "{} {}: {:?} has no twin",
                 kernels.name,
                 format.name(),

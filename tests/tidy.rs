@@ -34,6 +34,7 @@ const FENCES: &[&str] = &[
     "backend/cpu/avx512.rs",
     "backend/cpu/avx512/",
     "backend/cpu/neon.rs",
+    "backend/cpu/neon/",
 ];
 
 /// Files that may read `cfg`, other than `cfg(test)`.

@@ -5,7 +5,6 @@
 #![allow(unsafe_code)]
 
 use super::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0};
-use super::encode::{Act32, Act256};
 use super::rounding::BlockFp8;
 use super::wide::Act512;
 
@@ -39,7 +38,7 @@ plain!(
     BlockMxfp4,
     BlockFp8
 );
-plain!(Act32, Act256, Act512);
+plain!(Act512);
 
 /// The value whose bytes are all 0.
 pub fn zeroed<T: Plain>() -> T {

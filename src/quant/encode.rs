@@ -10,103 +10,11 @@ use super::cast::to_bytes;
 use super::rounding::fp4_encode;
 use super::tables::{IQ2_XXS_CODES, IQ2_XXS_GRID};
 
-/// 32 activations in 15 bits and a sign: `x = d * (128 * hi + lo)`.
-///
-/// Two planes of signed bytes, because byte products are the fast ones of every instruction set. With one
-/// plane (8 bits, as other engines do) each table of kernels rounds activations by 0.5 %, which is enough to
-/// change the likeliest token wherever two are close; with two planes all tables choose alike.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[repr(C)]
-pub struct Act32 {
-    /// Scale; NaN when an input was NaN or infinite.
-    pub d: f32,
-    /// Upper part, -127..=127: kernels rely on -128 never occurring.
-    pub hi: [i8; 32],
-    /// Lower part, -64..=63.
-    pub lo: [i8; 32],
-}
-
-/// 256 activations as in [`Act32`], with the sums that formats with minima need.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[repr(C)]
-pub struct Act256 {
-    /// Scale; NaN when an input was NaN or infinite.
-    pub d: f32,
-    /// Upper part, -127..=127.
-    pub hi: [i8; 256],
-    /// Lower part, -64..=63.
-    pub lo: [i8; 256],
-    /// Sums of `128 * hi + lo` over 16 consecutive elements; whole numbers that f32 holds exactly.
-    pub sums: [f32; 16],
-}
-
-const _: () = assert!(size_of::<Act32>() == 68 && size_of::<Act256>() == 580);
-
 /// The largest magnitude of `128 * hi + lo`.
 const ACT_MAX: f32 = 127.0 * 128.0;
 
 /// A block whose largest magnitude is below this counts as zero: its scale would be subnormal.
 pub const ACT_TINY: f32 = ACT_MAX * f32::MIN_POSITIVE;
-
-impl Act32 {
-    /// A block of zeros.
-    pub const ZERO: Act32 = Act32 {
-        d: 0.0,
-        hi: [0; 32],
-        lo: [0; 32],
-    };
-}
-
-impl Act256 {
-    /// A block of zeros.
-    pub const ZERO: Act256 = Act256 {
-        d: 0.0,
-        hi: [0; 256],
-        lo: [0; 256],
-        sums: [0.0; 16],
-    };
-}
-
-/// Quantises activations in blocks of 32: `d = amax / 16256`, `128 hi + lo = x / d` to the nearest.
-///
-/// `x.len()` is 32 a block of `out`. Always inlined, so that a caller compiled for more CPU features gets
-/// a faster version of the very same arithmetic.
-#[inline(always)]
-pub fn quantize_32(x: &[f32], out: &mut [Act32]) {
-    let (x, rest) = x.as_chunks::<32>();
-    assert!(rest.is_empty() && x.len() == out.len(), "32 values a block");
-    for (x, out) in x.iter().zip(out) {
-        let (d, inverse) = act_scale(x);
-        out.d = d;
-        planes(x, inverse, &mut out.hi, &mut out.lo);
-    }
-}
-
-/// Quantises activations in blocks of 256; otherwise as [`quantize_32`].
-#[inline(always)]
-pub fn quantize_256(x: &[f32], out: &mut [Act256]) {
-    let (x, rest) = x.as_chunks::<256>();
-    assert!(
-        rest.is_empty() && x.len() == out.len(),
-        "256 values a block"
-    );
-    for (x, out) in x.iter().zip(out) {
-        let (d, inverse) = act_scale(x);
-        out.d = d;
-        planes(x, inverse, &mut out.hi, &mut out.lo);
-        let parts = out
-            .hi
-            .as_chunks::<16>()
-            .0
-            .iter()
-            .zip(out.lo.as_chunks::<16>().0);
-        for (sum, (hi, lo)) in out.sums.iter_mut().zip(parts) {
-            let hi: i32 = hi.iter().map(|q| i32::from(*q)).sum();
-            let lo: i32 = lo.iter().map(|q| i32::from(*q)).sum();
-            *sum = (128 * hi + lo) as f32;
-        }
-    }
-}
 
 /// The scale of a block and its inverse. NaN and 0 when an input is not finite: every product is then NaN.
 #[inline(always)]
@@ -441,68 +349,6 @@ mod tests {
             let mut y = [1.0; 256];
             dequantize_row(format, &row, &mut y);
             assert_eq!(y, [0.0; 256], "{}", format.name());
-        }
-    }
-
-    #[test]
-    fn two_planes_hold_fifteen_bits() {
-        let x: [f32; 256] = std::array::from_fn(|i| (i as f32).sin() * 3.0 - 0.01 * i as f32);
-        let (mut small, mut large) = ([Act32::ZERO; 8], [Act256::ZERO]);
-        quantize_32(&x, &mut small);
-        quantize_256(&x, &mut large);
-        let [large] = large;
-        let value = |hi: i8, lo: i8| 128.0 * f32::from(hi) + f32::from(lo);
-        for (i, x) in x.iter().enumerate() {
-            let (a, b) = (
-                small[i / 32],
-                value(small[i / 32].hi[i % 32], small[i / 32].lo[i % 32]),
-            );
-            assert!((x - a.d * b).abs() <= a.d * 0.51, "element {i}");
-            let b = value(large.hi[i], large.lo[i]);
-            assert!((x - large.d * b).abs() <= large.d * 0.51, "element {i}");
-        }
-        let amax = x.iter().fold(0f32, |m, x| m.max(x.abs()));
-        assert_eq!(large.d, amax / 16256.0);
-        assert!(
-            large.hi.iter().all(|q| *q != -128) && large.lo.iter().all(|q| (-64..64).contains(q))
-        );
-        for (k, sum) in large.sums.iter().enumerate() {
-            let expected: f32 = (16 * k..16 * k + 16)
-                .map(|i| value(large.hi[i], large.lo[i]))
-                .sum();
-            assert_eq!(*sum, expected);
-        }
-    }
-
-    #[test]
-    fn odd_activations() {
-        let (mut small, mut large) = ([Act32::ZERO], [Act256::ZERO]);
-        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut x = [1.0; 256];
-            x[9] = odd;
-            quantize_32(&x[..32], &mut small);
-            quantize_256(&x, &mut large);
-            assert!(small[0].d.is_nan() && large[0].d.is_nan());
-        }
-        for tiny in [0.0, -0.0, 1e-45, -1e-40, ACT_TINY.next_down()] {
-            quantize_32(&[tiny; 32], &mut small);
-            quantize_256(&[tiny; 256], &mut large);
-            assert_eq!((small[0], large[0]), (Act32::ZERO, Act256::ZERO));
-        }
-        for edge in [ACT_TINY, f32::MAX, -f32::MAX] {
-            quantize_32(&[edge; 32], &mut small);
-            quantize_256(&[edge; 256], &mut large);
-            let sign = edge.signum();
-            assert_eq!(
-                (small[0].hi, small[0].lo),
-                ([127 * sign as i8; 32], [0; 32])
-            );
-            assert_eq!(
-                (large[0].hi, large[0].lo),
-                ([127 * sign as i8; 256], [0; 256])
-            );
-            assert_eq!(large[0].sums, [16.0 * 16256.0 * sign; 16]);
-            assert!(large[0].d.is_normal() && small[0].d.is_normal());
         }
     }
 }

@@ -7,7 +7,7 @@ use infall::quant::blocks::{
     BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0, blocks, dequantize_row, f16_value,
 };
 use infall::quant::cast::to_bytes;
-use infall::quant::encode::{Act32, Act256, encode_row, quantize_32, quantize_256};
+use infall::quant::encode::encode_row;
 use infall::quant::wide::{Act512, place, quantize_512};
 
 /// The longest row of a case.
@@ -226,8 +226,6 @@ pub fn vector(kind: Vector, len: usize, random: &mut Random) -> Vec<f32> {
 /// A vector as a kernel wants it.
 pub enum Prepared {
     F32(Vec<f32>),
-    Block32(Vec<Act32>),
-    Block256(Vec<Act256>),
     Block512(Vec<Act512>),
 }
 
@@ -235,16 +233,6 @@ impl Prepared {
     pub fn new(activation: Activation, x: &[f32]) -> Prepared {
         match activation {
             Activation::F32 => Prepared::F32(x.to_vec()),
-            Activation::Block32 => {
-                let mut blocks = vec![Act32::ZERO; x.len() / 32];
-                quantize_32(x, &mut blocks);
-                Prepared::Block32(blocks)
-            }
-            Activation::Block256 => {
-                let mut blocks = vec![Act256::ZERO; x.len() / 256];
-                quantize_256(x, &mut blocks);
-                Prepared::Block256(blocks)
-            }
             Activation::Block512 => {
                 let mut blocks = vec![Act512::ZERO; x.len().div_ceil(512)];
                 quantize_512(x, &mut blocks);
@@ -256,8 +244,6 @@ impl Prepared {
     pub fn bytes(&self) -> &[u8] {
         match self {
             Prepared::F32(x) => to_bytes(x),
-            Prepared::Block32(x) => to_bytes(x),
-            Prepared::Block256(x) => to_bytes(x),
             Prepared::Block512(x) => to_bytes(x),
         }
     }
@@ -271,8 +257,6 @@ impl Prepared {
         };
         match self {
             Prepared::F32(x) => x.iter().map(|x| f64::from(*x)).collect(),
-            Prepared::Block32(x) => x.iter().flat_map(|x| scaled(x.d, &x.hi, &x.lo)).collect(),
-            Prepared::Block256(x) => x.iter().flat_map(|x| scaled(x.d, &x.hi, &x.lo)).collect(),
             Prepared::Block512(x) => {
                 let block = |x: &Act512, b| {
                     let places = (0..32).map(|e| place(b, e));

@@ -109,10 +109,6 @@ pub(super) const KERNELS: Kernels = Kernels {
     // SAFETY: as above.
     axpys: |a, rows, y| unsafe { float::axpys(a, rows, y) },
     // SAFETY: as above.
-    quantize_32: |x, out| unsafe { quantize::quantize_32(x, out) },
-    // SAFETY: as above.
-    quantize_256: |x, out| unsafe { quantize::quantize_256(x, out) },
-    // SAFETY: as above.
     quantize_512: |x, out| unsafe { quantize::quantize_512(x, out) },
     // SAFETY: as above.
     f16_to_f32: |x, y| unsafe { float::f16_to_f32(x, y) },

@@ -4,7 +4,6 @@ use super::scalar;
 use crate::error::{Error, Result};
 use crate::options::KernelChoice;
 use crate::quant::Format;
-use crate::quant::encode::{Act32, Act256};
 use crate::quant::wide::Act512;
 
 #[cfg(target_arch = "x86_64")]
@@ -19,18 +18,14 @@ use super::neon;
 pub enum Activation {
     /// Plain f32.
     F32,
-    /// Blocks of 32, [`Act32`].
-    Block32,
-    /// Blocks of 256, [`Act256`].
-    Block256,
     /// 16 blocks of 32 side by side, [`Act512`].
     Block512,
 }
 
 /// `y[i]` = row i · x for `y.len()` consecutive rows of one matrix.
 ///
-/// `rows.len()` is `y.len()` times the bytes of a row. `x` is the bytes of the prepared vector: `[f32]`,
-/// `[Act32]`, `[Act256]` or `[Act512]` as the [`Activation`] says, with the alignment of that. Each `y[i]` is summed
+/// `rows.len()` is `y.len()` times the bytes of a row. `x` is the bytes of the prepared vector: `[f32]`
+/// or `[Act512]` as the [`Activation`] says, with the alignment of that. Each `y[i]` is summed
 /// in an order that depends on nothing but the length of the row. Lengths that do not fit are a mistake
 /// of the caller and panic; the content of rows and vector is free, and what is NaN stays NaN.
 pub type RowsKernel = fn(rows: &[u8], x: &[u8], y: &mut [f32]);
@@ -94,10 +89,6 @@ pub struct Kernels {
     pub dot_f32: fn(&[f32], &[f32]) -> f32,
     /// `y += sum over i of a[i] rows[i]`, in the order of i for each element; `rows` is `[a.len(), y.len()]`.
     pub axpys: fn(a: &[f32], rows: &[f32], y: &mut [f32]),
-    /// As [`crate::quant::encode::quantize_32`], to the bit.
-    pub quantize_32: fn(&[f32], &mut [Act32]),
-    /// As [`crate::quant::encode::quantize_256`], to the bit.
-    pub quantize_256: fn(&[f32], &mut [Act256]),
     /// As [`crate::quant::wide::quantize_512`], to the bit.
     pub quantize_512: fn(&[f32], &mut [Act512]),
     /// Widens f16 bits, for slices of one length.

@@ -9,7 +9,6 @@ use super::{Cpu, Matrix};
 use crate::backend::Product;
 use crate::backend::profile::Cost;
 use crate::quant::cast;
-use crate::quant::encode::{Act32, Act256};
 use crate::quant::wide::Act512;
 use std::ops::Range;
 
@@ -19,9 +18,7 @@ pub const MAX_PRODUCTS: usize = 8;
 /// Activations in the forms that kernels read, made once for all products of the same rows.
 #[derive(Default)]
 pub struct Prepared {
-    blocks_32: Vec<Act32>,
-    blocks_256: Vec<Act256>,
-    blocks_512: Vec<Act512>,
+    blocks: Vec<Act512>,
 }
 
 impl Prepared {
@@ -36,26 +33,12 @@ impl Prepared {
     ) {
         match form {
             Activation::F32 => {}
-            Activation::Block32 => {
-                let blocks = cols / 32;
-                grow(&mut self.blocks_32, rows.len() / 32, Act32::ZERO);
-                let out = &mut self.blocks_32[..rows.len() / 32];
-                each_row(pool, out, blocks, |r, out| {
-                    (kernels.quantize_32)(&rows[r * cols..][..cols], out)
-                });
-            }
-            Activation::Block256 => {
-                let blocks = cols / 256;
-                grow(&mut self.blocks_256, rows.len() / 256, Act256::ZERO);
-                let out = &mut self.blocks_256[..rows.len() / 256];
-                each_row(pool, out, blocks, |r, out| {
-                    (kernels.quantize_256)(&rows[r * cols..][..cols], out)
-                });
-            }
             Activation::Block512 => {
                 let (n, blocks) = (rows.len() / cols, cols.div_ceil(512));
-                grow(&mut self.blocks_512, n * blocks, Act512::ZERO);
-                let out = &mut self.blocks_512[..n * blocks];
+                if self.blocks.len() < n * blocks {
+                    self.blocks.resize(n * blocks, Act512::ZERO);
+                }
+                let out = &mut self.blocks[..n * blocks];
                 each_row(pool, out, blocks, |r, out| {
                     (kernels.quantize_512)(&rows[r * cols..][..cols], out)
                 });
@@ -67,21 +50,11 @@ impl Prepared {
     pub fn row<'a>(&'a self, form: Activation, rows: &'a [f32], cols: usize, r: usize) -> &'a [u8] {
         match form {
             Activation::F32 => cast::to_bytes(&rows[r * cols..][..cols]),
-            Activation::Block32 => cast::to_bytes(&self.blocks_32[r * (cols / 32)..][..cols / 32]),
-            Activation::Block256 => {
-                cast::to_bytes(&self.blocks_256[r * (cols / 256)..][..cols / 256])
-            }
             Activation::Block512 => {
                 let blocks = cols.div_ceil(512);
-                cast::to_bytes(&self.blocks_512[r * blocks..][..blocks])
+                cast::to_bytes(&self.blocks[r * blocks..][..blocks])
             }
         }
-    }
-}
-
-fn grow<T: Clone>(values: &mut Vec<T>, len: usize, zero: T) {
-    if values.len() < len {
-        values.resize(len, zero);
     }
 }
 
@@ -131,15 +104,10 @@ pub fn matmul(cpu: &mut Cpu, n: usize, x: &[f32], products: &mut [Product<'_, Cp
     assert!(products.len() <= MAX_PRODUCTS, "products of one call");
     let cols = products.first().map_or(0, |p| p.weight.cols);
     let x = &x[..n * cols];
-    for form in [
-        Activation::Block32,
-        Activation::Block256,
-        Activation::Block512,
-    ] {
-        if products.iter().any(|p| p.weight.kernel.activation == form) {
-            cpu.prepared
-                .fill(&cpu.kernels, &mut cpu.pool, form, x, cols);
-        }
+    let form = Activation::Block512;
+    if products.iter().any(|p| p.weight.kernel.activation == form) {
+        cpu.prepared
+            .fill(&cpu.kernels, &mut cpu.pool, form, x, cols);
     }
     let n_threads = cpu.pool.n_threads();
     let mut weights: [Option<&Matrix>; MAX_PRODUCTS] = [None; MAX_PRODUCTS];

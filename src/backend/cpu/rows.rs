@@ -42,24 +42,6 @@ pub fn in_tiles<const R: usize, const T: usize, B>(
     }
 }
 
-/// As [`in_tiles`] with one vector.
-#[inline(always)]
-pub fn in_passes<const R: usize, B>(
-    rows: &[B],
-    n: usize,
-    y: &mut [f32],
-    many: impl Fn([&[B]; R]) -> [f32; R],
-    one: impl Fn([&[B]; 1]) -> [f32; 1],
-) {
-    in_tiles::<R, 1, B>(
-        rows,
-        n,
-        [y],
-        |rows| many(rows).map(|y| [y]),
-        |row| one(row).map(|y| [y]),
-    );
-}
-
 /// Calls `many` for `T` vectors at a time, `one` for those that are left.
 #[inline(always)]
 pub fn in_groups<const T: usize>(

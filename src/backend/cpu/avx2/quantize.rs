@@ -1,22 +1,12 @@
-//! FENCE: activations to blocks with AVX2, to the bit as [`crate::quant::encode`] and [`crate::quant::wide`] say.
+//! FENCE: activations to blocks with AVX2, to the bit as [`crate::quant::wide`] says.
 //!
 //! Promise: as in `avx2.rs`.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
 
-use crate::quant::encode::{self, Act32, Act256, scale_of};
+use crate::quant::encode::scale_of;
 use crate::quant::wide::{Act512, Block, in_blocks};
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub fn quantize_32(x: &[f32], out: &mut [Act32]) {
-    encode::quantize_32(x, out);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub fn quantize_256(x: &[f32], out: &mut [Act256]) {
-    encode::quantize_256(x, out);
-}
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn quantize_512(x: &[f32], out: &mut [Act512]) {
