@@ -1,6 +1,7 @@
 //! Every kernel table of this machine against the plain Rust twins, all with the same cases.
 //!
-//! Integer kernels are held against `wide::twin` to the bit, everything with f32 activations against a sum in f64, and so are the twins. How far a result may be off stands in `BOUNDS`.
+//! Integer kernels are held against `wide::twin` to the bit, everything with f32 activations against a sum in f64, and so
+//! are the twins. How far a result may be off stands in `BOUNDS`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod kernel_cases;

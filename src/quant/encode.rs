@@ -1,4 +1,4 @@
-//! Scalar quantisers: activations before an integer dot product, and weights of synthetic models.
+//! Scalar quantisers of weights, for synthetic models.
 
 use std::sync::OnceLock;
 
@@ -9,51 +9,6 @@ use super::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0, f16_
 use super::cast::to_bytes;
 use super::rounding::fp4_encode;
 use super::tables::{IQ2_XXS_CODES, IQ2_XXS_GRID};
-
-/// The largest magnitude of `128 * hi + lo`.
-const ACT_MAX: f32 = 127.0 * 128.0;
-
-/// A block whose largest magnitude is below this counts as zero: its scale would be subnormal.
-pub const ACT_TINY: f32 = ACT_MAX * f32::MIN_POSITIVE;
-
-/// The scale of a block and its inverse. NaN and 0 when an input is not finite: every product is then NaN.
-#[inline(always)]
-pub(super) fn act_scale(x: &[f32]) -> (f32, f32) {
-    // As bits, a NaN is larger than any number.
-    let amax = x
-        .iter()
-        .map(|x| x.to_bits() & 0x7fff_ffff)
-        .fold(0, u32::max);
-    scale_of(f32::from_bits(amax))
-}
-
-/// The scale for values whose largest magnitude is `amax`, and its inverse.
-#[inline(always)]
-pub fn scale_of(amax: f32) -> (f32, f32) {
-    if !amax.is_finite() {
-        (f32::NAN, 0.0)
-    } else if amax < ACT_TINY {
-        (0.0, 0.0)
-    } else {
-        (amax / ACT_MAX, ACT_MAX / amax)
-    }
-}
-
-#[inline(always)]
-pub(super) fn planes<const N: usize>(
-    x: &[f32; N],
-    inverse: f32,
-    hi: &mut [i8; N],
-    lo: &mut [i8; N],
-) {
-    for i in 0..N {
-        // With inverse 0, NaN and infinity become NaN, and NaN becomes 0.
-        let q = (x[i] * inverse).round_ties_even() as i32;
-        let upper = (q + 64) >> 7;
-        hi[i] = upper as i8;
-        lo[i] = (q - (upper << 7)) as i8;
-    }
-}
 
 /// Encodes a row of weights.
 ///

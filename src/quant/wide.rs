@@ -1,19 +1,16 @@
 //! Activations as 16 blocks of 32 side by side: one vector of 64 bytes, or two of 32, holds columns of many blocks.
 
-use super::encode::{act_scale, planes};
-
 /// Blocks of an [`Act512`].
 pub const BLOCKS: usize = 16;
 
-/// 512 activations as 16 blocks of 32, each in 15 bits and a sign: `x = d * (128 * hi + lo)`. Unused blocks at the end of a row are zero; a row of just 256 stands here twice, so that it
-/// meets two rows of weights at once.
+/// 512 activations as 16 blocks of 32, each in 15 bits and a sign: `x = d * (128 * hi + lo)`. Unused blocks at the end of a
+/// row are zero; a row of just 256 stands here twice, so that it meets two rows of weights at once.
 ///
 /// Eight columns of eight blocks make a vector: vector `4h + k` holds the columns `8k..8k + 8` of the blocks `8h..8h + 8`,
 /// so that four products by fours, added up, leave two lanes for each block.
 ///
 /// Two planes of signed bytes, because byte products are the fast ones of every instruction set. With one plane (8 bits, as
-/// other engines do) each rounding of activations is 0.5 %, which is enough to change the likeliest token wherever two are
-/// close.
+/// other engines do) activations are rounded by 0.5 %, which is enough to change the likeliest token wherever two are close.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C, align(64))]
 pub struct Act512 {
@@ -79,6 +76,46 @@ pub fn quantize_512(x: &[f32], out: &mut [Act512]) {
     });
 }
 
+/// The largest magnitude of `128 * hi + lo`.
+const ACT_MAX: f32 = 127.0 * 128.0;
+
+/// A block whose largest magnitude is below this counts as zero: its scale would be subnormal.
+pub const ACT_TINY: f32 = ACT_MAX * f32::MIN_POSITIVE;
+
+/// The scale of a block and its inverse. NaN and 0 when an input is not finite: every product is then NaN.
+#[inline(always)]
+fn act_scale(x: &[f32]) -> (f32, f32) {
+    // As bits, a NaN is larger than any number.
+    let amax = x
+        .iter()
+        .map(|x| x.to_bits() & 0x7fff_ffff)
+        .fold(0, u32::max);
+    scale_of(f32::from_bits(amax))
+}
+
+/// The scale for values whose largest magnitude is `amax`, and its inverse.
+#[inline(always)]
+pub fn scale_of(amax: f32) -> (f32, f32) {
+    if !amax.is_finite() {
+        (f32::NAN, 0.0)
+    } else if amax < ACT_TINY {
+        (0.0, 0.0)
+    } else {
+        (amax / ACT_MAX, ACT_MAX / amax)
+    }
+}
+
+#[inline(always)]
+fn planes<const N: usize>(x: &[f32; N], inverse: f32, hi: &mut [i8; N], lo: &mut [i8; N]) {
+    for i in 0..N {
+        // With inverse 0, NaN and infinity become NaN, and NaN becomes 0.
+        let q = (x[i] * inverse).round_ties_even() as i32;
+        let upper = (q + 64) >> 7;
+        hi[i] = upper as i8;
+        lo[i] = (q - (upper << 7)) as i8;
+    }
+}
+
 /// 32 quantised activations.
 pub struct Block {
     /// Scale.
@@ -130,8 +167,6 @@ pub fn in_blocks(x: &[f32], out: &mut [Act512], block: impl Fn(&[f32; 32]) -> Bl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::encode::ACT_TINY;
-
     /// Scale and quants of a block, one by one.
     fn plain(x: &[f32]) -> (f32, Vec<i32>) {
         let amax = x.iter().fold(0.0, |m: f32, x| m.max(x.abs()));

@@ -5,8 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::quant::encode::scale_of;
-use crate::quant::wide::{Act512, Block, in_blocks};
+use crate::quant::wide::{Act512, Block, in_blocks, scale_of};
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub fn quantize_512(x: &[f32], out: &mut [Act512]) {
