@@ -91,12 +91,13 @@ describe() {
     kernel=$(uname -s)\ $(uname -r | sed 's/-.*//')
     if [ -r /proc/cpuinfo ]; then
         cpu=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1)
-        memory=$(($(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo) / 1048576))
+        memory=$((($(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo) + 524288) / 1048576))
         source=$(df -P "$model" | awk 'NR == 2 { print $1 }')
         disk=$(basename "$source" | sed 's/[0-9]*$//')
+        # What rotates is told reliably of real disks only: virtual ones often say 1.
         case $(cat "/sys/block/$disk/queue/rotational" 2>/dev/null) in
-        0) disk="SSD ($disk)" ;;
-        1) disk="rotating disk ($disk)" ;;
+        0) disk="SSD $disk" ;;
+        1) disk="disk $disk" ;;
         *) disk="unknown disk" ;;
         esac
         cores=$(grep -c '^processor' /proc/cpuinfo)
@@ -133,13 +134,13 @@ list() {
     echo "$1" | tr ',' ' '
 }
 
-# All cells, one a line: strategy, budget, cap. `full` knows no budget.
+# All cells, one a line: strategy, budget, cap. `full` takes all experts, whatever the budget.
 cells=''
 for cap in $(list "$caps"); do
     [ "$cap" = none ] || cap_mib "$cap" >/dev/null || exit 2
     for strategy in $(list "$strategies"); do
         if [ "$strategy" = full ]; then
-            cells="$cells$strategy all $cap
+            cells="$cells$strategy auto $cap
 "
             continue
         fi
@@ -172,8 +173,7 @@ one() {
     [ ! -f "$row" ] || return 0
     ! grep -qF "$(printf '%s\t%s\t%s\t%s\t' "$stem" "$strategy" "$budget" "$cap")" "$skipped" || return 0
     set -- "$infall" bench -m "$model" --row "$row" -p "$n_prompt" -n "$n_gen" --strategy "$strategy" \
-        --state "$state" --machine "$machine" --commit "$commit" --run-number "$run" "$@"
-    [ "$budget" = all ] || set -- "$@" --budget "$budget"
+        --budget "$budget" --state "$state" --machine "$machine" --commit "$commit" --run-number "$run" "$@"
     if [ "$cap" != none ]; then
         mib=$(cap_mib "$cap")
         set -- "$@" --cap-mib "$mib" --cap-by "$cap_by"

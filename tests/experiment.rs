@@ -397,7 +397,7 @@ fn the_script_runs_each_cell_once_and_says_what_it_skips() {
         .iter()
         .find(|line| line[1] == "baseline" && line[3] == "none");
     assert!(
-        small.unwrap()[4].starts_with("--budget: found room for 1 experts"),
+        small.unwrap()[4].starts_with("--budget: found room for 2 experts"),
         "{skipped}"
     );
 
