@@ -1,17 +1,18 @@
 //! How a device answers reads: sizes of an expert's parts and wholes, in order and at random places, by one thread or
 //! many, past the page cache and through it.
 //!
-//! A queue depth of N is N threads with one blocking read each, as the engine's readers work. What goes through the page
-//! cache begins with nothing of the file in it, and reads no more than the file holds, so that storage is what is
-//! measured.
+//! A queue depth of N is N threads with one blocking read each, as the engine's readers work. Nothing of the file is in
+//! the page cache when a cell begins, or the cell says how much; and what goes through the page cache reads no piece
+//! twice, so that storage is what is measured.
 
 use crate::error::{Error, Result};
-use crate::os::meter::{cached_bytes, drop_cached};
+use crate::os::meter::drop_cached;
 use crate::os::{AlignedBuf, DirectFile, File, ReadAt};
 use crate::rng::Rng;
 use std::path::Path;
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// Bytes of a read: a small one, a matrix of an expert in q2, such an expert, an expert in q4.
@@ -20,7 +21,7 @@ pub const SIZES: [usize; 4] = [64 << 10, 9 << 18, 27 << 18, 27 << 19];
 /// Reads at a time.
 pub const DEPTHS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
-/// Reads of a cell whose times are kept; then it ends early.
+/// Reads of a cell, whose places and times are kept; then it ends early.
 const MOST_READS: u64 = 1 << 18;
 
 /// The size and the share of the best speed that the advice looks at.
@@ -68,7 +69,7 @@ pub struct Measured {
     pub time: Duration,
     /// Of one read: 50, 95 and 99 of 100 took no longer.
     pub latency: [Duration; 3],
-    /// Bytes of the file in the page cache before, if the system tells; a direct read may take them from there.
+    /// Bytes of the file that could not be dropped from the page cache before, if the system tells.
     pub cached_before: Option<u64>,
 }
 
@@ -134,21 +135,21 @@ impl Device {
     }
 
     fn largest(&self) -> usize {
-        let fit = SIZES.into_iter().filter(|size| self.fits(*size));
+        let bytes = self.file_bytes();
+        let fit = SIZES.into_iter().filter(|size| *size as u64 <= bytes);
         fit.max().unwrap_or(0)
-    }
-
-    fn fits(&self, size: usize) -> bool {
-        size as u64 <= self.file_bytes()
     }
 
     /// Why a cell cannot be measured, if so.
     pub fn skipped(&self, cell: &Cell) -> Option<String> {
-        if !self.fits(cell.size) {
-            let bytes = self.file_bytes();
-            return Some(format!("the file has {bytes} bytes only"));
+        let (bytes, pieces) = (self.file_bytes(), self.file_bytes() / cell.size as u64);
+        match cell.way {
+            _ if pieces == 0 => Some(format!("the file has {bytes} bytes only")),
+            Way::Direct => self.no_direct(),
+            Way::Buffered => (pieces < cell.depth as u64).then(|| {
+                format!("more than {pieces} at a time would read a piece twice, then from the page cache")
+            }),
         }
-        self.no_direct().filter(|_| cell.way == Way::Direct)
     }
 
     /// Why the file cannot be read past the page cache, if so.
@@ -159,7 +160,7 @@ impl Device {
 
     /// Reads for this long, and at least once a reader. The cell must not be one of the [`Device::skipped`].
     ///
-    /// Errors: a failed read; memory is refused.
+    /// Errors: a failed read; memory or a thread is refused.
     pub fn measure(&mut self, cell: &Cell, time: Duration) -> Result<Measured> {
         let largest = self.largest();
         while self.buffers.len() < cell.depth {
@@ -167,43 +168,48 @@ impl Device {
             buffer.as_mut_slice().fill(1); // memory is there only from its first write on
             self.buffers.push(buffer);
         }
-        let cached_before = match cell.way {
-            Way::Direct => cached_bytes(&self.buffered),
-            Way::Buffered => drop_cached(&self.buffered),
-        };
+        let cached_before = drop_cached(&self.buffered);
         let file: &dyn ReadAt = match cell.way {
             Way::Direct => &self.direct,
             Way::Buffered => &self.buffered,
         };
-        let places = Places::new(file, cell);
+        let places = places(file.len(), cell);
         let most = match cell.way {
-            Way::Direct => MOST_READS,
-            Way::Buffered => places.n_sequential.min(MOST_READS),
+            Way::Direct => MOST_READS as usize,
+            Way::Buffered => places.len(),
         };
-        let next = AtomicU64::new(0);
-        let start = Barrier::new(cell.depth);
-        let read = |buffer: &mut AlignedBuf| -> Result<Reader> {
+        let next = AtomicUsize::new(cell.depth);
+        // Closed until all readers are there. It opens with the time, or with none if one could not be started.
+        let gate: RwLock<Option<Instant>> = RwLock::new(None);
+        let read = |id: usize, buffer: &mut AlignedBuf| -> Result<Reader> {
             let mut reader = Reader::default();
-            start.wait();
-            let begun = Instant::now();
+            let Some(begun) = *gate.read().unwrap_or_else(PoisonError::into_inner) else {
+                return Ok(reader);
+            };
+            let mut i = id;
             loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                let is_first = reader.latencies.is_empty();
-                if !is_first && (i >= most || begun.elapsed() >= time) {
-                    break;
-                }
                 let clock = Instant::now();
                 let window = &mut buffer.as_mut_slice()[..cell.size];
-                file.read_window(places.at(i), window, cell.size)?;
+                file.read_window(places[i % places.len()], window, cell.size)?;
                 reader.latencies.push(clock.elapsed());
+                reader.time = begun.elapsed();
+                i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= most || reader.time >= time {
+                    return Ok(reader);
+                }
             }
-            reader.time = begun.elapsed();
-            Ok(reader)
         };
         let readers: Result<Vec<Reader>> = std::thread::scope(|scope| {
-            let buffers = self.buffers[..cell.depth].iter_mut();
-            let threads = buffers.map(|buffer| scope.spawn(|| read(buffer)));
-            let threads: Vec<_> = threads.collect();
+            let mut closed = gate.write().unwrap_or_else(PoisonError::into_inner);
+            let mut threads = Vec::new();
+            for (id, buffer) in self.buffers[..cell.depth].iter_mut().enumerate() {
+                let read = &read;
+                let thread = Builder::new().spawn_scoped(scope, move || read(id, buffer));
+                let what = || format!("starting reader {id} of {}", cell.depth);
+                threads.push(thread.map_err(|e| Error::io(what(), &e))?);
+            }
+            *closed = Some(Instant::now());
+            drop(closed);
             let ended = threads.into_iter().map(|thread| thread.join());
             let fault = |_| Error::format("a reader ended without a word");
             ended.map(|result| result.map_err(fault)?).collect()
@@ -228,41 +234,35 @@ impl Device {
 #[derive(Default)]
 struct Reader {
     latencies: Vec<Duration>,
+    /// From the beginning of all to the end of its last read.
     time: Duration,
 }
 
-/// Where the reads of a cell are.
-struct Places {
-    cell: Cell,
-    /// Reads beside each other that the file holds.
-    n_sequential: u64,
-    /// Places where one can begin, this far from each other.
-    n_random: u64,
-    step: u64,
-}
-
-impl Places {
-    fn new(file: &dyn ReadAt, cell: &Cell) -> Places {
-        let (size, step) = (cell.size as u64, file.alignment() as u64);
-        Places {
-            cell: *cell,
-            n_sequential: file.len() / size,
-            n_random: (file.len() - size) / step + 1,
-            step,
+/// Where the reads of a cell are in a file of `len` bytes, at least one: pieces that do not overlap, the same in every
+/// run. Random ones are spread over the whole file where it holds more of them than [`MOST_READS`].
+fn places(len: u64, cell: &Cell) -> Vec<u64> {
+    let size = cell.size as u64;
+    let pieces = len / size;
+    let n = pieces.min(MOST_READS);
+    let mut rng = Rng::new(1);
+    let mut places: Vec<u64> = match cell.order {
+        Order::Sequential => (0..n).collect(),
+        // One of each n-th part of the file.
+        Order::Random => (0..n)
+            .map(|i| (i * pieces / n, (i + 1) * pieces / n))
+            .map(|(from, to)| from + rng.below((to - from) as usize) as u64)
+            .collect(),
+    };
+    if cell.order == Order::Random {
+        // Fisher and Yates.
+        for i in (1..places.len()).rev() {
+            places.swap(i, rng.below(i + 1));
         }
     }
-
-    /// Of the i-th read; the same in every run.
-    fn at(&self, i: u64) -> u64 {
-        match self.cell.order {
-            Order::Sequential => i % self.n_sequential * self.cell.size as u64,
-            Order::Random => {
-                let mut rng = Rng::new(i.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 1);
-                rng.next_u64();
-                rng.below(self.n_random as usize) as u64 * self.step
-            }
-        }
+    for place in &mut places {
+        *place *= size;
     }
+    places
 }
 
 /// The least depth at which random reads of an expert's matrix, or of the largest piece measured below that, come almost
@@ -310,21 +310,35 @@ mod tests {
     }
 
     #[test]
-    fn places_lie_in_the_file_and_reach_its_end() {
-        let file = crate::os::MemFile::new("m", vec![0; 10 * 4096 + 17]);
-        for order in [Order::Sequential, Order::Random] {
-            let places = Places::new(&file, &cell(order, 3 * 4096, 1));
-            let all: Vec<u64> = (0..20_000).map(|i| places.at(i)).collect();
-            let last = 10 * 4096 + 17 - 3 * 4096;
-            assert!(all.iter().all(|at| *at <= last));
-            if order == Order::Sequential {
-                assert_eq!(all[..4], [0, 12_288, 24_576, 0]);
-            } else {
-                // Evenly spread: each quarter has about a quarter.
-                let low = all.iter().filter(|at| **at < last / 4).count();
-                assert!((4_500..5_500).contains(&low), "{low}");
-                assert!(all.iter().any(|at| *at > last - 20));
-            }
+    fn places_are_pieces_of_the_file_and_none_comes_twice() {
+        let small = 64 << 10;
+        // Less than one piece more than 100 of them.
+        let len = 100 * small as u64 + 17;
+        let in_order: Vec<u64> = (0..100).map(|i| i * small as u64).collect();
+        assert_eq!(places(len, &cell(Order::Sequential, small, 1)), in_order);
+        let mut random = places(len, &cell(Order::Random, small, 1));
+        // Neighbours in the file are neighbours in time about once.
+        let beside = random.windows(2).filter(|w| w[0] + small as u64 == w[1]);
+        assert!(beside.count() < 10, "{random:?}");
+        random.sort_unstable();
+        assert_eq!(random, in_order);
+    }
+
+    #[test]
+    fn random_places_reach_all_parts_of_a_large_file() {
+        let size = SIZES[0] as u64;
+        let pieces = MOST_READS * 5 / 2;
+        let mut random = places(pieces * size, &cell(Order::Random, SIZES[0], 1));
+        assert_eq!(random.len() as u64, MOST_READS);
+        random.sort_unstable();
+        for (i, at) in random.iter().enumerate() {
+            let part = (at / size + 1) * MOST_READS;
+            // In its own part, so none twice: i * pieces <= place * MOST_READS < (i + 1) * pieces, but for rounding.
+            assert!(
+                part > i as u64 * pieces && part <= (i as u64 + 1) * pieces,
+                "{i} {at}"
+            );
+            assert_eq!(at % size, 0);
         }
     }
 

@@ -5,7 +5,7 @@ use super::model::{MODEL_FLAG, model_path};
 use super::{note, print};
 use crate::bench::device::{self, Cell, Device, Measured, Order, Way};
 use crate::engine::{self, interrupt};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::json::Value;
 use crate::units::Bytes;
 use std::path::Path;
@@ -107,7 +107,8 @@ fn plain(args: &Args, path: &Path) -> Result<()> {
     let cells: Vec<Cell> = device::cells().collect();
     let n_measured = cells.iter().filter(|c| device.skipped(c).is_none()).count();
     note(&format!(
-        "{n_measured} kinds of reads, {seconds} s each: about {:.0} s; buffers take up to {}\n",
+        "{n_measured} kinds of reads, {seconds} s each: about {:.0} s, longer where one read by each thread takes longer; \
+         buffers take up to {}\n",
         n_measured as f64 * seconds,
         Bytes(device.memory_bytes())
     ));
@@ -122,7 +123,7 @@ fn plain(args: &Args, path: &Path) -> Result<()> {
             continue;
         }
         if interrupt::requested() {
-            return Err(Error::usage("stopped"));
+            return Err(Error::new(ErrorKind::Io, "stopped"));
         }
         let found = device.measure(&cell, Duration::from_secs_f64(seconds))?;
         if !is_json {
@@ -152,7 +153,8 @@ fn plain(args: &Args, path: &Path) -> Result<()> {
     let n_cached = cached.count();
     if n_cached > 0 {
         said.push(format!(
-            "note: for {n_cached} kinds of reads a part of the file was in the page cache already (column cached)\n"
+            "note: for {n_cached} kinds of reads a part of the file stayed in the page cache (column cached); their \
+             speed may be that of memory\n"
         ));
     }
     said.push(match advice {

@@ -56,6 +56,10 @@ pub fn drop_cached(file: &File, range: Extent) {
 /// Opens with O_DIRECT, or through the page cache where the file system knows no such reads.
 pub fn open_direct(path: &Path) -> Result<DirectFile> {
     let cached = File::open(path)?;
+    if let Some(name) = memory_file_system(&cached) {
+        let why = format!("{name} keeps its files in memory");
+        return Ok(DirectFile::cached(cached, why));
+    }
     match File::open_with(path, libc::O_DIRECT | libc::O_NONBLOCK) {
         Err(error) => Ok(DirectFile::cached(cached, error.to_string())),
         Ok(file) => match direct_alignment(&file) {
@@ -67,6 +71,26 @@ pub fn open_direct(path: &Path) -> Result<DirectFile> {
             None => Ok(DirectFile::new(file, DIRECT_ALIGNMENT)),
         },
     }
+}
+
+/// File systems without a device beneath, by the numbers of linux/magic.h. tmpfs accepts O_DIRECT since Linux 6.6, and
+/// then copies from the page cache as before.
+const MEMORY_FILE_SYSTEMS: [(u32, &str); 3] = [
+    (0x0102_1994, "tmpfs"),
+    (0x8584_58F6, "ramfs"),
+    (0x9584_58F6, "hugetlbfs"),
+];
+
+/// The file system of the file, if it is one of those.
+fn memory_file_system(file: &File) -> Option<&'static str> {
+    // SAFETY: all-zero is a valid statfs buffer.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open through the call, and `found` may be written.
+    let code = unsafe { libc::fstatfs(file.as_fd().as_raw_fd(), &raw mut found) };
+    // The type is signed or not, of 32 or 64 bits, as the C library has it; the numbers have 32.
+    let known = MEMORY_FILE_SYSTEMS.iter();
+    let mut same = known.filter(|(magic, _)| code == 0 && found.f_type as u32 == *magic);
+    same.next().map(|(_, name)| *name)
 }
 
 /// What statx says of addresses and offsets, 0 where direct reads are impossible, `None` where it says nothing.
