@@ -24,8 +24,11 @@ pub const DEPTHS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 /// Reads of a cell, whose places and times are kept; then it ends early.
 const MOST_READS: u64 = 1 << 18;
 
-/// The size and the share of the best speed that the advice looks at.
-const ADVICE: (usize, f64) = (SIZES[1], 0.95);
+/// The largest piece that the advice looks at: a matrix of an expert in q2.
+const ADVISED: usize = SIZES[1];
+
+/// How often the cells that decide the advice are measured, in turn: one time says nothing of how times differ.
+pub const ROUNDS: usize = 3;
 
 /// Where the next read is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,25 +268,54 @@ fn places(len: u64, cell: &Cell) -> Vec<u64> {
     places
 }
 
-/// The least depth at which random reads of an expert's matrix, or of the largest piece measured below that, come almost
-/// as fast as at the best: the readers that the engine should have on this file, and which way they were measured.
-pub fn advice(measured: &[(Cell, Measured)]) -> Option<(usize, Cell)> {
-    let random = measured
-        .iter()
-        .filter(|(cell, _)| cell.order == Order::Random);
-    let usable = random.filter(|(cell, _)| cell.size <= ADVICE.0);
-    let usable: Vec<&(Cell, Measured)> = usable.collect();
-    // Ways and sizes in the order of `cells`: direct first, large last.
-    let way = usable.first()?.0.way;
-    let of_way = usable.iter().filter(|(cell, _)| cell.way == way);
-    let size = of_way.clone().map(|(cell, _)| cell.size).max()?;
-    let mut alike: Vec<_> = of_way.filter(|(cell, _)| cell.size == size).collect();
-    alike.sort_by_key(|(cell, _)| cell.depth);
-    let best = alike.iter().map(|(_, m)| m.gb_per_s()).fold(0.0, f64::max);
-    let found = alike
-        .iter()
-        .find(|(_, m)| m.gb_per_s() >= best * ADVICE.1)?;
-    Some((found.0.depth, found.0))
+/// The cells that decide how many readers the engine should have: random reads of an expert's matrix, or of the largest
+/// piece measured below that, past the page cache if that is possible. By depth.
+pub fn deciding(measured: &[(Cell, Measured)]) -> Vec<Cell> {
+    let cells = measured.iter().map(|(cell, _)| *cell);
+    let random = cells.filter(|c| c.order == Order::Random && c.size <= ADVISED);
+    let random: Vec<Cell> = random.collect();
+    // In the order of `cells`: direct reads first, large ones last.
+    let Some(way) = random.first().map(|cell| cell.way) else {
+        return Vec::new();
+    };
+    let of_way = random.into_iter().filter(|cell| cell.way == way);
+    let of_way: Vec<Cell> = of_way.collect();
+    let size = of_way.last().map_or(0, |cell| cell.size);
+    of_way.into_iter().filter(|c| c.size == size).collect()
+}
+
+/// A depth with the least, the median and the most GB/s that it reached.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reached {
+    /// Which reads.
+    pub cell: Cell,
+    /// 10^9 bytes a second.
+    pub gb_per_s: [f64; 3],
+}
+
+/// Of what the rounds of the [`deciding`] cells found: the least depth that one round at least was as fast at as a round
+/// of the best depth, and that best depth, by the median. `None` of nothing.
+pub fn advice(rounds: &[(Cell, f64)]) -> Option<(Reached, Reached)> {
+    let mut depths: Vec<Reached> = Vec::new();
+    for (cell, _) in rounds {
+        if depths.iter().any(|reached| reached.cell == *cell) {
+            continue;
+        }
+        let speeds = rounds.iter().filter(|(c, _)| c == cell).map(|(_, s)| *s);
+        let mut speeds: Vec<f64> = speeds.collect();
+        speeds.sort_by(f64::total_cmp);
+        let last = speeds.len() - 1;
+        let gb_per_s = [speeds[0], speeds[last / 2], speeds[last]];
+        depths.push(Reached {
+            cell: *cell,
+            gb_per_s,
+        });
+    }
+    depths.sort_by_key(|reached| reached.cell.depth);
+    let by_median = |a: &&Reached, b: &&Reached| a.gb_per_s[1].total_cmp(&b.gb_per_s[1]);
+    let best = *depths.iter().max_by(by_median)?;
+    let least = depths.iter().find(|r| r.gb_per_s[2] >= best.gb_per_s[0])?;
+    Some((*least, best))
 }
 
 #[cfg(test)]
@@ -343,31 +375,46 @@ mod tests {
     }
 
     #[test]
-    fn advice_is_the_least_depth_that_is_almost_the_best() {
-        let measured = |order, size, depth, bytes| {
-            let m = Measured {
-                n_reads: 1,
-                bytes,
-                time: Duration::from_secs(1),
-                latency: [Duration::ZERO; 3],
-                cached_before: None,
-            };
-            (cell(order, size, depth), m)
+    fn random_reads_of_a_matrix_decide() {
+        let nothing = Measured {
+            n_reads: 1,
+            bytes: 1,
+            time: Duration::from_secs(1),
+            latency: [Duration::ZERO; 3],
+            cached_before: None,
         };
-        let of = |speeds: &[(usize, u64)]| {
-            let speeds = speeds.iter();
-            let rows =
-                speeds.map(|(depth, bytes)| measured(Order::Random, SIZES[1], *depth, *bytes));
-            // What must not count: other orders and larger reads.
-            let other = [
-                measured(Order::Sequential, SIZES[1], 1, 9_000),
-                measured(Order::Random, SIZES[2], 1, 9_000),
-            ];
-            let all: Vec<_> = rows.chain(other).collect();
-            advice(&all).map(|(depth, _)| depth)
+        let measured = |fits: &dyn Fn(&Cell) -> bool| -> Vec<(Cell, Measured)> {
+            cells().filter(fits).map(|c| (c, nothing)).collect()
         };
-        assert_eq!(of(&[(1, 500), (2, 940), (4, 950), (8, 1_000)]), Some(4));
-        assert_eq!(of(&[(1, 1_000), (2, 900)]), Some(1));
-        assert!(advice(&[]).is_none());
+        let found = deciding(&measured(&|_| true));
+        let expected = DEPTHS.map(|depth| cell(Order::Random, SIZES[1], depth));
+        assert_eq!(found, expected);
+        // A small file without direct reads.
+        let found = deciding(&measured(&|c| c.way == Way::Buffered && c.size == SIZES[0]));
+        assert_eq!(found.len(), DEPTHS.len());
+        assert!(
+            found
+                .iter()
+                .all(|c| c.way == Way::Buffered && c.size == SIZES[0])
+        );
+        assert!(deciding(&measured(&|c| c.size > SIZES[1])).is_empty());
+    }
+
+    #[test]
+    fn advice_is_the_least_depth_whose_rounds_lie_among_those_of_the_best() {
+        let of = |speeds: &[(usize, f64)]| {
+            let rounds = speeds.iter();
+            let rounds =
+                rounds.map(|(depth, speed)| (cell(Order::Random, SIZES[1], *depth), *speed));
+            let rounds: Vec<_> = rounds.collect();
+            advice(&rounds).map(|(least, best)| (least.cell.depth, best.cell.depth))
+        };
+        let apart = [(1, 0.5), (2, 0.8), (4, 1.0), (1, 0.6), (2, 0.9), (4, 1.1)];
+        assert_eq!(of(&apart), Some((4, 4)));
+        // One round of 2 was as fast as the slowest of 4.
+        let among = [(1, 0.5), (2, 0.8), (4, 1.0), (1, 0.6), (2, 1.0), (4, 1.1)];
+        assert_eq!(of(&among), Some((2, 4)));
+        assert_eq!(of(&[(1, 2.0), (2, 1.0), (1, 1.9), (2, 1.1)]), Some((1, 1)));
+        assert_eq!(of(&[]), None);
     }
 }

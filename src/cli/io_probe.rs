@@ -3,7 +3,7 @@
 use super::args::{Args, Command, Flag};
 use super::model::{MODEL_FLAG, model_path};
 use super::{note, print};
-use crate::bench::device::{self, Cell, Device, Measured, Order, Way};
+use crate::bench::device::{self, Cell, Device, Measured, Order, Reached, Way};
 use crate::engine::{self, interrupt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json::Value;
@@ -42,6 +42,9 @@ pub const COMMAND: Command = Command {
 
 /// Largest accepted `--readers` and `--queue`.
 const MOST: usize = 64;
+
+/// What a kind of reads takes beside its reading: dropping the page cache, filling buffers, starting threads.
+const OVERHEAD: f64 = 1.2;
 
 /// Longest accepted `--seconds`.
 const MOST_SECONDS: f64 = 60.0;
@@ -106,10 +109,12 @@ fn plain(args: &Args, path: &Path) -> Result<()> {
     let mut device = Device::open(path)?;
     let cells: Vec<Cell> = device::cells().collect();
     let n_measured = cells.iter().filter(|c| device.skipped(c).is_none()).count();
+    let n_times = n_measured + (device::ROUNDS - 1) * device::DEPTHS.len();
     note(&format!(
-        "{n_measured} kinds of reads, {seconds} s each: about {:.0} s, longer where one read by each thread takes longer; \
-         buffers take up to {}\n",
-        n_measured as f64 * seconds,
+        "{n_measured} kinds of reads, {seconds} s each, some in {} rounds: about {:.0} s, longer where one read by each \
+         thread takes longer; buffers take up to {}\n",
+        device::ROUNDS,
+        n_times as f64 * seconds * OVERHEAD,
         Bytes(device.memory_bytes())
     ));
     interrupt::install()?;
@@ -131,7 +136,8 @@ fn plain(args: &Args, path: &Path) -> Result<()> {
         }
         measured.push((cell, found));
     }
-    let advice = device::advice(&measured);
+    let rounds = rounds(&mut device, &measured, Duration::from_secs_f64(seconds))?;
+    let advice = device::advice(&rounds);
     if is_json {
         return print(&format!("{}\n", json(&device, &measured, &skipped, advice)));
     }
@@ -158,14 +164,46 @@ fn plain(args: &Args, path: &Path) -> Result<()> {
         ));
     }
     said.push(match advice {
-        Some((depth, cell)) => format!(
-            "advice: --readers {depth}, the fewest that reach 95 % of the best speed of {} random reads of {}\n",
-            way(&cell),
-            Bytes(cell.size as u64)
-        ),
+        Some((least, best)) => {
+            let told = |r: &Reached| format!("{:.2} to {:.2} GB/s", r.gb_per_s[0], r.gb_per_s[2]);
+            let n_rounds = device::ROUNDS;
+            let few = format!(
+                "advice: --readers {}: {n_rounds} rounds of {} random reads of {} gave {}",
+                least.cell.depth,
+                way(&least.cell),
+                Bytes(least.cell.size as u64),
+                told(&least)
+            );
+            if least == best {
+                format!("{few}, and no other number more\n")
+            } else {
+                let depth = best.cell.depth;
+                format!("{few}; {depth} gave {}, no difference seen\n", told(&best))
+            }
+        }
         None => "advice: none, as nothing could be measured\n".into(),
     });
     print(&format!("\n{}", said.concat()))
+}
+
+/// The speeds of the cells that decide the advice, in rounds; the first was that of the table.
+fn rounds(
+    device: &mut Device,
+    measured: &[(Cell, Measured)],
+    time: Duration,
+) -> Result<Vec<(Cell, f64)>> {
+    let deciding = device::deciding(measured);
+    let first = measured.iter().filter(|(cell, _)| deciding.contains(cell));
+    let mut rounds: Vec<(Cell, f64)> = first.map(|(cell, m)| (*cell, m.gb_per_s())).collect();
+    for _ in 1..device::ROUNDS {
+        for cell in &deciding {
+            if interrupt::requested() {
+                return Err(Error::new(ErrorKind::Io, "stopped"));
+            }
+            rounds.push((*cell, device.measure(cell, time)?.gb_per_s()));
+        }
+    }
+    Ok(rounds)
 }
 
 /// The first two lines of the table.
@@ -209,7 +247,7 @@ fn json(
     device: &Device,
     measured: &[(Cell, Measured)],
     skipped: &[(Cell, String)],
-    advice: Option<(usize, Cell)>,
+    advice: Option<(Reached, Reached)>,
 ) -> Value {
     let object = |members: Vec<(&str, Value)>| {
         Value::Object(members.into_iter().map(|(n, v)| (n.into(), v)).collect())
@@ -258,7 +296,7 @@ fn json(
         ("skipped", Value::List(not_done.collect())),
         (
             "readers",
-            advice.map_or(Value::Null, |(depth, _)| count(depth)),
+            advice.map_or(Value::Null, |(least, _)| count(least.cell.depth)),
         ),
     ])
 }
