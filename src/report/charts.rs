@@ -1,8 +1,10 @@
 //! The pictures of the report: which figures of which rows stand on which axes.
 
+use super::axis::Axis;
 use super::cells::{Cell, Group, Spread, cap_name, strategy_rank};
-use super::row::{Row, Series, disk_mib_per_s};
-use super::svg::{Axis, Band, Bar, HeatMap, Line, Plot, Point};
+use super::figures::disk_mib_per_s;
+use super::row::{Row, Series};
+use super::svg::{Band, Bar, HeatMap, Line, Plot, Point};
 use super::tables::{decode, prefill};
 
 /// A heading with its pictures.

@@ -4,9 +4,11 @@
 //! folder of rows → Row (checked) → cells: runs of one setup → tables, pictures → one HTML file, or a terminal
 //! ```
 
+pub mod axis;
 pub mod cells;
 pub mod charts;
 pub mod compare;
+pub mod figures;
 pub mod html;
 pub mod read;
 pub mod record;
