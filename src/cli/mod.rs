@@ -21,6 +21,7 @@ mod run;
 mod run_report;
 mod synth;
 mod tokenize;
+mod whole_file;
 
 const COMMANDS: &[Command] = &[
     run::COMMAND,

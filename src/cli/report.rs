@@ -2,6 +2,7 @@
 
 use super::args::{Args, Command, Flag};
 use super::print;
+use super::whole_file::WholeFile;
 use crate::error::{Error, Result};
 use crate::report::{self, Folder};
 use std::path::Path;
@@ -48,7 +49,7 @@ fn run(args: &Args) -> Result<()> {
             }
             let folder = Folder::read(folder)?;
             if let Some(path) = out {
-                write_whole(path, &report::html::page(&folder))?;
+                WholeFile::create(path)?.write(&report::html::page(&folder))?;
             }
             if args.has("--text") {
                 print(&report::text::report(&folder))?;
@@ -67,19 +68,4 @@ fn run(args: &Args) -> Result<()> {
             )))
         }
     }
-}
-
-/// Writes a file whole or not at all.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = Path::new(&part);
-    let written = std::fs::write(part, text).map_err(|e| Error::io(part.display(), &e));
-    let renamed = written
-        .and_then(|()| std::fs::rename(part, path).map_err(|e| Error::io(path.display(), &e)));
-    if renamed.is_err() {
-        // What is left of it is no page; that it cannot be removed is the lesser fault.
-        let _ = std::fs::remove_file(part);
-    }
-    renamed
 }

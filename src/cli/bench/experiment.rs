@@ -3,11 +3,11 @@
 use super::super::args::{Args, Flag};
 use super::super::model;
 use super::super::note;
+use super::super::whole_file::WholeFile;
 use super::LIMITS;
 use crate::bench::experiment::{Experiment, State};
 use crate::engine::interrupt;
-use crate::error::{Error, Result};
-use crate::report::row::Setup;
+use crate::error::{Error, ErrorKind, Result};
 use std::path::Path;
 
 /// What `--row` adds.
@@ -97,15 +97,10 @@ pub fn run(args: &Args, path: &Path) -> Result<()> {
         },
     };
     let text = |flag: &str| args.text(flag).map(|text| text.unwrap_or("").to_string());
+    let (machine, commit, cap_by) = (text("--machine")?, text("--commit")?, text("--cap-by")?);
+    let budget = args.text("--budget")?.unwrap_or("auto").to_string();
     let cap_mib: Option<u64> = args.number("--cap-mib")?;
-    let described = Setup {
-        budget: args.text("--budget")?.unwrap_or("auto").into(),
-        cap_bytes: cap_mib.map(|mib| mib.saturating_mul(1 << 20)),
-        cap_by: text("--cap-by")?,
-        run: args.number("--run-number")?.unwrap_or(1),
-        ..Setup::default()
-    };
-    let (machine, commit) = (text("--machine")?, text("--commit")?);
+    let run_number = args.number("--run-number")?.unwrap_or(1);
 
     let needed = experiment.n_prompt + experiment.n_gen;
     let prepared = model::prepare_for(args, needed)?;
@@ -115,12 +110,7 @@ pub fn run(args: &Args, path: &Path) -> Result<()> {
             "--ctx: found {ctx}, expected at least {needed}, the tokens of -p and -n"
         )));
     }
-    // What cannot be written should not come to light after the work.
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = Path::new(&part);
-    let io = |e| Error::io(part.display(), &e);
-    std::fs::write(part, "").map_err(io)?;
+    let file = WholeFile::create(path)?;
     interrupt::install()?;
     let row = experiment.run(
         prepared,
@@ -128,25 +118,20 @@ pub fn run(args: &Args, path: &Path) -> Result<()> {
         &mut || !interrupt::requested(),
     );
     let mut row = match row {
-        Ok(row) => row,
-        Err(error) => {
-            // An empty file is no row; that it cannot be removed is the lesser fault.
-            let _ = std::fs::remove_file(part);
-            return Err(error);
+        Err(error) if error.kind() == ErrorKind::Closed => {
+            note("stopped, no row was written\n");
+            return Ok(());
         }
+        row => row?,
     };
     row.machine = machine;
     row.commit = commit;
     row.command = format!("infall bench {}", args.told(DESCRIBING));
-    row.setup = Setup {
-        budget: described.budget,
-        cap_bytes: described.cap_bytes,
-        cap_by: described.cap_by,
-        run: described.run,
-        ..row.setup
-    };
-    std::fs::write(part, row.text()).map_err(io)?;
-    std::fs::rename(part, path).map_err(|e| Error::io(path.display(), &e))?;
+    row.setup.budget = budget;
+    row.setup.cap_bytes = cap_mib.map(|mib| mib.saturating_mul(1 << 20));
+    row.setup.cap_by = cap_by;
+    row.setup.run = run_number;
+    file.write(&row.text())?;
     if !args.has("--quiet") {
         let figures = row.figures();
         let speed = |thousandths: u64| thousandths as f64 / 1e3;
