@@ -171,7 +171,7 @@ skip() {
 one() {
     row=$out/$stem-$strategy-$(echo "$budget" | tr '%' p)-$(echo "$cap" | tr '%' p)-$run.json
     [ ! -f "$row" ] || return 0
-    ! grep -qF "$(printf '%s\t%s\t%s\t%s\t' "$stem" "$strategy" "$budget" "$cap")" "$skipped" || return 0
+    ! cut -f 1-4 "$skipped" | grep -qxF "$(printf '%s\t%s\t%s\t%s' "$stem" "$strategy" "$budget" "$cap")" || return 0
     set -- "$infall" bench -m "$model" --row "$row" -p "$n_prompt" -n "$n_gen" --strategy "$strategy" \
         --budget "$budget" --state "$state" --machine "$machine" --commit "$commit" --run-number "$run" "$@"
     if [ "$cap" != none ]; then
