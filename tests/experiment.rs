@@ -4,9 +4,10 @@
 
 mod common;
 
-use common::{Loaded, Temporary, done, infall, tiny};
+use common::{Folder, Loaded, Temporary, done, infall, tiny};
 use infall::engine;
 use infall::options::Options;
+use infall::os::{File, Map, meter};
 use infall::report::Row;
 use infall::rng::Rng;
 use infall::supply::STRATEGIES;
@@ -170,6 +171,44 @@ fn a_row_says_what_happened() {
     }
 }
 
+#[test]
+fn a_cold_run_is_refused_while_another_program_keeps_the_model_cached() {
+    let model = own_model("cached");
+    let file = File::open(&model.0).unwrap();
+    let map = Map::new(&file).unwrap();
+    // Pages that a mapping has touched cannot be dropped.
+    let sum: u64 = map
+        .as_slice()
+        .iter()
+        .step_by(4096)
+        .map(|b| u64::from(*b))
+        .sum();
+    assert!(sum > 0);
+    if meter::drop_cached(&file).is_none_or(|left| left == 0) {
+        eprintln!("skipped: this system drops mapped pages too, or does not tell");
+        return;
+    }
+    let row = Temporary::new("cached.json");
+    let output = infall(&[
+        "bench",
+        "--row",
+        row.text(),
+        "-m",
+        model.text(),
+        "--strategy",
+        "full",
+    ]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("bytes stay in the page cache, expected none before a cold run"),
+        "{said}"
+    );
+    assert!(!row.0.exists());
+    // Warm runs do not ask for that.
+    row_text(&model, &["--strategy", "full", "--state", "warm"]);
+}
+
 /// Every value of an object at each depth, by the names that lead there.
 fn paths(value: &Value, path: &[String], found: &mut Vec<Vec<String>>) {
     for (name, value) in value.as_object().into_iter().flatten() {
@@ -305,15 +344,6 @@ fn wrong_usage_is_named_and_leaves_nothing() {
     );
 }
 
-/// A folder of one test's own.
-struct Folder(Temporary);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0.0).ok();
-    }
-}
-
 /// The script on a shell, which must end well: standard output.
 fn script(shell: &str, out: &Folder, args: &[&str]) -> String {
     let bench = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/bench.sh");
@@ -321,7 +351,7 @@ fn script(shell: &str, out: &Folder, args: &[&str]) -> String {
     command.env("INFALL", env!("CARGO_BIN_EXE_infall"));
     command
         .arg(bench)
-        .args(["--out", out.0.text(), "-p", "12", "-n", "3"])
+        .args(["--out", out.text(), "-p", "12", "-n", "3"])
         .args(args);
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -332,7 +362,7 @@ fn script(shell: &str, out: &Folder, args: &[&str]) -> String {
 #[test]
 fn the_script_runs_each_cell_once_and_says_what_it_skips() {
     let model = own_model("matrix");
-    let out = Folder(Temporary::new("matrix"));
+    let out = Folder::new("matrix");
     let shell = if Path::new("/bin/dash").exists() {
         "/bin/dash"
     } else {
@@ -354,24 +384,17 @@ fn the_script_runs_each_cell_once_and_says_what_it_skips() {
         "1",
     ];
     script(shell, &out, &args);
-    let names = || {
-        let files = std::fs::read_dir(&out.0.0).unwrap();
-        let mut names: Vec<String> = files
-            .map(|f| f.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    };
     let built = |name: &&str| STRATEGIES.iter().any(|s| s.name == *name);
     let streaming: Vec<&str> = ["baseline", "nommap"].into_iter().filter(built).collect();
-    let rows: Vec<String> = names()
+    let rows: Vec<String> = out
+        .names()
         .into_iter()
         .filter(|n| n.ends_with(".json"))
         .collect();
     assert_eq!(rows.len(), 2 * (1 + streaming.len()), "{rows:?}");
-    assert!(names().contains(&"report.html".to_string()));
+    assert!(out.names().contains(&"report.html".to_string()));
     for name in &rows {
-        let row = std::fs::read_to_string(out.0.0.join(name)).unwrap();
+        let row = std::fs::read_to_string(out.path(name)).unwrap();
         let row: Value = serde_json::from_str(&row).unwrap();
         assert_eq!(row["setup"]["n_threads"], 1);
         assert!(!row["machine"].as_str().unwrap().is_empty());
@@ -382,7 +405,7 @@ fn the_script_runs_each_cell_once_and_says_what_it_skips() {
         );
     }
     // Each cell that did not run stands there once, with its reason.
-    let skipped = std::fs::read_to_string(out.0.0.join("skipped.tsv")).unwrap();
+    let skipped = std::fs::read_to_string(out.path("skipped.tsv")).unwrap();
     let lines: Vec<Vec<&str>> = skipped
         .lines()
         .map(|line| line.split('\t').collect())
@@ -402,8 +425,8 @@ fn the_script_runs_each_cell_once_and_says_what_it_skips() {
     );
 
     // Once more: nothing runs again but what is missing.
-    let gone = out.0.0.join(&rows[0]);
-    let stays = out.0.0.join(&rows[1]);
+    let gone = out.path(&rows[0]);
+    let stays = out.path(&rows[1]);
     let before = stays.metadata().unwrap().modified().unwrap();
     std::fs::remove_file(&gone).unwrap();
     let said = script(shell, &out, &args);
@@ -411,7 +434,7 @@ fn the_script_runs_each_cell_once_and_says_what_it_skips() {
     assert!(gone.exists());
     assert_eq!(stays.metadata().unwrap().modified().unwrap(), before);
     assert_eq!(
-        std::fs::read_to_string(out.0.0.join("skipped.tsv")).unwrap(),
+        std::fs::read_to_string(out.path("skipped.tsv")).unwrap(),
         skipped
     );
 }

@@ -56,6 +56,46 @@ impl Drop for Temporary {
     }
 }
 
+/// A folder of one test's own, removed with this value.
+pub struct Folder(Temporary);
+
+impl Folder {
+    pub fn new(name: &str) -> Folder {
+        let folder = Temporary::new(name);
+        std::fs::create_dir(&folder.0).unwrap();
+        Folder(folder)
+    }
+
+    /// The path as an argument.
+    pub fn text(&self) -> &str {
+        self.0.text()
+    }
+
+    /// The path of a file in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.0.join(name)
+    }
+
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    /// The names of its files, in order.
+    pub fn names(&self) -> Vec<String> {
+        let files = std::fs::read_dir(&self.0.0).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0.0).ok();
+    }
+}
+
 /// A run of the program without input.
 pub fn infall(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_infall"));
