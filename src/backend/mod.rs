@@ -16,6 +16,8 @@ use profile::Stage;
 use std::ops::Range;
 
 pub mod cpu;
+#[cfg(any(target_os = "macos", feature = "metal-sim"))]
+pub mod metal;
 pub mod profile;
 
 /// Number of hyper-connection streams; the model is refused when it has another number.

@@ -1,0 +1,3 @@
+//! Placeholder.
+/// A buffer.
+pub struct Buffer {}

@@ -1,0 +1,1 @@
+//! One file a family of kernels: which kernel serves an operation, with which arguments, on which grid.
