@@ -61,7 +61,25 @@ impl Encoder {
     /// Copies bytes where kernels of this command buffer can read them.
     ///
     /// Errors: the device refuses memory.
-    pub fn upload(&mut self, _bytes: &[u8]) -> Result<Bind<'_>> {
+    pub fn upload(&mut self, _bytes: &[u8]) -> Result<Upload> {
         todo!()
+    }
+}
+
+/// Bytes that [`Encoder::upload`] took.
+pub struct Upload {
+    buffer: api::Buffer,
+    offset: usize,
+    len: usize,
+}
+
+impl Upload {
+    /// As a kernel's argument.
+    pub fn bind(&self) -> Bind<'_> {
+        Bind {
+            buffer: &self.buffer,
+            offset: self.offset,
+            len: self.len,
+        }
     }
 }
