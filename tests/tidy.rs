@@ -35,6 +35,12 @@ const FENCES: &[&str] = &[
     "backend/cpu/avx512/",
     "backend/cpu/neon.rs",
     "backend/cpu/neon/",
+    "backend/metal/objc.rs",
+    "backend/metal/messages.rs",
+    "backend/metal/api.rs",
+    "backend/metal/args.rs",
+    "backend/metal/encode.rs",
+    "backend/metal/sim/",
 ];
 
 /// Files that may read `cfg`, other than `cfg(test)`.
@@ -45,6 +51,7 @@ const CFG_READERS: &[&str] = &[
     "backend/mod.rs",
     "backend/cpu/mod.rs",
     "backend/cpu/dispatch.rs",
+    "backend/metal/mod.rs",
 ];
 
 struct Source {

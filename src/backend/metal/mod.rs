@@ -11,6 +11,7 @@ pub mod api;
 pub mod args;
 pub mod encode;
 pub mod kernels;
+pub mod messages;
 pub mod objc;
 mod ops;
 
