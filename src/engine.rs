@@ -278,6 +278,7 @@ impl Prepared {
             model: &model,
             options: &options.supply,
             budget: plan.budget,
+            device: None,
             progress,
         });
         let opened = opened.context(|| &name)?;

@@ -88,6 +88,7 @@ fn routes(path: &Path, tokens: &[TokenId], greedy: usize) -> (Vec<Vec<Vec<Expert
         model: &model,
         options: &options.supply,
         budget: u64::MAX,
+        device: None,
         progress: &mut |_, _| {},
     })
     .unwrap();

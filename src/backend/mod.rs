@@ -378,6 +378,10 @@ pub trait Storage {
 
 /// A device that computes the graph.
 pub trait Backend: Storage {
+    /// Whether operations run after their call returns. What follows a [`Backend::route`] and does not need its choice
+    /// is then best called before [`Backend::routes`] waits for it.
+    const QUEUES: bool = false;
+
     /// Name and kernel table, for the statistics.
     fn describe(&self) -> String;
 
@@ -385,6 +389,13 @@ pub trait Backend: Storage {
     fn pass(&mut self, _phase: Phase, _n_tokens: usize) {}
     /// What follows, until the next call, belongs to this stage. Only a backend that keeps a [`profile`] heeds it.
     fn stage(&mut self, _stage: Stage) {}
+
+    /// Waits for all work: memory that operations read, and that is not the backend's own, may change from now on.
+    ///
+    /// Errors: the device failed.
+    fn wait(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Copies values into the front of a buffer.
     fn write(&mut self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<()>;
@@ -488,8 +499,14 @@ pub trait Backend: Storage {
     fn select(&mut self, step: Select<'_, Self>, selection: &mut Self::Selection) -> Result<()>;
     /// See [`Attend`]; the output is rotated back by the token's own position.
     fn attend(&mut self, step: Attend<'_, Self>) -> Result<()>;
-    /// Fills `routes`; ties go to the lower expert.
+    /// Fills `routes`, if not now then in [`Backend::routes`]; ties go to the lower expert.
     fn route(&mut self, step: Route<'_, Self>, routes: &mut Routes) -> Result<()>;
+    /// Waits until the last [`Backend::route`] has filled `routes`.
+    ///
+    /// Errors: the device failed.
+    fn routes(&mut self, _routes: &mut Routes) -> Result<()> {
+        Ok(())
+    }
     /// See [`Experts`].
     fn experts(&mut self, step: Experts<'_, Self>) -> Result<()>;
     /// `gate = silu(min(gate, clamp)) * clamp(up, -clamp, clamp)`, `[n, n_ff]` both.

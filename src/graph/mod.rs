@@ -193,9 +193,14 @@ impl<B: Backend> Graph<B> {
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<bool> {
         self.backend.pass(phase, tokens.len());
-        let result = self.sweep_layers(kv, tokens, phase, keep_going);
-        // Whatever happened, nothing is read ahead for it any more.
+        let mut result = self.sweep_layers(kv, tokens, phase, keep_going);
         self.backend.stage(Stage::ExpertSupply);
+        if !matches!(result, Ok(true)) {
+            // What is queued still reads experts. Of two errors the first tells more.
+            let waited = self.backend.wait();
+            result = result.and_then(|done| waited.map(|()| done));
+        }
+        // Whatever happened, nothing is read ahead for it any more.
         self.supply.rest();
         self.backend.stage(Stage::Other);
         self.meter.look(self.supply.stats());
@@ -238,6 +243,7 @@ impl<B: Backend> Graph<B> {
         self.meter.enter(LayerId(0), phase, self.supply.stats());
         self.tell(Routing::Begin { phase, n_tokens: n })?;
         self.backend.stage(Stage::ExpertSupply);
+        self.backend.wait()?;
         self.supply.start(n)?;
         // All that one token's id tells, or of many tokens what comes first.
         let n_certain = if n == 1 { self.config.n_hash_layer } else { 1 };
@@ -251,6 +257,8 @@ impl<B: Backend> Graph<B> {
             self.meter.enter(LayerId(l), phase, self.supply.stats());
             if n > 1 {
                 self.backend.stage(Stage::ExpertSupply);
+                // Experts of the layer before may make room now.
+                self.backend.wait()?;
                 self.expect(l + 1, tokens)?;
             }
             let mut first = 0;

@@ -55,33 +55,20 @@ pub fn moe<B: Backend>(
         scores: &mut s.scores,
     };
     backend.route(step, &mut s.routes)?;
+    // The shared expert is computed while the choice is on its way, or else while missing experts are read.
+    if B::QUEUES {
+        shared_expert(c, backend, w, s, n)?;
+        backend.stage(Stage::Router);
+        backend.routes(&mut s.routes)?;
+    }
     s.groups.fill(&s.routes.ids);
-
     backend.stage(Stage::ExpertSupply);
     supply.begin(layer, &s.groups.experts, &s.groups.counts, more)?;
+    if !B::QUEUES {
+        shared_expert(c, backend, w, s, n)?;
+    }
 
-    // The shared expert, while missing experts are read.
-    backend.stage(Stage::SharedExpert);
-    let gate = Product {
-        weight: &w.gate_shared,
-        y: &mut s.gate_shared,
-    };
-    let up = Product {
-        weight: &w.up_shared,
-        y: &mut s.up_shared,
-    };
-    backend.matmul(n, &s.x, &mut [gate, up])?;
-    let len = n * c.n_expert_shared * c.n_ff_expert;
-    backend.swiglu(len, w.clamp_shared, &mut s.gate_shared, &s.up_shared)?;
-    backend.matmul(
-        n,
-        &s.gate_shared,
-        &mut [Product {
-            weight: &w.down_shared,
-            y: &mut s.y,
-        }],
-    )?;
-
+    let mut n_left = s.groups.experts.len();
     loop {
         backend.stage(Stage::ExpertSupply);
         let which = supply.next()?;
@@ -103,7 +90,40 @@ pub fn moe<B: Backend>(
             hidden: &mut s.hidden,
             out: &mut s.routed,
         })?;
+        n_left -= s.ready.len();
+        if n_left > 0 {
+            // The supply may put others in the place of these.
+            backend.stage(Stage::ExpertSupply);
+            backend.wait()?;
+        }
     }
     backend.stage(Stage::RoutedExperts);
     backend.combine(n, c.n_expert_used, c.n_embd, &s.routed, &mut s.y)
+}
+
+/// The expert of all tokens.
+fn shared_expert<B: Backend>(
+    c: &Config,
+    backend: &mut B,
+    w: &Moe<B>,
+    s: &mut Scratch<B>,
+    n: usize,
+) -> Result<()> {
+    backend.stage(Stage::SharedExpert);
+    let gate = Product {
+        weight: &w.gate_shared,
+        y: &mut s.gate_shared,
+    };
+    let up = Product {
+        weight: &w.up_shared,
+        y: &mut s.up_shared,
+    };
+    backend.matmul(n, &s.x, &mut [gate, up])?;
+    let len = n * c.n_expert_shared * c.n_ff_expert;
+    backend.swiglu(len, w.clamp_shared, &mut s.gate_shared, &s.up_shared)?;
+    let down = Product {
+        weight: &w.down_shared,
+        y: &mut s.y,
+    };
+    backend.matmul(n, &s.gate_shared, &mut [down])
 }

@@ -1,11 +1,13 @@
 //! Memory owned by the page.
 #![allow(unsafe_code)]
 
+use super::share::SHARED_PAGE;
+use super::space;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::Bytes;
 use std::ptr::NonNull;
 
-/// Owned bytes that start at a page, are zero at first and take memory only where they are touched.
+/// Owned bytes that start at a page of [`SHARED_PAGE`] bytes, are zero at first and take memory only where they are touched.
 ///
 /// They come from the system, not from the allocator: a size that cannot be had is an error instead of the
 /// end of the program, the start suits direct reads and graphics buffers, and dropping gives the memory
@@ -26,7 +28,7 @@ unsafe impl Sync for AlignedBuf {}
 const HUGE_PAGE: usize = 2 << 20;
 
 impl AlignedBuf {
-    /// `len` zero bytes, starting at a page.
+    /// `len` zero bytes.
     ///
     /// Errors: `Limit` when the system has no such memory.
     pub fn zeroed(len: usize) -> Result<AlignedBuf> {
@@ -45,21 +47,8 @@ impl AlignedBuf {
         if isize::try_from(len).is_err() {
             return Err(refused(&"no address space is that large"));
         }
-        // SAFETY: a new mapping at an address the system chooses touches no existing memory.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANON,
-                -1,
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(refused(&std::io::Error::last_os_error()));
-        }
-        let start = NonNull::new(start.cast()).ok_or_else(|| refused(&"mapped at address 0"))?;
+        let start = space::reserve(len, libc::PROT_READ | libc::PROT_WRITE);
+        let start = start.map_err(|e| refused(&e))?;
         let buf = AlignedBuf { start, len };
         if len >= HUGE_PAGE {
             super::platform::prefer_huge_pages(&buf);
@@ -100,15 +89,17 @@ impl AlignedBuf {
     }
 }
 
-/// Gives an empty buffer the alignment of the others; 16 KiB is the largest page of the supported systems.
+/// Gives an empty buffer the alignment of the others.
 #[repr(align(16384))]
 struct Page;
+
+const _: () = assert!(align_of::<Page>() == SHARED_PAGE);
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
         if self.len > 0 {
-            // SAFETY: `start` and `len` are exactly one mapping of ours; no slice of it outlives `self`.
-            unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+            // SAFETY: the pages are this value's own; no slice of them outlives it.
+            unsafe { space::give_back(self.start, self.len) };
         }
     }
 }
@@ -122,12 +113,7 @@ mod tests {
         for len in [0, 1, 63, 4096, 7_077_888] {
             let mut buf = AlignedBuf::zeroed(len).unwrap();
             assert_eq!(buf.as_slice().len(), len);
-            assert!(
-                buf.as_slice()
-                    .as_ptr()
-                    .addr()
-                    .is_multiple_of(super::super::page_size())
-            );
+            assert!(buf.as_slice().as_ptr().addr().is_multiple_of(SHARED_PAGE));
             assert!(buf.as_slice().iter().all(|b| *b == 0));
             buf.as_mut_slice().fill(7);
             assert!(buf.as_slice().iter().all(|b| *b == 7));

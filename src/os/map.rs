@@ -1,13 +1,13 @@
 //! A file's contents as memory.
 #![allow(unsafe_code)]
 
-use super::{File, ReadAt, platform};
+use super::{File, ReadAt, platform, space};
 use crate::error::{Error, Result};
 use crate::units::Extent;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 
-/// A private read-only mapping of a whole file.
+/// A private read-only mapping of a whole file, from a page of [`super::share::SHARED_PAGE`] bytes on.
 ///
 /// The file must stay as it is while it is mapped: a page that another program cuts off the file ends
 /// this program with SIGBUS when it is touched, and changed bytes may or may not be seen. [`Map::populate`] and
@@ -44,15 +44,20 @@ impl Map {
             return Err(Error::format(format!("{}: the file is empty", file.name())));
         }
         let fd = file.as_fd().as_raw_fd();
-        // SAFETY: a new mapping at an address the system chooses touches no existing memory; `fd` is open
-        // through the call, and the mapping outlives it by definition of mmap.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, flags, fd, 0) };
-        if start == libc::MAP_FAILED {
-            let what = format!("{}: map of {len} bytes", file.name());
-            return Err(Error::io(what, &std::io::Error::last_os_error()));
+        let refused =
+            |e: &std::io::Error| Error::io(format!("{}: map of {len} bytes", file.name()), e);
+        let start = space::reserve(len, libc::PROT_NONE).map_err(|e| refused(&e))?;
+        let flags = flags | libc::MAP_FIXED;
+        // SAFETY: the pages that are mapped over were reserved just now, for this; `fd` is open through the call, and
+        // the mapping outlives it by definition of mmap.
+        let found =
+            unsafe { libc::mmap(start.as_ptr().cast(), len, libc::PROT_READ, flags, fd, 0) };
+        if found == libc::MAP_FAILED {
+            let error = refused(&std::io::Error::last_os_error());
+            // SAFETY: nobody knows the pages yet.
+            unsafe { space::give_back(start, len) };
+            return Err(error);
         }
-        let start = NonNull::new(start.cast())
-            .ok_or_else(|| Error::format(format!("{}: mapped at address 0", file.name())))?;
         let file = file.try_clone()?;
         Ok(Map { start, len, file })
     }
@@ -144,7 +149,7 @@ impl Map {
         let first = range.offset & !(super::page_size() as u64 - 1);
         // Both fit: they are at most `self.len`.
         let start = self.start.as_ptr().wrapping_add(first as usize);
-        (first < end).then_some((start.cast(), (end - first) as usize))
+        (first < end).then(|| (start.cast(), (end - first) as usize))
     }
 }
 
@@ -153,8 +158,8 @@ const READ_THROUGH: usize = 32 << 10;
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: `start` and `len` are exactly one mapping of ours; no slice of it outlives `self`.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+        // SAFETY: the pages are this value's own; no slice of them outlives it.
+        unsafe { space::give_back(self.start, self.len) };
     }
 }
 

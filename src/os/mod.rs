@@ -5,6 +5,7 @@
 
 mod buf;
 mod direct;
+mod disk_space;
 mod file;
 pub mod interrupt;
 #[cfg(target_os = "linux")]
@@ -14,12 +15,14 @@ mod macos;
 mod map;
 mod memory;
 pub mod meter;
+pub mod share;
 pub mod sim;
 pub mod slots;
 mod space;
 
 pub use buf::AlignedBuf;
 pub use direct::DirectFile;
+pub use disk_space::free_space;
 pub use file::{File, MemFile};
 #[cfg(target_os = "linux")]
 use linux as platform;
@@ -27,7 +30,6 @@ use linux as platform;
 use macos as platform;
 pub use map::Map;
 pub use memory::Slice;
-pub use space::free_space;
 
 use crate::error::Result;
 

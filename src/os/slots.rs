@@ -10,6 +10,7 @@
 //! its bytes is left then.
 #![allow(unsafe_code)]
 
+use super::share::{self, Device, Pages};
 use super::{AlignedBuf, Map, ReadAt, page_size};
 use crate::error::{Error, Result};
 use crate::units::Extent;
@@ -78,12 +79,15 @@ pub struct Slots {
     slots: Vec<Option<Arc<Slot>>>,
     free_ids: Vec<SlotId>,
     readers: Vec<JoinHandle<()>>,
+    device: Option<Arc<dyn Device>>,
 }
 
 /// `buf` is written only by readers and only while `left` is above 0, each in its own part (`Slots::fill` checks
 /// that parts do not overlap); its bytes are looked at only by the owner and only while `left` is 0. `left` orders
 /// the two: release on each finished part, acquire before the owner looks.
 struct Slot {
+    /// Before the memory, as it is given up first.
+    _shared: Option<share::Shared>,
     /// Empty where the source is a mapping.
     buf: AlignedBuf,
     len: usize,
@@ -158,6 +162,7 @@ impl Slots {
             slots: Vec::with_capacity(n_slots),
             free_ids: Vec::with_capacity(n_slots),
             readers: Vec::with_capacity(n_readers),
+            device: None,
         };
         for id in 0..n_readers.max(1) {
             let shared = Arc::clone(&slots.shared);
@@ -171,9 +176,15 @@ impl Slots {
         Ok(slots)
     }
 
+    /// Has a device share the memory of all slots that are made from now on; called before there are any.
+    pub fn share_with(&mut self, device: &Arc<dyn Device>) {
+        assert!(self.slots.is_empty(), "no slot was made yet");
+        self.device = Some(Arc::clone(device));
+    }
+
     /// A new idle slot of `len` bytes: zeros that start at a page, or none of its own.
     ///
-    /// Errors: memory is refused.
+    /// Errors: memory is refused, by the system or by the device that shares it.
     pub fn add(&mut self, len: usize) -> Result<SlotId> {
         let owned = match self.shared.source {
             Source::File(_) => len,
@@ -186,8 +197,12 @@ impl Slots {
             self.free_ids.pop();
             return Ok(id);
         }
+        let buf = AlignedBuf::zeroed(owned)?;
+        let device = self.device.as_ref().filter(|_| owned > 0);
+        let shared = device.map(|d| share::Shared::new(d, Pages::around(buf.as_slice())));
         let slot = Some(Arc::new(Slot {
-            buf: AlignedBuf::zeroed(owned)?,
+            _shared: shared.transpose()?,
+            buf,
             len,
             left: AtomicUsize::new(0),
             fault: Mutex::new(None),

@@ -20,6 +20,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         model,
         options,
         budget,
+        device,
         progress,
     } = opening;
     let direct = DirectFile::open(path)?;
@@ -37,6 +38,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
     let experts = Cache::new(
         &model.experts,
         Source::File(Arc::new(experts)),
+        device,
         model.config.n_expert_used,
         cache,
     )?;

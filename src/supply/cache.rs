@@ -16,8 +16,10 @@ use super::stats::{ExpertUse, Stats};
 use crate::error::{Error, Result};
 use crate::model::experts::{ExpertMap, ExpertRef};
 use crate::os::page_size;
+use crate::os::share::{Device, Pages, Shared};
 use crate::os::slots::{Part, SlotId, Slots, Source, Urgency};
 use crate::units::{Bytes, ExpertId, Extent, LayerId};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// How a cache works.
@@ -45,6 +47,8 @@ enum State {
 
 struct Entry {
     slot: Option<SlotId>,
+    /// The mapped pages of gate, up and down, where a device shares them.
+    shared: Option<[Shared; 3]>,
     state: State,
     /// Not to be given up: chosen by the layer in work and not computed yet, or expected.
     wanted: bool,
@@ -71,12 +75,15 @@ enum Room {
 pub struct Cache {
     map: ExpertMap,
     layouts: Vec<SlabLayout>,
+    /// Before the source, as shared pages are given up before their mapping.
+    entries: Vec<Entry>,
     source: Source,
     slots: Slots,
+    /// What shares experts where they are mapped.
+    device: Option<Arc<dyn Device>>,
     options: CacheOptions,
     /// Bytes of slabs at most, now.
     bound: u64,
-    entries: Vec<Entry>,
     /// Keys that have a slab.
     resident: Vec<u32>,
     /// Idle slabs without an expert, and their bytes.
@@ -113,10 +120,13 @@ struct Work {
 impl Cache {
     /// An empty cache over the experts of `source`.
     ///
+    /// With a `device`, what can be given out is shared with it.
+    ///
     /// Errors: the budget does not hold the experts of one token in one layer; memory or threads are refused.
     pub fn new(
         map: &ExpertMap,
         source: Source,
+        device: Option<&Arc<dyn Device>>,
         n_used: usize,
         options: CacheOptions,
     ) -> Result<Cache> {
@@ -141,6 +151,9 @@ impl Cache {
         let n_slots = ((options.budget / smallest as u64) as usize).min(n_keys);
         let n_parts = MAX_PARTS * map.n_expert;
         let mut slots = Slots::new(source.clone(), options.n_readers, n_slots, n_parts)?;
+        if let Some(device) = device {
+            slots.share_with(device);
+        }
         let mut free = Vec::with_capacity(n_slots);
         let mut used = 0;
         if largest == smallest {
@@ -152,6 +165,7 @@ impl Cache {
         }
         let absent = || Entry {
             slot: None,
+            shared: None,
             state: State::Absent,
             wanted: false,
             kept: false,
@@ -162,6 +176,7 @@ impl Cache {
         Ok(Cache {
             map: map.clone(),
             layouts,
+            device: device.filter(|_| matches!(source, Source::Map(_))).cloned(),
             source,
             slots,
             bound: options.budget,
@@ -299,6 +314,7 @@ impl Cache {
         };
         let at = entry.at as usize;
         let unread = entry.state == State::Placed;
+        entry.shared = None;
         (entry.state, entry.wanted) = (State::Absent, false);
         self.resident.swap_remove(at);
         if let Some(&moved) = self.resident.get(at) {
@@ -341,10 +357,28 @@ impl Cache {
             self.forget(key);
             return Err(error.context(format_args!("expert {} of layer {}", expert.0, layer.0)));
         }
+        if let Err(error) = self.share(key) {
+            self.entries[key].state = State::Ready;
+            self.forget(key);
+            return Err(error);
+        }
         self.entries[key].state = State::Ready;
         if self.options.lock {
             self.slots.lock(slot);
         }
+        Ok(())
+    }
+
+    /// Has the device share the mapped pages of an expert that readers made resident.
+    fn share(&mut self, key: usize) -> Result<()> {
+        let (Source::Map(map), Some(device)) = (&self.source, &self.device) else {
+            return Ok(());
+        };
+        let (layer, expert) = self.id(key);
+        let expert = self.map.extents(layer, expert).of(map.as_slice());
+        let share = |bytes| Shared::new(device, Pages::around(bytes));
+        self.entries[key].shared =
+            Some([share(expert.gate)?, share(expert.up)?, share(expert.down)?]);
         Ok(())
     }
 

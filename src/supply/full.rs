@@ -6,6 +6,7 @@ use super::{ExpertSupply, ExpertUse, Opened, Opening, Stats, SupplyNeeds};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::experts::{ExpertMap, ExpertRef, LayerExperts};
+use crate::os::share::{Pages, Shared};
 use crate::os::{self, DirectFile, Map, ReadAt};
 use crate::units::{ExpertId, Extent, LayerId};
 use std::path::Path;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 const STEP: u64 = 64 << 20;
 
 struct Full {
+    /// All tensors of experts, where a device shares them; before the mapping, as they are given up first.
+    _shared: Vec<Shared>,
     file: Arc<Map>,
     experts: ExpertMap,
     /// Indices of the layer's experts: all are ready.
@@ -33,6 +36,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         file,
         model,
         options,
+        device,
         progress,
         ..
     } = opening;
@@ -42,17 +46,27 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
     let map = Arc::new(Map::new(file)?);
     populate(&map, &model.experts, progress)?;
     let mut lock = Lock::default();
-    let tensors = tensors(&model.experts).collect();
-    for pages in windows_around(tensors, os::page_size()) {
+    let all = tensors(&model.experts).collect();
+    for pages in windows_around(all, os::page_size()) {
         if options.lock {
             lock.add(pages.len, map.lock(pages));
         }
+    }
+    let mut shared = Vec::new();
+    for extent in tensors(&model.experts).filter(|_| device.is_some()) {
+        let bytes = &map.as_slice()[extent.offset as usize..][..extent.len as usize];
+        shared.extend(
+            device
+                .map(|d| Shared::new(d, Pages::around(bytes)))
+                .transpose()?,
+        );
     }
     let resident = ExpertUse {
         resident: true,
         ..ExpertUse::default()
     };
     let experts = Box::new(Full {
+        _shared: shared,
         file: Arc::clone(&map),
         experts: model.experts.clone(),
         chosen: Vec::with_capacity(model.config.n_expert),

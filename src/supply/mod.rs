@@ -5,9 +5,11 @@ use crate::model::Model;
 use crate::model::experts::{ExpertMap, ExpertRef};
 use crate::options::SupplyOptions;
 use crate::os::File;
+use crate::os::share::Device;
 use crate::units::{ExpertId, LayerId};
 use fixed::Fixed;
 use std::path::Path;
+use std::sync::Arc;
 
 mod baseline;
 pub mod cache;
@@ -101,6 +103,8 @@ pub struct Opening<'a> {
     pub options: &'a SupplyOptions,
     /// Bytes of slabs at most.
     pub budget: u64,
+    /// What reads the experts where they lie, if it is not the CPU.
+    pub device: Option<&'a Arc<dyn Device>>,
     /// Told the bytes loaded, and all bytes to load.
     pub progress: &'a mut dyn FnMut(u64, u64),
 }

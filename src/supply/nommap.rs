@@ -22,6 +22,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         model,
         options,
         budget,
+        device,
         progress,
     } = opening;
     let file = Arc::new(DirectFile::open(path)?);
@@ -38,6 +39,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
     let experts = Cache::new(
         &model.experts,
         Source::File(file),
+        device,
         model.config.n_expert_used,
         cache,
     )?;

@@ -53,6 +53,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         model,
         options,
         budget,
+        device,
         progress,
     } = opening;
     let direct = Arc::new(DirectFile::open(path)?);
@@ -69,7 +70,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
             read_ahead: options.read_ahead,
             lock: options.lock,
         };
-        Cache::new(&model.experts, source, n_used, cache)
+        Cache::new(&model.experts, source, device, n_used, cache)
     };
     let layer = largest_slab(&model.experts, direct.alignment()) * model.config.n_expert as u64;
     let most = budget.min(SWEEP_LAYERS as u64 * layer);
@@ -227,6 +228,7 @@ mod tests {
             model: &model,
             options: &Options::new(path).supply,
             budget: BUDGET as u64 * slab,
+            device: None,
             progress: &mut |_, _| {},
         });
         (opened.unwrap().experts, model, file)

@@ -179,6 +179,7 @@ impl Loaded {
             model: &model,
             options: &options.supply,
             budget,
+            device: None,
             progress: &mut |_, _| {},
         })?;
         let mut cpu = Cpu::new(options.kernels, options.threads.max(1))?;

@@ -143,8 +143,14 @@ impl Setup {
         let file = Arc::new(SimFile::new(MemFile::new("model.gguf", bytes), self.sim));
         let mut options = self.options;
         options.budget = options.budget.max((N_USED * self.largest()) as u64);
-        let cache =
-            Cache::new(&map, Source::File(Arc::clone(&file) as _), N_USED, options).unwrap();
+        let cache = Cache::new(
+            &map,
+            Source::File(Arc::clone(&file) as _),
+            None,
+            N_USED,
+            options,
+        )
+        .unwrap();
         Lab { cache, file }
     }
 }
