@@ -1,18 +1,20 @@
 //! The engine as the command line and the server see it: open a model, hold sessions, generate tokens.
 
+use crate::backend::Backend;
 use crate::backend::cpu::{Cpu, dispatch};
 use crate::error::{Context, Error, Result};
-use crate::graph::kv::Checkpoint;
 use crate::graph::weights::Weights;
 use crate::graph::{Graph, Lengths, RouteProbe, Routing};
-use crate::options::{DEFAULT_CTX, Options};
+use crate::options::{DEFAULT_CTX, KvFormat, Options};
 use crate::os::File;
 use crate::routes;
+use crate::supply::fixed::Fixed;
 pub use crate::supply::probe::Probe;
-use crate::supply::{Opening, probe};
+use crate::supply::{ExpertSupply, ExpertUse, Opening, probe};
 use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
 use crate::units::{Bytes, LayerId, Phase, TokenId};
+use machine::Machine;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,10 +29,9 @@ pub use crate::session::Prefill;
 pub use crate::supply::{Stats as SupplyStats, StatsTable as SupplyTable, default_strategy};
 pub use crate::text::{chat, stream, tokenizer};
 
-/// A conversation on this engine.
-pub type Session = crate::session::Session<Cpu>;
-/// A point that a session can come back to.
-pub type SessionCheckpoint = Checkpoint<Cpu>;
+mod machine;
+
+pub use machine::{Conversation, Session, SessionCheckpoint};
 
 /// A model file that was understood, before its weights are loaded: what can be wrong with a prompt or an
 /// option shows here.
@@ -46,7 +47,7 @@ pub struct Prepared {
 
 /// A model, ready to compute.
 pub struct Engine {
-    graph: Graph<Cpu>,
+    machine: Box<dyn Machine>,
     tokenizer: Tokenizer,
     name: String,
     strategy: &'static str,
@@ -271,7 +272,7 @@ impl Prepared {
         let trace =
             trace.map(|path| route_trace(path, &options.model, &file, &model, plan.lengths));
         let trace = trace.transpose()?;
-        let mut backend = Cpu::new(options.kernels, plan.n_threads)?;
+        let backend = Cpu::new(options.kernels, plan.n_threads)?;
         let opened = (plan.built.open)(Opening {
             path: &options.model,
             file: &file,
@@ -284,29 +285,34 @@ impl Prepared {
         let opened = opened.context(|| &name)?;
         let mut notes = opened.notes;
         notes.extend(opened.fixed.lock().note());
-        let weights = Weights::load(&model, &opened.fixed, &mut backend, options.kv);
-        let weights = weights.context(|| &name)?;
-        let mut graph = Graph::new(
-            model.config,
-            backend,
-            weights,
-            opened.experts,
-            plan.lengths,
-            options.kv,
-        )?;
-        graph.set_route_probe(trace);
+        let fixed_locked = opened.fixed.lock().locked;
+        let parts = (model, opened.fixed, opened.experts);
+        let mut machine = machine(backend, parts, plan.lengths, options.kv).context(|| &name)?;
+        machine.set_route_probe(trace);
         Ok(Engine {
-            graph,
+            machine,
             tokenizer,
             name,
             strategy: plan.strategy,
             streams: plan.streams,
             ctx: plan.ctx,
             notes,
-            fixed_locked: opened.fixed.lock().locked,
+            fixed_locked,
             _held: held,
         })
     }
+}
+
+/// Joins a backend and the weights of a model.
+fn machine<B: Backend + 'static>(
+    mut backend: B,
+    (model, fixed, experts): (Model, Fixed, Box<dyn ExpertSupply>),
+    lengths: Lengths,
+    kv: KvFormat,
+) -> Result<Box<dyn Machine>> {
+    let weights = Weights::load(&model, &fixed, &mut backend, kv)?;
+    let graph = Graph::new(model.config, backend, weights, experts, lengths, kv)?;
+    Ok(Box::new(graph))
 }
 
 impl Engine {
@@ -317,15 +323,15 @@ impl Engine {
 
     /// Bytes of weights that the system keeps from being swapped out.
     pub fn locked_bytes(&self) -> u64 {
-        self.fixed_locked + self.graph.locked_bytes()
+        self.fixed_locked + self.machine.locked_bytes()
     }
 
     /// What the supply of experts did so far, by layer and phase.
     ///
     /// Panics when the figures contradict each other: a wrong one must not be told.
     pub fn supply_table(&self) -> &SupplyTable {
-        let table = self.graph.supply_table();
-        let all = self.graph.supply_stats();
+        let table = self.machine.supply_table();
+        let all = self.machine.supply_stats();
         assert_eq!(
             table.total(),
             all,
@@ -346,12 +352,12 @@ impl Engine {
 
     /// Notes from now on where the time goes; what was noted before is forgotten.
     pub fn start_profile(&mut self) {
-        self.graph.backend().start_profile();
+        self.machine.start_profile();
     }
 
     /// Where the time went since the last [`Engine::start_profile`], up to now; `None` without that call.
     pub fn profile(&mut self) -> Option<&Profile> {
-        self.graph.backend().profile()
+        self.machine.profile()
     }
 
     /// Whether experts are read as they are needed.
@@ -366,7 +372,7 @@ impl Engine {
 
     /// Strategy, backend and kernel table.
     pub fn describe(&self) -> String {
-        format!("strategy {}, {}", self.strategy, self.graph.describe())
+        format!("strategy {}, {}", self.strategy, self.machine.describe())
     }
 
     /// The model's tokenizer.
@@ -374,16 +380,21 @@ impl Engine {
         &self.tokenizer
     }
 
-    /// The graph, for tests and tools that look inside.
-    pub fn graph(&mut self) -> &mut Graph<Cpu> {
-        &mut self.graph
+    /// What the supply of experts did so far.
+    pub fn supply_stats(&self) -> SupplyStats {
+        self.machine.supply_stats()
+    }
+
+    /// What became of each expert so far, `[n_layer, n_expert]`.
+    pub fn expert_uses(&self) -> Vec<ExpertUse> {
+        self.machine.expert_uses()
     }
 
     /// An empty session.
     ///
     /// Errors: memory is refused.
     pub fn session(&mut self) -> Result<Session> {
-        Ok(Session::new(self.graph.cache(self.ctx)?))
+        self.machine.session(self.ctx)
     }
 
     /// Appends a prompt; see [`crate::session::Session::prefill`].
@@ -393,22 +404,32 @@ impl Engine {
         tokens: &[TokenId],
         keep_going: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Prefill> {
-        session.prefill(&mut self.graph, tokens, keep_going)
+        self.machine.prefill(session, tokens, keep_going)
+    }
+
+    /// Appends a prompt and gives all logits; see [`crate::session::Session::prefill_all_logits`].
+    pub fn prefill_all_logits(
+        &mut self,
+        session: &mut Session,
+        tokens: &[TokenId],
+        sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.machine.prefill_all_logits(session, tokens, sink)
     }
 
     /// Appends one token.
     pub fn decode(&mut self, session: &mut Session, token: TokenId) -> Result<()> {
-        session.decode(&mut self.graph, token)
+        self.machine.decode(session, token)
     }
 
     /// Keeps what is needed to come back to this point.
     pub fn checkpoint(&mut self, session: &Session) -> Result<SessionCheckpoint> {
-        session.checkpoint(&mut self.graph)
+        self.machine.checkpoint(session)
     }
 
     /// Comes back to a checkpoint.
     pub fn rewind(&mut self, session: &mut Session, to: &SessionCheckpoint) -> Result<()> {
-        session.rewind(&mut self.graph, to)
+        self.machine.rewind(session, to)
     }
 
     /// Chooses up to `n` tokens behind what the session holds and gives each to `emit` with its bytes.

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Loaded, golden, micro_ids};
+use infall::backend::Backend;
 use infall::graph::{RouteProbe, Routing};
 use infall::options::{Budget, Options};
 use infall::routes;

@@ -12,7 +12,7 @@ use crate::quant::Format;
 use crate::quant::blocks::BlockMxfp4;
 use crate::quant::rounding::{self, BlockFp8};
 use crate::units::{ExpertId, Phase, TokenId};
-use profile::Stage;
+use profile::{Profile, Stage};
 use std::ops::Range;
 
 pub mod cpu;
@@ -384,6 +384,13 @@ pub trait Backend: Storage {
 
     /// Name and kernel table, for the statistics.
     fn describe(&self) -> String;
+
+    /// Notes from now on where the time goes, on a backend that can; what was noted before is forgotten.
+    fn start_profile(&mut self) {}
+    /// Where the time went since the last [`Backend::start_profile`], up to now; `None` without that call.
+    fn profile(&mut self) -> Option<&Profile> {
+        None
+    }
 
     /// A pass of `n_tokens` tokens begins, computed for `phase`. Only a backend that keeps a [`profile`] heeds it.
     fn pass(&mut self, _phase: Phase, _n_tokens: usize) {}

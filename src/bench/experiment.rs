@@ -91,12 +91,12 @@ impl Experiment {
             self.work(&mut engine, &mut session, &prompt, &mut events, keep_going)?;
             session.clear();
         }
-        let before = (engine.supply_table().clone(), engine.graph().expert_uses());
+        let before = (engine.supply_table().clone(), engine.expert_uses());
         self.work(&mut engine, &mut session, &prompt, &mut events, keep_going)?;
         events.note("end");
         row.token_hash = format!("{:016x}", hash(session.tokens()));
         let table = engine.supply_table() - &before.0;
-        let uses = engine.graph().expert_uses();
+        let uses = engine.expert_uses();
         let watched = watch.stop();
 
         fill_supply(&mut row, &table);

@@ -249,7 +249,7 @@ impl<'a> Bench<'a> {
         engine.rewind(session, &start.point)?;
         let mut sampler = greedy()?;
         // The graph's own counters: those of all layers together.
-        let supply = engine.graph().supply_stats();
+        let supply = engine.supply_stats();
         if *profiled {
             engine.start_profile();
         }
@@ -277,7 +277,7 @@ impl<'a> Bench<'a> {
         let stages = engine.profile().map(Profile::total);
         Ok(Some(Run {
             ns: u64::try_from(ns).unwrap_or(u64::MAX).max(1), // it divides
-            supply: engine.graph().supply_stats() - supply,
+            supply: engine.supply_stats() - supply,
             stages,
         }))
     }

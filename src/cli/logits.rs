@@ -63,7 +63,7 @@ fn run(args: &Args) -> Result<()> {
             .map_err(|e| failed(&e))
     };
     let (prompt, rest) = tokens.split_at(decode_from);
-    session.prefill_all_logits(engine.graph(), prompt, &mut write)?;
+    engine.prefill_all_logits(&mut session, prompt, &mut write)?;
     for token in rest {
         engine.decode(&mut session, *token)?;
         write(session.logits())?;

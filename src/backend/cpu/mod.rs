@@ -107,18 +107,6 @@ impl Cpu {
         self.pool.n_jobs()
     }
 
-    /// Notes from now on where the time goes; what was noted before is forgotten.
-    pub fn start_profile(&mut self) {
-        self.profile = Some(Profile::new(Instant::now()));
-    }
-
-    /// Where the time went since the last [`Cpu::start_profile`], up to now; `None` without that call.
-    pub fn profile(&mut self) -> Option<&Profile> {
-        let profile = self.profile.as_mut()?;
-        profile.settle(Instant::now());
-        Some(profile)
-    }
-
     /// Notes the cost of a product, if a profile is kept.
     fn count(&mut self, cost: impl FnOnce() -> Cost) {
         if let Some(profile) = &mut self.profile {
@@ -251,6 +239,16 @@ impl Backend for Cpu {
             self.kernels.name,
             self.pool.n_threads()
         )
+    }
+
+    fn start_profile(&mut self) {
+        self.profile = Some(Profile::new(Instant::now()));
+    }
+
+    fn profile(&mut self) -> Option<&Profile> {
+        let profile = self.profile.as_mut()?;
+        profile.settle(Instant::now());
+        Some(profile)
     }
 
     fn pass(&mut self, phase: Phase, n_tokens: usize) {

@@ -1,0 +1,179 @@
+//! A graph on whatever backend the options chose, and the sessions on it.
+
+use crate::backend::Backend;
+use crate::backend::profile::Profile;
+use crate::error::{Error, Result};
+use crate::graph::kv::Checkpoint;
+use crate::graph::{Graph, RouteProbe};
+use crate::session::{self, Prefill};
+use crate::supply::{ExpertUse, Stats, StatsTable};
+use crate::units::TokenId;
+use std::any::Any;
+
+/// A conversation on an engine.
+pub type Session = Box<dyn Conversation>;
+
+/// What a conversation shows without its engine. See [`session::Session`].
+pub trait Conversation: Any {
+    /// The tokens in the cache.
+    fn tokens(&self) -> &[TokenId];
+    /// Tokens that still fit.
+    fn room(&self) -> usize;
+    /// Tokens that fit into an empty session.
+    fn ctx(&self) -> usize;
+    /// Logits after the last token, `[n_vocab]`; empty before the first.
+    fn logits(&self) -> &[f32];
+    /// Forgets everything.
+    fn clear(&mut self);
+}
+
+/// A point that a session can come back to.
+pub struct SessionCheckpoint(Box<dyn Any>);
+
+/// What an engine asks of a graph. Every call with a session, or a checkpoint, of another engine's backend is a usage
+/// error.
+pub trait Machine {
+    /// See [`Graph::describe`].
+    fn describe(&self) -> String;
+    /// See [`Graph::locked_bytes`].
+    fn locked_bytes(&self) -> u64;
+    /// See [`Graph::supply_stats`].
+    fn supply_stats(&self) -> Stats;
+    /// See [`Graph::supply_table`].
+    fn supply_table(&self) -> &StatsTable;
+    /// See [`Graph::expert_uses`].
+    fn expert_uses(&self) -> Vec<ExpertUse>;
+    /// See [`Graph::set_route_probe`].
+    fn set_route_probe(&mut self, probe: Option<RouteProbe>);
+    /// See [`Backend::start_profile`].
+    fn start_profile(&mut self);
+    /// See [`Backend::profile`].
+    fn profile(&mut self) -> Option<&Profile>;
+    /// An empty session for `ctx` tokens.
+    ///
+    /// Errors: memory is refused.
+    fn session(&mut self, ctx: usize) -> Result<Session>;
+    /// See [`session::Session::prefill`].
+    fn prefill(
+        &mut self,
+        session: &mut Session,
+        tokens: &[TokenId],
+        keep_going: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Prefill>;
+    /// See [`session::Session::prefill_all_logits`].
+    fn prefill_all_logits(
+        &mut self,
+        session: &mut Session,
+        tokens: &[TokenId],
+        sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()>;
+    /// See [`session::Session::decode`].
+    fn decode(&mut self, session: &mut Session, token: TokenId) -> Result<()>;
+    /// See [`session::Session::checkpoint`].
+    fn checkpoint(&mut self, session: &Session) -> Result<SessionCheckpoint>;
+    /// See [`session::Session::rewind`].
+    fn rewind(&mut self, session: &mut Session, to: &SessionCheckpoint) -> Result<()>;
+}
+
+impl<B: Backend + 'static> Conversation for session::Session<B> {
+    fn tokens(&self) -> &[TokenId] {
+        self.tokens()
+    }
+
+    fn room(&self) -> usize {
+        self.room()
+    }
+
+    fn ctx(&self) -> usize {
+        self.ctx()
+    }
+
+    fn logits(&self) -> &[f32] {
+        self.logits()
+    }
+
+    fn clear(&mut self) {
+        self.clear();
+    }
+}
+
+/// The session as one of this backend.
+fn own<B: Backend + 'static>(session: &mut Session) -> Result<&mut session::Session<B>> {
+    let any: &mut dyn Any = &mut **session;
+    any.downcast_mut().ok_or_else(foreign)
+}
+
+fn foreign() -> Error {
+    Error::usage("found a session of an engine with another backend, expected one of this engine")
+}
+
+impl<B: Backend + 'static> Machine for Graph<B> {
+    fn describe(&self) -> String {
+        self.describe()
+    }
+
+    fn locked_bytes(&self) -> u64 {
+        self.locked_bytes()
+    }
+
+    fn supply_stats(&self) -> Stats {
+        self.supply_stats()
+    }
+
+    fn supply_table(&self) -> &StatsTable {
+        self.supply_table()
+    }
+
+    fn expert_uses(&self) -> Vec<ExpertUse> {
+        self.expert_uses()
+    }
+
+    fn set_route_probe(&mut self, probe: Option<RouteProbe>) {
+        self.set_route_probe(probe);
+    }
+
+    fn start_profile(&mut self) {
+        self.backend().start_profile();
+    }
+
+    fn profile(&mut self) -> Option<&Profile> {
+        self.backend().profile()
+    }
+
+    fn session(&mut self, ctx: usize) -> Result<Session> {
+        Ok(Box::new(session::Session::new(self.cache(ctx)?)))
+    }
+
+    fn prefill(
+        &mut self,
+        session: &mut Session,
+        tokens: &[TokenId],
+        keep_going: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Prefill> {
+        own(session)?.prefill(self, tokens, keep_going)
+    }
+
+    fn prefill_all_logits(
+        &mut self,
+        session: &mut Session,
+        tokens: &[TokenId],
+        sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        own(session)?.prefill_all_logits(self, tokens, sink)
+    }
+
+    fn decode(&mut self, session: &mut Session, token: TokenId) -> Result<()> {
+        own(session)?.decode(self, token)
+    }
+
+    fn checkpoint(&mut self, session: &Session) -> Result<SessionCheckpoint> {
+        let session: &dyn Any = &**session;
+        let session: &session::Session<B> = session.downcast_ref().ok_or_else(foreign)?;
+        Ok(SessionCheckpoint(Box::new(session.checkpoint(self)?)))
+    }
+
+    fn rewind(&mut self, session: &mut Session, to: &SessionCheckpoint) -> Result<()> {
+        let to: &Checkpoint<B> = to.0.downcast_ref().ok_or_else(foreign)?;
+        own(session)?.rewind(self, to)
+    }
+}
