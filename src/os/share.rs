@@ -1,5 +1,6 @@
 //! Memory of ours that a device reads in place.
 
+use super::Map;
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -17,9 +18,9 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// The pages around some bytes. What belongs to no such page of a mapping of ours must not be asked for.
+    /// The pages around some bytes.
     pub fn around(bytes: &[u8]) -> Pages {
-        let first = bytes.as_ptr().addr();
+        let first = bytes.as_ptr().expose_provenance();
         let start = first / SHARED_PAGE * SHARED_PAGE;
         let end = (first + bytes.len()).next_multiple_of(SHARED_PAGE);
         Pages {
@@ -31,10 +32,11 @@ impl Pages {
 
 /// A device that reads memory of ours in place.
 pub trait Device: Send + Sync {
-    /// The device may read these pages from now on.
+    /// The device may read these pages from now on. Those of a mapping may be kept by it, with the mapping, for a while
+    /// after they are taken back; others may go at once then.
     ///
     /// Errors: it refuses them.
-    fn share(&self, pages: Pages) -> Result<()>;
+    fn share(&self, pages: Pages, of: Option<&Arc<Map>>) -> Result<()>;
 
     /// It does not any more, and none of its work that does is left.
     fn take_back(&self, pages: Pages);
@@ -47,11 +49,12 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Shares pages that stay mapped as long as the value lives.
+    /// Shares the pages around some bytes, of a mapping or else of memory that outlives the value.
     ///
     /// Errors: the device refuses them.
-    pub fn new(device: &Arc<dyn Device>, pages: Pages) -> Result<Shared> {
-        device.share(pages)?;
+    pub fn new(device: &Arc<dyn Device>, bytes: &[u8], of: Option<&Arc<Map>>) -> Result<Shared> {
+        let pages = Pages::around(bytes);
+        device.share(pages, of)?;
         Ok(Shared {
             device: Arc::clone(device),
             pages,
@@ -75,7 +78,7 @@ mod tests {
     struct Noted(Mutex<Vec<Pages>>);
 
     impl Device for Noted {
-        fn share(&self, pages: Pages) -> Result<()> {
+        fn share(&self, pages: Pages, _: Option<&Arc<Map>>) -> Result<()> {
             self.0.lock().unwrap().push(pages);
             Ok(())
         }
@@ -97,14 +100,15 @@ mod tests {
             "memory of ours starts at a shared page"
         );
         assert_eq!(pages.len, 4 * SHARED_PAGE);
-        let inside = Pages::around(&buf.as_slice()[SHARED_PAGE + 7..SHARED_PAGE + 8]);
+        let inside_bytes = &buf.as_slice()[SHARED_PAGE + 7..SHARED_PAGE + 8];
+        let inside = Pages::around(inside_bytes);
         assert_eq!(
             (inside.start, inside.len),
             (pages.start + SHARED_PAGE, SHARED_PAGE)
         );
         let shared = [
-            Shared::new(&device, pages).unwrap(),
-            Shared::new(&device, inside).unwrap(),
+            Shared::new(&device, buf.as_slice(), None).unwrap(),
+            Shared::new(&device, inside_bytes, None).unwrap(),
         ];
         assert_eq!(*noted.0.lock().unwrap(), [pages, inside]);
         drop(shared);

@@ -10,7 +10,7 @@
 //! its bytes is left then.
 #![allow(unsafe_code)]
 
-use super::share::{self, Device, Pages};
+use super::share::{self, Device};
 use super::{AlignedBuf, Map, ReadAt, page_size};
 use crate::error::{Error, Result};
 use crate::units::Extent;
@@ -199,7 +199,7 @@ impl Slots {
         }
         let buf = AlignedBuf::zeroed(owned)?;
         let device = self.device.as_ref().filter(|_| owned > 0);
-        let shared = device.map(|d| share::Shared::new(d, Pages::around(buf.as_slice())));
+        let shared = device.map(|d| share::Shared::new(d, buf.as_slice(), None));
         let slot = Some(Arc::new(Slot {
             _shared: shared.transpose()?,
             buf,

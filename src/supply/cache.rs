@@ -16,7 +16,7 @@ use super::stats::{ExpertUse, Stats};
 use crate::error::{Error, Result};
 use crate::model::experts::{ExpertMap, ExpertRef};
 use crate::os::page_size;
-use crate::os::share::{Device, Pages, Shared};
+use crate::os::share::{Device, Shared};
 use crate::os::slots::{Part, SlotId, Slots, Source, Urgency};
 use crate::units::{Bytes, ExpertId, Extent, LayerId};
 use std::sync::Arc;
@@ -75,7 +75,6 @@ enum Room {
 pub struct Cache {
     map: ExpertMap,
     layouts: Vec<SlabLayout>,
-    /// Before the source, as shared pages are given up before their mapping.
     entries: Vec<Entry>,
     source: Source,
     slots: Slots,
@@ -376,7 +375,7 @@ impl Cache {
         };
         let (layer, expert) = self.id(key);
         let expert = self.map.extents(layer, expert).of(map.as_slice());
-        let share = |bytes| Shared::new(device, Pages::around(bytes));
+        let share = |bytes| Shared::new(device, bytes, Some(map));
         self.entries[key].shared =
             Some([share(expert.gate)?, share(expert.up)?, share(expert.down)?]);
         Ok(())

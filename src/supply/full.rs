@@ -6,7 +6,7 @@ use super::{ExpertSupply, ExpertUse, Opened, Opening, Stats, SupplyNeeds};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::experts::{ExpertMap, ExpertRef, LayerExperts};
-use crate::os::share::{Pages, Shared};
+use crate::os::share::Shared;
 use crate::os::{self, DirectFile, Map, ReadAt};
 use crate::units::{ExpertId, Extent, LayerId};
 use std::path::Path;
@@ -16,9 +16,9 @@ use std::sync::Arc;
 const STEP: u64 = 64 << 20;
 
 struct Full {
-    /// All tensors of experts, where a device shares them; before the mapping, as they are given up first.
-    _shared: Vec<Shared>,
     file: Arc<Map>,
+    /// All tensors of experts, where a device shares them.
+    _shared: Vec<Shared>,
     experts: ExpertMap,
     /// Indices of the layer's experts: all are ready.
     chosen: Vec<usize>,
@@ -57,7 +57,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
         let bytes = &map.as_slice()[extent.offset as usize..][..extent.len as usize];
         shared.extend(
             device
-                .map(|d| Shared::new(d, Pages::around(bytes)))
+                .map(|d| Shared::new(d, bytes, Some(&map)))
                 .transpose()?,
         );
     }

@@ -39,6 +39,11 @@ pub const FAMILY_APPLE_7: isize = 1007;
 #[derive(Clone, Debug)]
 pub struct Device(Owned);
 
+// SAFETY: references are counted atomically, and devices may be used from any thread (Apple: Metal's threading rules).
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
 impl Device {
     /// The device of the system; `None` without one.
     pub fn system_default() -> Option<Device> {
@@ -480,6 +485,11 @@ pub struct Buffer {
     len: usize,
 }
 
+// SAFETY: references are counted atomically; length and addresses never change, and contents are reached through a pointer.
+unsafe impl Send for Buffer {}
+// SAFETY: as above.
+unsafe impl Sync for Buffer {}
+
 impl Buffer {
     fn over(object: Owned) -> Option<Buffer> {
         // SAFETY: the receiver is alive. Contents and length never change.
@@ -500,6 +510,16 @@ impl Buffer {
     /// Its first byte; there as long as the buffer. Who reads or writes it sees to it that the device does not meanwhile.
     pub fn contents(&self) -> NonNull<u8> {
         self.contents
+    }
+
+    /// Copies bytes to byte `at` on. The device must not work on them.
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        assert!(at <= self.len && bytes.len() <= self.len - at);
+        // SAFETY: the bytes lie in the buffer, which no slice of the caller can be a part of.
+        unsafe {
+            let to = self.contents.as_ptr().add(at);
+            to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
     }
 
     /// Bytes.
@@ -540,6 +560,9 @@ impl SharedEvent {
 /// Buffers that the device can reach in all command buffers of a queue (MTLResidencySet). It does not keep them alive.
 #[derive(Clone, Debug)]
 pub struct ResidencySet(Owned);
+
+// SAFETY: references are counted atomically; who has the value to himself may use it on any thread.
+unsafe impl Send for ResidencySet {}
 
 impl ResidencySet {
     /// Adds a buffer with the next [`ResidencySet::commit`].

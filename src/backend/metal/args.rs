@@ -1,7 +1,24 @@
 //! The structures at buffer 0 of the kernels, as `metal-shaders/args.h` has them.
 #![allow(unsafe_code)]
 
-use super::encode::Args;
+/// The structure that a kernel has at buffer 0; see `metal-shaders/args.h`.
+///
+/// # Safety
+///
+/// The type is `repr(C)`, has no padding, and holds 4- and 8-byte numbers only.
+pub unsafe trait Args: Copy {
+    /// Name in `metal-shaders/args.h`.
+    const NAME: &'static str;
+    /// Name, type (`uint`, `float`, `ulong`) and offset of each field.
+    const FIELDS: &'static [(&'static str, &'static str, usize)];
+
+    /// As the kernel reads it.
+    fn bytes(&self) -> &[u8] {
+        let start: *const Self = self;
+        // SAFETY: by the promise of the trait all bytes of the value are set; they live as long as the borrow.
+        unsafe { std::slice::from_raw_parts(start.cast(), size_of::<Self>()) }
+    }
+}
 
 /// Declares a structure of 4- and 8-byte numbers, the largest first.
 macro_rules! args {

@@ -11,6 +11,8 @@ pub mod api;
 pub mod args;
 pub mod encode;
 pub mod kernels;
+mod library;
+pub mod memory;
 pub mod messages;
 pub mod objc;
 mod ops;
