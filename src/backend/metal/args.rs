@@ -43,7 +43,7 @@ macro_rules! args {
 }
 
 args! {
-    /// Of `copy_f32`.
+    /// Of `copy_u32`.
     CopyArgs {
         /// Values.
         n: uint,

@@ -49,7 +49,7 @@ pub struct Counters {
 }
 
 /// A command buffer's place in the order of commits, from 1 on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
 /// Bytes of a piece of upload memory.

@@ -25,5 +25,5 @@ macro_rules! kernels {
 }
 
 kernels! {
-    Copy "copy_f32" "rw",
+    Copy "copy_u32" "rw",
 }
