@@ -18,7 +18,10 @@ use profile::{Profile, Stage};
 use std::ops::Range;
 
 pub mod cpu;
-#[cfg(any(target_os = "macos", feature = "metal-sim"))]
+#[cfg(any(
+    target_os = "macos",
+    all(feature = "metal-sim", target_arch = "x86_64")
+))]
 pub mod metal;
 pub mod profile;
 

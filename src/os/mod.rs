@@ -7,6 +7,8 @@ mod buf;
 mod direct;
 mod disk_space;
 mod file;
+#[cfg(feature = "metal-sim")]
+mod guarded;
 pub mod interrupt;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -24,6 +26,8 @@ pub use buf::AlignedBuf;
 pub use direct::DirectFile;
 pub use disk_space::free_space;
 pub use file::{File, MemFile};
+#[cfg(feature = "metal-sim")]
+pub use guarded::{GUARDED_ALIGNMENT, Guarded};
 #[cfg(target_os = "linux")]
 use linux as platform;
 #[cfg(target_os = "macos")]

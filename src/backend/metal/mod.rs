@@ -26,6 +26,8 @@ pub mod memory;
 pub mod messages;
 pub mod objc;
 mod ops;
+#[cfg(all(feature = "metal-sim", not(target_os = "macos")))]
+pub mod sim;
 mod storage;
 
 pub use storage::{Buffer, Matrix, Rows, Selection};

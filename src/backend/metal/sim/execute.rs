@@ -1,0 +1,355 @@
+//! The device at work: only while somebody waits, in the order of the queue.
+
+use super::commands::{Item, Status};
+use super::encoders::{Dispatch, Slot};
+use super::hazards::{Argument, Touched, Written, differences};
+use super::kernels::Launch;
+use super::{Key, State, Traced, known};
+use crate::os::{GUARDED_ALIGNMENT, Guarded};
+use crate::rng::Rng;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+/// Bytes of an argument that are searched for addresses.
+const SEARCHED: usize = 64 << 10;
+
+/// Bytes of the memory that stands in for setBytes.
+const BYTES: usize = 4096;
+
+/// The next dispatch, if nothing orders it after those before it.
+fn next_unordered(items: &mut VecDeque<Item>, before: &[Dispatch]) -> Option<Dispatch> {
+    if !before[0].concurrent || !matches!(items.front(), Some(Item::Dispatch(_))) {
+        return None;
+    }
+    match items.pop_front() {
+        Some(Item::Dispatch(dispatch)) => Some(dispatch),
+        _ => None,
+    }
+}
+
+impl State {
+    /// Does the next thing; false when nothing is left to do.
+    pub(super) fn step(&mut self) -> bool {
+        let Some(&key) = self.pending.front() else {
+            return false;
+        };
+        self.clock += 1;
+        let now = self.clock as f64 * 1e-6;
+        let commands = known(self.command_buffers.get_mut(&key));
+        if commands.status == Status::Committed {
+            commands.status = Status::Scheduled;
+            commands.times.0 = now;
+        }
+        if commands.fails {
+            // None of its signals come [I].
+            return self.end(key, Status::Failed, now);
+        }
+        match commands.items.pop_front() {
+            None => return self.end(key, Status::Completed, now),
+            Some(Item::Barrier | Item::EndOfEncoder) => {}
+            Some(Item::Signal { event, value }) => {
+                let signaled = known(self.events.get_mut(&event));
+                if value <= *signaled {
+                    let breach =
+                        format!("an event at {signaled} is signaled {value}: values must grow [A]");
+                    self.breach(breach);
+                } else {
+                    *signaled = value;
+                }
+            }
+            Some(Item::Dispatch(first)) => {
+                let mut unordered = vec![first];
+                while let Some(next) = next_unordered(&mut commands.items, &unordered) {
+                    unordered.push(next);
+                }
+                self.run(key, &unordered);
+            }
+        }
+        true
+    }
+
+    fn end(&mut self, key: Key, status: Status, now: f64) -> bool {
+        let commands = known(self.command_buffers.get_mut(&key));
+        commands.status = status;
+        commands.times.1 = now;
+        self.pending.pop_front();
+        self.ended(key);
+        self.unhold(key);
+        true
+    }
+
+    /// Runs dispatches that have no order among them.
+    fn run(&mut self, commands: Key, dispatches: &[Dispatch]) {
+        for dispatch in dispatches {
+            self.check_reach(commands, dispatch);
+            self.trace.push(Traced {
+                kernel: dispatch.function.name.clone(),
+                groups: dispatch.groups,
+                threads: dispatch.threads,
+            });
+        }
+        let compared = dispatches.len() > 1 && !self.control.order_unchecked;
+        let touched = if compared {
+            self.run_both_ways(dispatches)
+        } else {
+            self.shuffled(dispatches)
+                .into_iter()
+                .map(|dispatch| self.run_one(dispatch))
+                .collect()
+        };
+        for (i, a) in touched.iter().enumerate() {
+            for b in &touched[..i] {
+                if let Some(address) = a.conflict(b) {
+                    self.breach(format!(
+                        "{} and {} touch {}, one writes, and no barrier stands between them [A]",
+                        b.kernel,
+                        a.kernel,
+                        self.place(address)
+                    ));
+                }
+            }
+        }
+        let since = known(self.command_buffers.get(&commands)).committed_at;
+        for touched in &touched {
+            if let Some((kernel, address)) = self.history.conflict(touched, since) {
+                self.breach(format!(
+                    "{kernel} and, in a later encoder, {} touch {}, one writes, and the device does not track it [A]",
+                    touched.kernel,
+                    self.place(address)
+                ));
+            }
+        }
+        // The oldest moment that a command buffer not yet run may look back to.
+        let oldest = self
+            .pending
+            .iter()
+            .filter_map(|key| self.command_buffers.get(key));
+        let oldest = oldest.map(|c| c.committed_at).min().unwrap_or(self.clock);
+        for touched in touched {
+            self.history.add(self.clock, touched, oldest);
+        }
+    }
+
+    /// As encoded, or for seeds above 0 in another order.
+    fn shuffled<'a>(&self, dispatches: &'a [Dispatch]) -> Vec<&'a Dispatch> {
+        let mut order: Vec<&Dispatch> = dispatches.iter().collect();
+        if self.control.seed > 0 {
+            let mut rng = Rng::new(u64::from(self.control.seed) << 32 | self.clock as u64);
+            for i in (1..order.len()).rev() {
+                order.swap(i, rng.below(i + 1));
+            }
+        }
+        order
+    }
+
+    /// Runs dispatches as they were encoded and the other way round; what they leave must be the same.
+    fn run_both_ways(&mut self, dispatches: &[Dispatch]) -> Vec<Touched> {
+        let before = self.written_by(dispatches);
+        let touched = dispatches.iter().map(|d| self.run_one(d)).collect();
+        let after = self.written_by(dispatches);
+        self.restore(&before);
+        for dispatch in dispatches.iter().rev() {
+            self.launch(dispatch);
+        }
+        let reversed = self.written_by(dispatches);
+        let differs = after.iter().find_map(|(buffer, bytes)| {
+            let (offset, _) = *differences(bytes, &reversed[buffer]).first()?;
+            Some(known(self.buffers.get(buffer)).start + offset)
+        });
+        if let Some(address) = differs {
+            let names: Vec<&str> = dispatches
+                .iter()
+                .map(|d| d.function.name.as_str())
+                .collect();
+            self.breach(format!(
+                "the order of {} decides what is at {}, and no barrier stands between them",
+                names.join(", "),
+                self.place(address)
+            ));
+        }
+        self.restore(&after);
+        touched
+    }
+
+    /// Copies of the buffers that some dispatches may write.
+    fn written_by(&self, dispatches: &[Dispatch]) -> BTreeMap<Key, Vec<u8>> {
+        let mut copies = BTreeMap::new();
+        for (letter, key, _) in dispatches.iter().flat_map(Dispatch::buffers) {
+            if letter == 'w' {
+                copies
+                    .entry(key)
+                    .or_insert_with(|| known(self.buffers.get(&key)).bytes());
+            }
+        }
+        copies
+    }
+
+    fn restore(&self, copies: &BTreeMap<Key, Vec<u8>>) {
+        for (key, bytes) in copies {
+            known(self.buffers.get(key)).restore(bytes);
+        }
+    }
+
+    /// Runs a dispatch and sees what it touched.
+    fn run_one(&mut self, dispatch: &Dispatch) -> Touched {
+        let before = self.written_by(std::slice::from_ref(dispatch));
+        self.launch(dispatch);
+        let mut written = Vec::new();
+        for (&buffer, bytes) in &before {
+            let memory = known(self.buffers.get(&buffer));
+            let runs = differences(bytes, &memory.bytes());
+            written.extend(runs.into_iter().map(|(start, end)| Written {
+                buffer,
+                start: memory.start + start,
+                end: memory.start + end,
+                tracked: memory.tracked,
+            }));
+        }
+        let arguments = dispatch.buffers().map(|(letter, buffer, offset)| {
+            let memory = known(self.buffers.get(&buffer));
+            Argument {
+                buffer,
+                address: memory.start + offset,
+                writes: letter == 'w',
+                tracked: memory.tracked,
+            }
+        });
+        Touched {
+            kernel: dispatch.function.name.clone(),
+            encoder: dispatch.encoder,
+            arguments: arguments.collect(),
+            written,
+        }
+    }
+
+    fn launch(&mut self, dispatch: &Dispatch) {
+        let mut buffers = [std::ptr::null_mut(); 31];
+        for (i, _, slot) in dispatch.arguments() {
+            buffers[i] = match slot {
+                Slot::Empty => std::ptr::null_mut(),
+                Slot::Buffer { key, offset } => known(self.buffers.get(key)).at(*offset),
+                Slot::Bytes(bytes) => self.bytes_at_a_guard(i, bytes),
+            };
+        }
+        let launch = Launch {
+            kernel: &dispatch.function.name,
+            constants: &dispatch.function.constants,
+            buffers,
+            groups: dispatch.groups,
+            threads: dispatch.threads,
+            shared: dispatch.shared,
+            seed: self.control.seed,
+        };
+        // SAFETY: its buffers are held by the command buffer; the program, which waits for this, does not touch them, or
+        // its test will see wrong results.
+        if let Err(why) = unsafe { dispatch.function.kernels.run(&launch) } {
+            self.breach(format!("kernel {}: {why}", dispatch.function.name));
+        }
+    }
+
+    /// A copy of some bytes that ends where no kernel may read.
+    fn bytes_at_a_guard(&mut self, index: usize, bytes: &[u8]) -> *mut u8 {
+        let memory = self
+            .bytes
+            .entry(index)
+            .or_insert_with(|| known(Guarded::filled(BYTES, 0xFF).ok()));
+        let room = bytes.len().next_multiple_of(GUARDED_ALIGNMENT);
+        let mut copy = bytes.to_vec();
+        copy.resize(room, 0xFF);
+        // SAFETY: at most 4096 bytes (checked when they were set), at the end of the 4096.
+        unsafe {
+            let start = memory.start().add(BYTES - room).as_ptr();
+            start.copy_from_nonoverlapping(copy.as_ptr(), room);
+            start
+        }
+    }
+
+    /// An address as part of a buffer.
+    fn place(&self, address: usize) -> String {
+        let mut buffers = self.buffers.values();
+        match buffers.find(|b| (b.start..b.start + b.len).contains(&address)) {
+            Some(buffer) => format!(
+                "byte {} of a buffer of {}",
+                address - buffer.start,
+                buffer.len
+            ),
+            None => format!("{address:#x}"),
+        }
+    }
+
+    /// The buffers of a queue's residency sets.
+    pub(super) fn resident(&self, queue: Key) -> HashSet<Key> {
+        let sets = known(self.queues.get(&queue)).sets.iter();
+        let sets = sets.filter_map(|set| self.sets.get(set));
+        sets.flat_map(|set| &set.members).copied().collect()
+    }
+
+    /// Notes which buffers the kernels of a command buffer will reach by addresses that they are given.
+    pub(super) fn note_reached(&mut self, commands: Key) {
+        let items = &known(self.command_buffers.get(&commands)).items;
+        let dispatches = items.iter().filter_map(|item| match item {
+            Item::Dispatch(dispatch) => Some(dispatch),
+            _ => None,
+        });
+        let reached = dispatches
+            .flat_map(|d| self.addressed(d))
+            .map(|(_, key)| key)
+            .collect();
+        known(self.command_buffers.get_mut(&commands)).reached = reached;
+    }
+
+    /// What a kernel reaches by address must be resident [A]: bound, used by its encoder, or in a committed set of the queue from
+    /// before the command buffer's commit until now.
+    fn check_reach(&mut self, commands: Key, dispatch: &Dispatch) {
+        let commands = known(self.command_buffers.get(&commands));
+        let now = self.resident(commands.queue);
+        let missing = self.addressed(dispatch).into_iter().find(|(_, key)| {
+            let bound = dispatch.buffers().any(|(_, bound, _)| bound == *key);
+            let resident = commands.resident.contains(key) && now.contains(key);
+            !(bound || resident || dispatch.used.contains(key))
+        });
+        if let Some((i, key)) = missing {
+            let len = known(self.buffers.get(&key)).len;
+            self.breach(format!(
+                "kernel {}: buffer {i} holds an address in a buffer of {len} bytes, which is neither in a committed residency set of the queue nor used by the encoder [A]",
+                dispatch.function.name
+            ));
+        }
+    }
+
+    /// The buffers whose addresses stand in the arguments of a dispatch, with the argument's index.
+    fn addressed(&self, dispatch: &Dispatch) -> Vec<(usize, Key)> {
+        let places: BTreeMap<usize, (usize, Key)> = self
+            .buffers
+            .iter()
+            .map(|(key, buffer)| (buffer.start, (buffer.start + buffer.len, *key)))
+            .collect();
+        let mut found = Vec::new();
+        let mut search = |i: usize, bytes: &[u8]| {
+            for word in bytes.chunks_exact(8) {
+                let word = usize::from_ne_bytes(known(word.try_into().ok()));
+                if let Some((_, (end, key))) = places.range(..=word).next_back()
+                    && word < *end
+                    && !found.contains(&(i, *key))
+                {
+                    found.push((i, *key));
+                }
+            }
+        };
+        for (i, letter, slot) in dispatch.arguments().filter(|(_, letter, _)| *letter != 'w') {
+            match slot {
+                Slot::Bytes(bytes) => search(i, bytes),
+                Slot::Buffer { key, offset } if letter != 'w' => {
+                    let buffer = known(self.buffers.get(key));
+                    let start = (buffer.start + offset).next_multiple_of(8) - buffer.start;
+                    let len = buffer.len.saturating_sub(start).min(SEARCHED);
+                    // SAFETY: within a live buffer.
+                    search(i, unsafe {
+                        std::slice::from_raw_parts(buffer.at(start), len)
+                    });
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+}
