@@ -1,7 +1,8 @@
 //! What a test asks of the device of its thread, and what it can see of it.
 
 use super::kernels::Kernels;
-use super::{State, WORLD, classes, lock};
+use super::runtime::with_own;
+use super::{State, classes};
 use std::sync::Arc;
 
 /// What the device does and when it fails.
@@ -100,7 +101,7 @@ pub struct Traced {
 }
 
 fn state<T>(look: impl FnOnce(&mut State) -> T) -> T {
-    WORLD.with(|world| look(&mut lock(world)))
+    with_own(look)
 }
 
 /// From now on what breaks a rule is listed, and the device goes on where it can.

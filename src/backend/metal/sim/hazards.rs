@@ -97,17 +97,20 @@ impl History {
     }
 }
 
-/// The runs of bytes that differ, as offsets.
+/// The runs of words that differ, as offsets: of a number that changed, some bytes may be as before.
 pub(super) fn differences(before: &[u8], after: &[u8]) -> Vec<(usize, usize)> {
-    const STEP: usize = 64;
+    const BLOCK: usize = 4096;
+    const WORD: usize = 4;
     let mut runs: Vec<(usize, usize)> = Vec::new();
-    let steps = before.chunks(STEP).zip(after.chunks(STEP)).enumerate();
-    for (n, (old, new)) in steps.filter(|(_, (old, new))| old != new) {
-        for (i, _) in old.iter().zip(new).enumerate().filter(|(_, (a, b))| a != b) {
-            let at = n * STEP + i;
+    let blocks = before.chunks(BLOCK).zip(after.chunks(BLOCK)).enumerate();
+    for (n, (before, after)) in blocks.filter(|(_, (old, new))| old != new) {
+        let words = before.chunks(WORD).zip(after.chunks(WORD)).enumerate();
+        for (i, (old, _)) in words.filter(|(_, (old, new))| old != new) {
+            let start = n * BLOCK + i * WORD;
+            let end = start + old.len();
             match runs.last_mut() {
-                Some((_, end)) if *end == at => *end = at + 1,
-                _ => runs.push((at, at + 1)),
+                Some((_, last)) if *last == start => *last = end,
+                _ => runs.push((start, end)),
             }
         }
     }

@@ -9,7 +9,8 @@
 //! agrees with our reading of Apple's rules; so each rule names its source: \[A\] Apple's documentation, \[R\] seen by another
 //! project, \[I\] inferred.
 //!
-//! A thread that makes a device has one of its own, with its own counts: tests do not meet.
+//! A thread that asks for a device gets one of its own, with its own counts: tests do not meet. Other threads may use its
+//! objects.
 #![allow(unsafe_code)]
 
 mod classes;
@@ -28,6 +29,7 @@ pub use kernels::{Access, Kernels, Launch};
 
 use crate::os::Guarded;
 use control::{Control, Counts, Limits, Traced};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -90,12 +92,13 @@ fn lock(world: &World) -> MutexGuard<'_, State> {
 }
 
 thread_local! {
-    static WORLD: Arc<World> = Arc::new_cyclic(|world| {
+    /// Of the object that this thread last sent a message to; its own at first.
+    static WORLD: RefCell<Arc<World>> = RefCell::new(Arc::new_cyclic(|world| {
         Mutex::new(State {
             world: Weak::clone(world),
             ..State::default()
         })
-    });
+    }));
 }
 
 impl State {

@@ -30,12 +30,14 @@ pub(super) fn with<T>(receiver: Id, work: impl FnOnce(&mut State) -> T) -> T {
     let Some(world) = world_of(receiver) else {
         fatal(&format!("{receiver:?} is no object"));
     };
+    WORLD.set(Arc::clone(&world));
     work(&mut lock(&world))
 }
 
 /// Does something with the state of the device of this thread.
 pub(super) fn with_own<T>(work: impl FnOnce(&mut State) -> T) -> T {
-    WORLD.with(|world| work(&mut lock(world)))
+    let world = WORLD.with_borrow(Arc::clone);
+    work(&mut lock(&world))
 }
 
 impl State {
