@@ -1,6 +1,6 @@
 //! The operations of the graph, each handed to its kernels.
 
-use super::ops::experts::ExpertSlot;
+use super::ops::router::Choosing;
 use super::{Buffer, Choice, MIXER, Matrix, Metal, Rows, Scratch, Selection, ops, storage};
 use crate::backend::{
     Attend, Backend, Compress, Experts, Heads, HyperHead, HyperNumbers, HyperSite, Product, Route,
@@ -57,7 +57,7 @@ impl Backend for Metal {
         x: &mut Buffer,
     ) -> Result<()> {
         self.grow(|s| &mut s.mixer, tokens.len() * MIXER)?;
-        let raw = &mut self.scratch.mixer;
+        let raw = &self.scratch.mixer;
         ops::hyper::hyper_entry(
             &mut self.encoder,
             self.phase,
@@ -91,7 +91,7 @@ impl Backend for Metal {
         x: &mut Buffer,
     ) -> Result<()> {
         self.grow(|s| &mut s.mixer, tokens.len() * MIXER)?;
-        let raw = &mut self.scratch.mixer;
+        let raw = &self.scratch.mixer;
         ops::hyper::hyper_head(
             &mut self.encoder,
             self.phase,
@@ -106,7 +106,14 @@ impl Backend for Metal {
 
     fn matmul(&mut self, n: usize, x: &Buffer, products: &mut [Product<'_, Metal>]) -> Result<()> {
         products.iter_mut().try_for_each(|p| {
-            ops::linear::matmul(&mut self.encoder, self.phase, n, x, p.weight, p.y)
+            ops::linear::matmul(
+                &mut self.encoder,
+                self.phase,
+                n,
+                x.all(),
+                p.weight,
+                p.y.all(),
+            )
         })
     }
 
@@ -118,7 +125,8 @@ impl Backend for Metal {
         weight: &Matrix,
         y: &mut Buffer,
     ) -> Result<()> {
-        ops::linear::matmul_grouped(&mut self.encoder, self.phase, n, groups, x, weight, y)
+        let (x, y) = (x.all(), y.all());
+        ops::linear::matmul_grouped(&mut self.encoder, self.phase, (n, groups), x, weight, y)
     }
 
     fn rms_norm(&mut self, n: usize, x: &mut Buffer, weight: &Buffer, eps: f32) -> Result<()> {
@@ -169,7 +177,7 @@ impl Backend for Metal {
     fn select(&mut self, step: Select<'_, Metal>, selection: &mut Selection) -> Result<()> {
         let n_rows = (step.pos + step.n) / step.ratio;
         self.grow(|s| &mut s.scores, step.n * n_rows)?;
-        ops::index::select(&mut self.encoder, step, &mut self.scratch.scores, selection)
+        ops::index::select(&mut self.encoder, step, &self.scratch.scores, selection)
     }
 
     fn attend(&mut self, step: Attend<'_, Metal>) -> Result<()> {
@@ -180,32 +188,30 @@ impl Backend for Metal {
         let n_chosen = step.n * step.n_used;
         self.grow(|s| &mut s.ids, n_chosen)?;
         self.grow(|s| &mut s.weights, n_chosen)?;
+        let (x, scores) = (step.x.all(), step.scores.all());
         ops::linear::matmul(
             &mut self.encoder,
             self.phase,
             step.n,
-            step.x,
+            x,
             step.weight,
-            step.scores,
+            scores,
         )?;
         if step.preset {
             let ids: Vec<u32> = routes.ids.iter().map(|id| id.0).collect();
             let bytes = cast::to_bytes(&ids);
             storage::upload(&mut self.encoder, &self.scratch.ids, bytes)?;
         }
-        let Scratch { ids, weights, .. } = &mut self.scratch;
-        ops::router::route(
-            &mut self.encoder,
-            step.n,
-            step.weight.rows,
-            step.n_used,
-            step.bias,
-            step.scale,
-            step.preset,
-            step.scores,
-            ids,
-            weights,
-        )?;
+        let choosing = Choosing {
+            n: step.n,
+            n_expert: step.weight.rows,
+            n_used: step.n_used,
+            scale: step.scale,
+            preset: step.preset,
+        };
+        let Scratch { ids, weights, .. } = &self.scratch;
+        let bias = step.bias;
+        ops::router::route(&mut self.encoder, choosing, step.scores, bias, ids, weights)?;
         self.choice = Choice {
             ready: self.encoder.flush(),
             n: n_chosen,
@@ -245,11 +251,11 @@ impl Backend for Metal {
                 }
                 Ok::<u64, Error>(address)
             };
-            slots.push(ExpertSlot {
-                gate: address(expert.gate)?,
-                up: address(expert.up)?,
-                down: address(expert.down)?,
-            });
+            slots.push([
+                address(expert.gate)?,
+                address(expert.up)?,
+                address(expert.down)?,
+            ]);
         }
         self.encoder
             .use_buffers(&not_resident.iter().collect::<Vec<_>>())?;

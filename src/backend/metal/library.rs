@@ -53,7 +53,7 @@ impl Pipelines {
             return Ok(pipeline.clone());
         }
         let pipeline = api::autorelease_pool(|| {
-            let function = self.library.function(kernel.name(), constants)?;
+            let function = self.library.function(&kernel.name(), constants)?;
             device.pipeline(&function)
         });
         let pipeline = pipeline.context(|| kernel.name())?;

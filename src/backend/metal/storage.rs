@@ -23,6 +23,12 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// Values.
+    #[allow(clippy::len_without_is_empty)] // there is none without
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Values from `first` on, as a kernel's argument.
     pub fn from(&self, first: usize) -> Bind<'_> {
         Bind {
@@ -74,7 +80,6 @@ impl Matrix {
 /// reserved whole; a buffer without copy covers the part that has been asked for.
 pub struct Rows {
     pub(super) form: RowForm,
-    pub(super) dim: usize,
     pub(super) row_bytes: usize,
     // Before the memory that it lies over.
     raw: Option<api::Buffer>,
@@ -89,6 +94,14 @@ impl Rows {
             offset: 0,
             len: buffer.len(),
         })
+    }
+
+    /// All that has memory, as a kernel's argument.
+    ///
+    /// Errors: there is none.
+    pub fn bind(&self) -> Result<Bind<'_>> {
+        self.all()
+            .ok_or_else(|| Error::limit("Metal: rows that have memory", 1, 0))
     }
 
     /// Rows that have memory.
@@ -210,7 +223,6 @@ impl Storage for Metal {
         let row_bytes = form.row_bytes(dim)?;
         Ok(Rows {
             form,
-            dim,
             row_bytes,
             raw: None,
             memory: AlignedBuf::zeroed(capacity * row_bytes)?,

@@ -1,22 +1,49 @@
 //! The choice of experts.
-#![allow(unused_variables, clippy::too_many_arguments, clippy::todo)] // until it is written
 
 use super::super::Buffer;
-use super::super::encode::Encoder;
+use super::super::args::RouteArgs;
+use super::super::encode::{Encoder, Grid};
+use super::super::kernels::Kernel;
+use super::shared;
 use crate::error::Result;
 
-/// The choice of [`crate::backend::Route`] from the products `scores[n, n_expert]`: `ids[n, n_used]` u32 (given, where `preset`) and `weights`.
+/// What [`route`] needs beside buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct Choosing {
+    /// Tokens.
+    pub n: usize,
+    /// Experts of the layer.
+    pub n_expert: usize,
+    /// Experts a token.
+    pub n_used: usize,
+    /// Sum of a token's weights.
+    pub scale: f32,
+    /// Whether the choice is given.
+    pub preset: bool,
+}
+
+/// The choice of [`crate::backend::Route`] from the products `x[n, n_expert]`: `ids[n, n_used]` u32 and their weights.
 pub fn route(
     e: &mut Encoder,
-    n: usize,
-    n_expert: usize,
-    n_used: usize,
+    c: Choosing,
+    x: &Buffer,
     bias: Option<&Buffer>,
-    scale: f32,
-    preset: bool,
-    scores: &mut Buffer,
-    ids: &mut Buffer,
-    weights: &mut Buffer,
+    ids: &Buffer,
+    weights: &Buffer,
 ) -> Result<()> {
-    todo!()
+    let args = RouteArgs {
+        n_expert: c.n_expert as u32,
+        n_used: c.n_used as u32,
+        has_bias: u32::from(bias.is_some()),
+        is_preset: u32::from(c.preset),
+        scale: c.scale,
+    };
+    let grid = Grid {
+        groups: [c.n, 1, 1],
+        threads: 32,
+        shared: shared(c.n_expert),
+    };
+    // Without a bias it is not looked at.
+    let binds = [x.all(), bias.unwrap_or(x).all(), ids.all(), weights.all()];
+    e.dispatch(Kernel::Route, &[], &args, &binds, grid)
 }
