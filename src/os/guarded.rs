@@ -4,6 +4,37 @@
 use super::page_size;
 use crate::error::{Error, ErrorKind, Result};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
+
+/// What was touched that may not be, told by [`explain_faults`].
+pub type Explain = fn(address: usize) -> Option<String>;
+
+static EXPLAIN: OnceLock<Explain> = OnceLock::new();
+
+/// Has a touch of forbidden memory explained on the standard error before it ends the program.
+///
+/// The explanation runs in a signal handler, in a program that is lost: it may wait for no lock.
+pub fn explain_faults(explain: Explain) {
+    extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        // SAFETY: the system gives the handler of such a signal its information.
+        let address = unsafe { (*info).si_addr() }.addr();
+        if let Some(text) = EXPLAIN.get().and_then(|explain| explain(address)) {
+            eprintln!("{text}");
+        }
+        // SAFETY: the touch is repeated on return, and then ends the program.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    if EXPLAIN.set(explain).is_err() {
+        return;
+    }
+    // SAFETY: a zeroed sigaction is a valid one, and the handler has the type that SA_SIGINFO asks for.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        libc::sigaction(libc::SIGSEGV, &action, std::ptr::null_mut());
+    }
+}
 
 /// The end of a buffer lies at a forbidden page but for less than this; its start is a multiple of it.
 pub const GUARDED_ALIGNMENT: usize = 16;

@@ -27,7 +27,7 @@ pub use direct::DirectFile;
 pub use disk_space::free_space;
 pub use file::{File, MemFile};
 #[cfg(feature = "metal-sim")]
-pub use guarded::{GUARDED_ALIGNMENT, Guarded};
+pub use guarded::{GUARDED_ALIGNMENT, Guarded, explain_faults};
 #[cfg(target_os = "linux")]
 use linux as platform;
 #[cfg(target_os = "macos")]

@@ -1,4 +1,4 @@
-//! The table of messages against the methods of the device.
+//! The table of messages against the list of methods, and the device's methods against both.
 
 use infall::backend::metal::messages::{self, Size};
 use infall::backend::metal::objc::{Id, Sel};
@@ -23,44 +23,66 @@ fn encoded(rust: &str) -> &'static str {
     }
 }
 
-#[test]
-fn each_message_has_its_method_with_the_same_types_and_each_method_its_message() {
-    let sent: BTreeSet<(String, String, String)> = messages::ALL
-        .iter()
-        .flat_map(|message| {
+type Line = (String, String, String);
+
+/// Receiver, selector and types of each message.
+fn sent() -> BTreeSet<Line> {
+    let messages = messages::ALL.iter();
+    messages
+        .map(|message| {
             let arguments: String = message.arguments.iter().map(|a| encoded(a)).collect();
             let types = format!("{}@:{arguments}", encoded(message.result));
-            // `new` is inherited by each class it is sent to.
-            let receivers = match message.receiver {
-                "+NSObject" => &[
-                    "+MTLCompileOptions",
-                    "+MTLFunctionConstantValues",
-                    "+MTLResidencySetDescriptor",
-                ][..],
-                other => &[other][..],
-            };
-            let line = |receiver: &&str| {
-                (
-                    receiver.to_string(),
-                    message.selector.to_string(),
-                    types.clone(),
-                )
-            };
-            receivers.iter().map(line).collect::<Vec<_>>()
+            (message.receiver.into(), message.selector.into(), types)
+        })
+        .collect()
+}
+
+/// Receiver, selector and types of a line; a block is passed as an address, always nil.
+fn line(receiver: &str, selector: &str, types: &str) -> Line {
+    (receiver.into(), selector.into(), types.replace("@?", "^v"))
+}
+
+#[test]
+fn each_message_is_in_the_list_with_the_same_types() {
+    let listed: BTreeSet<Line> = include_str!("../selectors.txt")
+        .lines()
+        .filter(|text| !text.starts_with('#'))
+        .map(|text| {
+            let words: Vec<&str> = text.split(' ').collect();
+            assert_eq!(words.len(), 4, "{text}");
+            line(words[0], words[1], words[2])
         })
         .collect();
-    let known: BTreeSet<(String, String, String)> = control::methods()
+    let sent = sent();
+    let differ: Vec<&Line> = sent.symmetric_difference(&listed).collect();
+    assert!(differ.is_empty(), "{differ:#?}");
+    assert_eq!(
+        messages::ALL.len(),
+        sent.len(),
+        "no message stands there twice"
+    );
+}
+
+#[test]
+fn the_device_has_a_method_for_each_message_and_no_other() {
+    // `new` is inherited by the classes it is sent to.
+    let made = [
+        "+MTLCompileOptions",
+        "+MTLFunctionConstantValues",
+        "+MTLResidencySetDescriptor",
+    ];
+    let sent: BTreeSet<Line> = sent()
         .into_iter()
-        // A block is passed as an address, always nil.
-        .map(|(class, selector, types)| {
-            (
-                class.to_string(),
-                selector.to_string(),
-                types.replace("@?", "^v"),
-            )
+        .flat_map(|(receiver, selector, types)| match receiver.as_str() {
+            "+NSObject" => made.map(|class| line(class, &selector, &types)).to_vec(),
+            _ => vec![(receiver, selector, types)],
         })
         .collect();
-    let differ: Vec<_> = sent.symmetric_difference(&known).collect();
+    let known: BTreeSet<Line> = control::methods()
+        .into_iter()
+        .map(|(class, selector, types)| line(class, selector, types))
+        .collect();
+    let differ: Vec<&Line> = sent.symmetric_difference(&known).collect();
     assert!(differ.is_empty(), "{differ:#?}");
 }
 

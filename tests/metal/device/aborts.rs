@@ -56,5 +56,7 @@ fn reads_past_the_end() {
 
 #[test]
 fn a_kernel_that_leaves_its_buffer_ends_the_program() {
-    dies("aborts::reads_past_the_end");
+    let told = dies("aborts::reads_past_the_end");
+    let expected = "software metal: kernel past touches byte 16 of buffer 1, which has 16";
+    assert!(told.contains(expected), "{told}");
 }

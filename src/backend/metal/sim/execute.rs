@@ -4,16 +4,47 @@ use super::commands::{Item, Status};
 use super::encoders::{Dispatch, Slot};
 use super::hazards::{Argument, Touched, Written, differences};
 use super::kernels::Launch;
-use super::{Key, State, Traced, known};
-use crate::os::{GUARDED_ALIGNMENT, Guarded};
+use super::{Key, State, Traced, known, lock};
+use crate::os::{GUARDED_ALIGNMENT, Guarded, explain_faults};
 use crate::rng::Rng;
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Mutex;
 
 /// Bytes of an argument that are searched for addresses.
 const SEARCHED: usize = 64 << 10;
 
 /// Bytes of the memory that stands in for setBytes.
 const BYTES: usize = 4096;
+
+/// What runs, to be named when it touches what it may not.
+struct Running {
+    kernel: String,
+    /// Index, address and length of its buffers.
+    arguments: Vec<(usize, usize, usize)>,
+}
+
+/// Of the device that ran something last: a program has one, but for its tests.
+static RUNNING: Mutex<Option<Running>> = Mutex::new(None);
+
+/// Tells who touched an address, and which of its buffers is near.
+fn explain(address: usize) -> Option<String> {
+    const NEAR: usize = 1 << 20;
+    let running = RUNNING.try_lock().ok()?;
+    let Running { kernel, arguments } = running.as_ref()?;
+    let distance = |(_, start, len): &(usize, usize, usize)| {
+        let past = address.saturating_sub(start + len.saturating_sub(1));
+        past.max(start.saturating_sub(address))
+    };
+    let text = match arguments.iter().min_by_key(|a| distance(a)) {
+        Some(nearest) if distance(nearest) < NEAR => {
+            let (i, start, len) = nearest;
+            let offset = address.wrapping_sub(*start).cast_signed();
+            format!("byte {offset} of buffer {i}, which has {len}")
+        }
+        _ => format!("{address:#x}, which is in none of its buffers"),
+    };
+    Some(format!("software metal: kernel {kernel} touches {text}"))
+}
 
 /// The next dispatch, if nothing orders it after those before it.
 fn next_unordered(items: &mut VecDeque<Item>, before: &[Dispatch]) -> Option<Dispatch> {
@@ -239,10 +270,28 @@ impl State {
             shared: dispatch.shared,
             seed: self.control.seed,
         };
+        explain_faults(explain);
+        *lock(&RUNNING) = Some(self.running(dispatch, &buffers));
         // SAFETY: its buffers are held by the command buffer; the program, which waits for this, does not touch them, or
         // its test will see wrong results.
         if let Err(why) = unsafe { dispatch.function.kernels.run(&launch) } {
             self.breach(format!("kernel {}: {why}", dispatch.function.name));
+        }
+        *lock(&RUNNING) = None;
+    }
+
+    fn running(&self, dispatch: &Dispatch, buffers: &[*mut u8; 31]) -> Running {
+        let arguments = dispatch.arguments().map(|(i, _, slot)| match slot {
+            Slot::Empty => (i, 0, 0),
+            Slot::Buffer { key, .. } => {
+                let buffer = known(self.buffers.get(key));
+                (i, buffer.start, buffer.len)
+            }
+            Slot::Bytes(bytes) => (i, buffers[i].addr(), bytes.len()),
+        });
+        Running {
+            kernel: dispatch.function.name.clone(),
+            arguments: arguments.collect(),
         }
     }
 

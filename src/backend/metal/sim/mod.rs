@@ -87,8 +87,8 @@ struct State {
 /// The device of a thread, shared with its objects.
 type World = Mutex<State>;
 
-fn lock(world: &World) -> MutexGuard<'_, State> {
-    world.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 thread_local! {

@@ -6,7 +6,7 @@ use crate::backend::metal::objc::{Id, Sel};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// The device that each object belongs to; objects stay here after their end.
 static OBJECTS: Mutex<Option<HashMap<Key, Arc<World>>>> = Mutex::new(None);
@@ -21,7 +21,7 @@ thread_local! {
 
 /// The device of an object.
 pub(super) fn world_of(object: Id) -> Option<Arc<World>> {
-    let objects = OBJECTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let objects = lock(&OBJECTS);
     objects.as_ref()?.get(&object.addr()).cloned()
 }
 
@@ -45,7 +45,7 @@ impl State {
     pub(super) fn make(&mut self, class: &'static Class) -> Key {
         // An address of its own for ever: what is sent to a dead object is then known as such.
         let key = Box::leak(Box::new(0u64)) as *mut u64 as Key;
-        let mut objects = OBJECTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = lock(&OBJECTS);
         let objects = objects.get_or_insert_default();
         objects.insert(key, known(self.world.upgrade()));
         self.objects.insert(
@@ -187,7 +187,7 @@ pub(super) fn id(key: Key) -> Id {
 extern "C" fn sel_registerName(name: *const c_char) -> Sel {
     // SAFETY: the caller's string ends with a zero.
     let name = unsafe { CStr::from_ptr(name) };
-    let mut selectors = SELECTORS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut selectors = lock(&SELECTORS);
     let selectors = selectors.get_or_insert_default();
     let known = match selectors.get(name) {
         Some(known) => known,
@@ -202,7 +202,7 @@ extern "C" fn sel_registerName(name: *const c_char) -> Sel {
 
 /// The name of a selector, `None` when it was never registered.
 pub(super) fn selector_name(selector: Sel) -> Option<&'static str> {
-    let selectors = SELECTORS.lock().unwrap_or_else(PoisonError::into_inner);
+    let selectors = lock(&SELECTORS);
     let mut known = selectors.as_ref()?.iter();
     let name = known.find(|name| name.as_ptr().addr() == selector.addr())?;
     name.to_str().ok()
