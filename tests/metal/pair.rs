@@ -5,10 +5,13 @@ use infall::backend::metal::{self, Metal};
 use infall::backend::{Backend, RowForm, Storage};
 use infall::options::KernelChoice;
 use infall::os::{AlignedBuf, Slice};
-use infall::quant::{Format, encode};
+use infall::quant::{Format, blocks, encode};
 use infall::rng::Rng;
 use infall::units::{Extent, Phase};
 use std::sync::Arc;
+
+/// Half the distance of neighbours at 1: what one rounding of f32 can be off, in units of the value.
+pub const ROUNDING: f32 = 1.0 / (1 << 24) as f32;
 
 /// The plain kernels of the CPU, and Metal.
 pub struct Pair {
@@ -27,8 +30,6 @@ pub struct Both {
 pub struct BothMatrices {
     pub cpu: <Cpu as Storage>::Matrix,
     pub metal: metal::Matrix,
-    /// As f32, `[rows, cols]`.
-    pub values: Vec<f32>,
 }
 
 /// Stores of each.
@@ -37,8 +38,21 @@ pub struct BothRows {
     pub metal: metal::Rows,
 }
 
+/// Does some work in each order of threads that the software device has, once on a real one.
+pub fn in_each_order(work: impl Fn(&mut Pair)) {
+    #[cfg(not(target_os = "macos"))]
+    for seed in 0..8 {
+        metal::sim::control::reset();
+        metal::sim::control::set_seed(seed);
+        work(&mut Pair::new(seed.into()));
+        assert_eq!(metal::sim::control::live(), [], "objects left over");
+    }
+    #[cfg(target_os = "macos")]
+    work(&mut Pair::new(0));
+}
+
 impl Pair {
-    pub fn new(seed: u64) -> Pair {
+    fn new(seed: u64) -> Pair {
         Pair {
             cpu: Cpu::new(KernelChoice::Scalar, 1).unwrap(),
             metal: Metal::new().unwrap(),
@@ -51,10 +65,17 @@ impl Pair {
         self.metal.pass(phase, 1);
     }
 
-    /// `len` values around 0, of about the size `scale`.
+    /// `len` values between `-scale` and `scale`.
     pub fn values(&mut self, len: usize, scale: f32) -> Vec<f32> {
         (0..len)
             .map(|_| (self.rng.uniform() * 2.0 - 1.0) * scale)
+            .collect()
+    }
+
+    /// `len` whole numbers between `-most` and `most`.
+    pub fn whole(&mut self, len: usize, most: usize) -> Vec<f32> {
+        (0..len)
+            .map(|_| self.rng.below(2 * most + 1) as f32 - most as f32)
             .collect()
     }
 
@@ -79,7 +100,26 @@ impl Pair {
         self.with(&vec![f32::NAN; len])
     }
 
-    /// A random matrix, `offset` bytes behind the start of a page.
+    /// The bytes of random rows, `offset` bytes behind the start of their memory, which is that of one page or more.
+    pub fn weights(&mut self, format: Format, rows: usize, cols: usize, offset: usize) -> Slice {
+        let row_bytes = format.row_bytes(cols).unwrap();
+        let mut memory = AlignedBuf::zeroed(offset + rows * row_bytes).unwrap();
+        for r in 0..rows {
+            let row = self.values(cols, 1.0);
+            encode::encode_row(
+                format,
+                &row,
+                &mut memory.as_mut_slice()[offset + r * row_bytes..][..row_bytes],
+            );
+        }
+        let extent = Extent {
+            offset: offset as u64,
+            len: (rows * row_bytes) as u64,
+        };
+        Slice::new(&Arc::new(memory), extent).unwrap()
+    }
+
+    /// A random matrix.
     pub fn matrix(
         &mut self,
         format: Format,
@@ -87,27 +127,14 @@ impl Pair {
         cols: usize,
         offset: usize,
     ) -> BothMatrices {
-        let row_bytes = format.row_bytes(cols).unwrap();
-        let mut memory = AlignedBuf::zeroed(offset + rows * row_bytes).unwrap();
-        let mut values = vec![0.0; rows * cols];
-        for r in 0..rows {
-            let row = self.values(cols, 1.0 / (cols as f32).sqrt());
-            let bytes = &mut memory.as_mut_slice()[offset + r * row_bytes..][..row_bytes];
-            encode::encode_row(format, &row, bytes);
-            let values = &mut values[r * cols..][..cols];
-            infall::quant::blocks::dequantize_row(format, bytes, values);
+        let data = self.weights(format, rows, cols, offset);
+        BothMatrices {
+            cpu: self.cpu.matrix(format, rows, cols, data.clone()).unwrap(),
+            metal: self.metal.matrix(format, rows, cols, data).unwrap(),
         }
-        let extent = Extent {
-            offset: offset as u64,
-            len: (rows * row_bytes) as u64,
-        };
-        let slice = Slice::new(&Arc::new(memory), extent).unwrap();
-        let cpu = self.cpu.matrix(format, rows, cols, slice.clone()).unwrap();
-        let metal = self.metal.matrix(format, rows, cols, slice).unwrap();
-        BothMatrices { cpu, metal, values }
     }
 
-    /// Stores with room for `n` rows of `capacity`.
+    /// Stores of `capacity` rows with room for `n`.
     pub fn rows(&mut self, form: RowForm, dim: usize, capacity: usize, n: usize) -> BothRows {
         let mut rows = BothRows {
             cpu: self.cpu.rows(form, dim, capacity).unwrap(),
@@ -118,16 +145,24 @@ impl Pair {
         rows
     }
 
-    /// The values that Metal has computed.
-    pub fn found(&mut self, both: &Both) -> Vec<f32> {
-        self.metal.host(&both.metal).unwrap().to_vec()
+    /// Both hold the same, no further apart than `bound`.
+    pub fn assert_near(&mut self, what: &str, both: &Both, bound: f32) {
+        let found = self.metal.host(&both.metal).unwrap();
+        assert_near(what, found, &both.cpu, bound);
     }
+}
 
-    /// Both hold the same, each within `bound` of the size of what went into a value.
-    pub fn assert_near(&mut self, what: &str, both: &Both, size: f32, bound: f32) {
-        let found = self.found(both);
-        assert_near(what, &found, &both.cpu, size * bound);
+/// The weights of a slice as f32.
+pub fn dequantized(format: Format, cols: usize, bytes: &[u8]) -> Vec<f32> {
+    let row_bytes = format.row_bytes(cols).unwrap();
+    let mut values = vec![0.0; bytes.len() / row_bytes * cols];
+    for (row, out) in bytes
+        .chunks_exact(row_bytes)
+        .zip(values.chunks_exact_mut(cols))
+    {
+        blocks::dequantize_row(format, row, out);
     }
+    values
 }
 
 /// Values that are no further apart than `bound`; NaN matches NaN only.
@@ -141,4 +176,10 @@ pub fn assert_near(what: &str, found: &[f32], expected: &[f32], bound: f32) {
             found.len()
         );
     }
+}
+
+/// The same values, bit by bit.
+pub fn assert_same_bits(what: &str, found: &[f32], expected: &[f32]) {
+    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    assert!(bits(found) == bits(expected), "{what}: other bits");
 }

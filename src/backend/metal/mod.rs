@@ -161,6 +161,14 @@ impl Metal {
         Ok(())
     }
 
+    /// The weights of the last choice, `[n, n_used]`, which stay on the device otherwise.
+    ///
+    /// Errors: the device failed.
+    pub fn route_weights(&mut self, n: usize) -> Result<Vec<f32>> {
+        self.encoder.wait()?;
+        Ok(self.scratch.weights.values()[..n].to_vec())
+    }
+
     /// What was encoded so far.
     pub fn counters(&self) -> encode::Counters {
         self.encoder.counters()

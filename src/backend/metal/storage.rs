@@ -143,6 +143,13 @@ pub(super) fn upload(e: &mut Encoder, buffer: &Buffer, bytes: &[u8]) -> Result<(
     e.dispatch(Kernel::Copy, &[], &args, &[from.bind(), to], grid)
 }
 
+impl Selection {
+    /// The ids, as bits.
+    pub fn ids(&self) -> &Buffer {
+        &self.ids
+    }
+}
+
 impl Metal {
     /// Values of no meaning.
     pub(super) fn new_buffer(&self, len: usize) -> Result<Buffer> {
