@@ -28,6 +28,7 @@ pub mod objc;
 mod ops;
 #[cfg(all(feature = "metal-sim", not(target_os = "macos")))]
 pub mod sim;
+pub mod source;
 mod storage;
 
 pub use storage::{Buffer, Matrix, Rows, Selection};
