@@ -24,7 +24,7 @@ kernel void index_scores(
     ushort thread_index [[thread_index_in_threadgroup]],
     ushort lane         [[thread_index_in_simdgroup]],
     ushort simdgroup    [[simdgroup_index_in_threadgroup]],
-    ushort n_threads    [[threads_per_threadgroup]])
+    ushort2 n_threads   [[threads_per_threadgroup]])
 {
     const uint token = group.y, first = group.x * INDEX_ROWS, dim = args.dim;
     const uint n_visible = (args.pos + token + 1) / args.ratio;
@@ -32,7 +32,7 @@ kernel void index_scores(
     threadgroup float * keys = shared;
     threadgroup float * queries = shared + INDEX_ROWS * dim;
     threadgroup float * products = queries + 8 * dim + simdgroup * 64;
-    for (uint i = thread_index; i < INDEX_ROWS * dim / 2; i += n_threads) {
+    for (uint i = thread_index; i < INDEX_ROWS * dim / 2; i += n_threads.x) {
         const uint row = first + 2 * i / dim;
         float2 v = float2(0.0f);
         if (row < n_visible) v = load_pair(rows + (ulong)row * args.row_bytes, 2 * i % dim, dim, 0);
@@ -43,7 +43,7 @@ kernel void index_scores(
     for (uint head = 0; head < args.n_head; head += 8) {
         threadgroup_barrier(mem_flags::mem_threadgroup);
         device const float * from = q + ((ulong)token * args.n_head + head) * dim;
-        for (uint i = thread_index; i < 8 * dim; i += n_threads) queries[i] = head + i / dim < args.n_head ? from[i] : 0.0f;
+        for (uint i = thread_index; i < 8 * dim; i += n_threads.x) queries[i] = head + i / dim < args.n_head ? from[i] : 0.0f;
         threadgroup_barrier(mem_flags::mem_threadgroup);
         simdgroup_float8x8 sums = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
         for (uint k = 0; k < dim; k += 8) {

@@ -2,8 +2,10 @@
 
 use super::classes::{Class, Method};
 use super::commands::{self, EVENT, QUEUE};
+use super::compile::Sanitizer;
 use super::foundation::{DATA, STRING};
 use super::kernels::{Function, Kernels};
+use super::loaded::Loaded;
 use super::runtime::{id, with, with_own};
 use super::{Key, State, known};
 use crate::backend::metal::objc::{Id, Sel};
@@ -322,8 +324,8 @@ impl State {
     }
 }
 
-fn compile(_source: &str) -> Result<Arc<dyn Kernels>, String> {
-    Err("no kernels".to_string())
+fn compile(source: &str) -> Result<Arc<dyn Kernels>, String> {
+    Ok(Loaded::from_source(source, Sanitizer::from_environment()?)?)
 }
 
 extern "C" fn new_function(this: Id, _: Sel, name: Id, values: Id, error: *mut Id) -> Id {

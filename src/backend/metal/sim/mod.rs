@@ -15,17 +15,21 @@
 
 mod classes;
 mod commands;
+pub mod compile;
 pub mod control;
+mod cpp;
 mod device;
 mod encoders;
 mod execute;
 mod foundation;
 mod hazards;
 mod kernels;
+mod loaded;
 mod memory;
 mod runtime;
 
 pub use kernels::{Access, Kernels, Launch};
+pub use loaded::Loaded;
 
 use crate::os::Guarded;
 use control::{Control, Counts, Limits, Traced};

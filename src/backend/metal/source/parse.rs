@@ -482,18 +482,23 @@ fn shaders(
         })
         .collect();
     let constants = lint::constants(tokens, &program);
-    let mut add = |index: usize, name: &str, function: String| {
+    let mut add = |at: usize, index: usize, name: &str, function: String| {
         let kernel = Kernel {
             name: name.to_string(),
             function,
             parameters: parameters[index].clone(),
             constants: constants[index].clone(),
         };
-        kernels.push((program.functions[index].name.at, kernel));
+        kernels.push((at, kernel));
     };
     for (index, function) in program.functions.iter().enumerate() {
         if function.is_kernel && !function.is_template {
-            add(index, function.name.text, function.name.text.to_string());
+            add(
+                function.name.at,
+                index,
+                function.name.text,
+                function.name.text.to_string(),
+            );
         }
     }
     let mut instantiated = BTreeSet::new();
@@ -512,7 +517,7 @@ fn shaders(
                     .iter()
                     .map(|t| t.text)
                     .collect();
-                add(index, instance.name, function);
+                add(first.at, index, instance.name, function);
             }
             None => faults.push(fault(
                 first,

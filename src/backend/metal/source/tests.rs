@@ -161,7 +161,10 @@ fn breaks(from: &str, to: &str, found: &str) {
     let fault = faults.iter().find(|f| f.found.contains(found));
     let fault = fault.unwrap_or_else(|| panic!("{to}: {faults:?}"));
     // A fault of two places stands at the second; a missing parameter is one of the whole kernel.
-    assert!(fault.line.abs_diff(line) <= 1, "{to} on line {line}: {fault}");
+    assert!(
+        fault.line.abs_diff(line) <= 1,
+        "{to} on line {line}: {fault}"
+    );
 }
 
 /// Puts a statement into a kernel.
