@@ -3,7 +3,7 @@
 //!
 //! Only macOS and the feature `metal-sim` need them; elsewhere nothing is done.
 
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "src/backend/metal/source/mod.rs"]
 mod source;
 #[allow(dead_code)]
