@@ -18,6 +18,8 @@ struct ProductArgs {
     uint row_bytes;
     uint x_stride;
     uint y_stride;
+    uint split;
+    uint tile;
 };
 
 struct ExpertArgs {

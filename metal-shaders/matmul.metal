@@ -1,5 +1,10 @@
-// Products for many tokens: a threadgroup of four simdgroups computes a tile of 32 rows of weights by 32 tokens. Weights
-// are unpacked into threadgroup memory once for all tokens of the tile; each simdgroup has a quarter of it, 16 by 16.
+// Products for many tokens: a group of four simdgroups computes a tile of 64 rows of weights by up to 32 tokens, of which
+// each simdgroup has 16 rows. Weights are unpacked into threadgroup memory once for all tokens of the tile.
+//
+// ```text
+// threadgroup memory   weights: 64 rows, 32 columns     values: 32 tokens, 32 columns     in blocks of 8 by 8, row by row
+// afterwards           sums: 32 tokens, 64 rows
+// ```
 #include <metal_stdlib>
 #include "dialect.h"
 #include "args.h"
@@ -8,57 +13,63 @@
 #include "experts.h"
 using namespace metal;
 
-// Rows, tokens and columns of a tile.
-#define TILE 32
+#define TILE_ROWS 64
+#define TILE_TOKENS 32
+#define TILE_COLS 32
+#define TILE_THREADS 128
 
-// Four products of 8 by 8, of 16 rows by 16 tokens.
-struct Quarter {
-    simdgroup_float8x8 at[4];
-};
-
-static inline void clear(thread Quarter & sums)
+// The place of (row, column) in blocks of 8 by 8, four blocks side by side.
+static inline ushort block_place(ushort row, ushort column)
 {
-    for (ushort i = 0; i < 4; ++i) sums.at[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    return 64 * (4 * (row / 8) + column / 8) + 8 * (row % 8) + column % 8;
 }
 
-// 32 rows of weights, 32 columns of each from `p0` on, two pieces a row: threads 0 to 63 unpack one each.
+// Leaves in `shared` the sums over all columns, [TILE_TOKENS, TILE_ROWS], of the first n tokens. A thread brings half a row
+// of weights, row `thread_index / 2` of the tile, and a quarter of a token's values, token `thread_index / 4`: `weights` and
+// `values` are theirs. The order of a sum depends on the columns alone.
 template <typename F>
-static inline void unpack_tile(device const uchar * w, uint row_bytes, uint first, uint n_rows, uint p0, threadgroup float * tile, ushort thread_index)
+static inline void multiply_tile(device const uchar * weights, device const float * values, uint cols, ushort n, threadgroup float * shared, ushort thread_index, ushort simdgroup)
 {
-    if (thread_index >= 2 * TILE) return;
-    const uint row = min(first + thread_index / 2, n_rows - 1);
-    float weights[16];
-    F::piece(w + (ulong)row * row_bytes, p0 + thread_index % 2, weights);
-    threadgroup float * to = tile + (thread_index / 2) * TILE + 16 * (thread_index % 2);
-    for (ushort i = 0; i < 16; ++i) to[i] = weights[i];
-}
-
-// sums += tile of weights (rows) times tile of values (tokens), both [32, 32 columns]
-static inline void multiply_tile(threadgroup const float * weights, threadgroup const float * values, ushort simdgroup, thread Quarter & sums)
-{
-    threadgroup const float * w = weights + (simdgroup / 2) * 16 * TILE;
-    threadgroup const float * x = values + (simdgroup % 2) * 16 * TILE;
-    for (ushort k = 0; k < TILE; k += 8) {
-        simdgroup_float8x8 a[2], b[2];
-        for (ushort i = 0; i < 2; ++i) {
-            simdgroup_load(a[i], w + i * 8 * TILE + k, TILE);
-            simdgroup_load(b[i], x + i * 8 * TILE + k, TILE, ulong2(0, 0), true);
+    threadgroup float * w = shared;
+    threadgroup float * x = shared + TILE_ROWS * TILE_COLS;
+    threadgroup float4 * own_w = (threadgroup float4 *)(w + block_place(thread_index / 2, 16 * (thread_index % 2)));
+    threadgroup float4 * own_x = (threadgroup float4 *)(x + block_place(thread_index / 4, 8 * (thread_index % 4)));
+    const bool has_token = thread_index / 4 < n;
+    simdgroup_float8x8 sums[8];
+    for (ushort i = 0; i < 8; ++i) sums[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    for (uint k = 0; k < cols; k += TILE_COLS) {
+        float piece[16];
+        F::piece(weights, k / 16 + thread_index % 2, piece);
+        for (ushort i = 0; i < 4; ++i) own_w[i / 2 * 16 + i % 2] = float4(piece[4 * i], piece[4 * i + 1], piece[4 * i + 2], piece[4 * i + 3]);
+        device const float4 * from = (device const float4 *)(values + k + 8 * (thread_index % 4));
+        own_x[0] = has_token ? from[0] : float4(0.0f);
+        own_x[1] = has_token ? from[1] : float4(0.0f);
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        for (ushort c = 0; c < TILE_COLS / 8; ++c) {
+            simdgroup_float8x8 columns[2], rows;
+            for (ushort i = 0; i < 2; ++i) {
+                simdgroup_load(columns[i], w + 64 * (4 * (2 * simdgroup + i) + c), 8, ulong2(0, 0), true);
+            }
+            for (ushort t = 0; t < TILE_TOKENS / 8; ++t) {
+                if (8 * t >= n) continue;
+                simdgroup_load(rows, x + 64 * (4 * t + c), 8);
+                simdgroup_multiply_accumulate(sums[2 * t], rows, columns[0], sums[2 * t]);
+                simdgroup_multiply_accumulate(sums[2 * t + 1], rows, columns[1], sums[2 * t + 1]);
+            }
         }
-        for (ushort i = 0; i < 4; ++i) {
-            simdgroup_multiply_accumulate(sums.at[i], a[i / 2], b[i % 2], sums.at[i]);
-        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
     }
+    for (ushort t = 0; t < TILE_TOKENS / 8; ++t) {
+        if (8 * t >= n) continue;
+        threadgroup float * to = shared + 8 * t * TILE_ROWS + 16 * simdgroup;
+        simdgroup_store(sums[2 * t], to, TILE_ROWS);
+        simdgroup_store(sums[2 * t + 1], to + 8, TILE_ROWS);
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 
-// The sums as [32 rows, 32 tokens] in threadgroup memory.
-static inline void store_tile(thread Quarter & sums, threadgroup float * tile, ushort simdgroup)
-{
-    threadgroup float * to = tile + (simdgroup / 2) * 16 * TILE + (simdgroup % 2) * 16;
-    for (ushort i = 0; i < 4; ++i) simdgroup_store(sums.at[i], to + (i / 2) * 8 * TILE + (i % 2) * 8, TILE);
-}
-
-// y[token, group rows] = w[group rows, cols] x[token, group cols]; the grid is (row tiles, token tiles, groups), a group
-// has 128 threads
+// y[token, group rows] = w[group rows, cols] x[token, group cols]; the grid is (row tiles, token tiles, groups), with
+// `tile` tokens in one
 template <typename F>
 kernel void matmul(
     constant ProductArgs & args [[buffer(0)]],
@@ -70,29 +81,17 @@ kernel void matmul(
     ushort thread_index [[thread_index_in_threadgroup]],
     ushort simdgroup    [[simdgroup_index_in_threadgroup]])
 {
-    threadgroup float * weights = shared;
-    threadgroup float * values = shared + TILE * TILE;
-    const uint first_row = group.x * TILE, first_token = group.y * TILE;
-    device const uchar * matrix = w + (ulong)group.z * args.rows * args.row_bytes;
-    Quarter sums;
-    clear(sums);
-    for (uint k = 0; k < args.cols; k += TILE) {
-        unpack_tile<F>(matrix, args.row_bytes, first_row, args.rows, k / 16, weights, thread_index);
-        for (ushort i = thread_index; i < TILE * TILE; i += 128) {
-            const uint token = first_token + i / TILE;
-            values[i] = token < args.n ? x[(ulong)token * args.x_stride + (ulong)group.z * args.cols + k + i % TILE] : 0.0f;
-        }
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        multiply_tile(weights, values, simdgroup, sums);
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-    }
-    store_tile(sums, shared, simdgroup);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (ushort i = thread_index; i < TILE * TILE; i += 128) {
-        const uint row = first_row + i % TILE, token = first_token + i / TILE;
-        if (row < args.rows && token < args.n) {
-            y[(ulong)token * args.y_stride + (ulong)group.z * args.rows + row] = shared[(i % TILE) * TILE + i / TILE];
-        }
+    const uint first_row = group.x * TILE_ROWS, first_token = group.y * args.tile;
+    const ushort n_rows = min(args.rows - first_row, (uint)TILE_ROWS), n = min(args.n - first_token, args.tile);
+    const uint row = first_row + min((uint)thread_index / 2, n_rows - 1u);
+    const uint token = first_token + min((uint)thread_index / 4, n - 1u);
+    device const uchar * weights = w + ((ulong)group.z * args.rows + row) * args.row_bytes;
+    device const float * values = x + (ulong)token * args.x_stride + (ulong)group.z * args.cols;
+    multiply_tile<F>(weights, values, args.cols, n, shared, thread_index, simdgroup);
+    device float * out = y + (ulong)first_token * args.y_stride + (ulong)group.z * args.rows + first_row;
+    for (ushort i = thread_index; i < n * TILE_ROWS; i += TILE_THREADS) {
+        const ushort r = i % TILE_ROWS, t = i / TILE_ROWS;
+        if (r < n_rows) out[(ulong)t * args.y_stride + r] = shared[i];
     }
 }
 KERNEL_INSTANCE("matmul_f32", matmul<F32>)
@@ -104,7 +103,8 @@ KERNEL_INSTANCE("matmul_q2_k", matmul<Q2_K>)
 KERNEL_INSTANCE("matmul_iq2_xxs", matmul<IQ2_XXS>)
 KERNEL_INSTANCE("matmul_mxfp4", matmul<MXFP4>)
 
-// hidden[route] = weight[route] * swiglu(gate x, up x); the grid is (row tiles, tiles of routes)
+// hidden[route] = weight[route] * swiglu(gate x, up x); the grid is (row tiles, tiles of routes). The first half of a tile's
+// rows is of gate, the second half the same rows of up.
 template <typename F>
 kernel void expert_gate_up_many(
     constant ExpertArgs     & args   [[buffer(0)]],
@@ -119,36 +119,19 @@ kernel void expert_gate_up_many(
     ushort thread_index [[thread_index_in_threadgroup]],
     ushort simdgroup    [[simdgroup_index_in_threadgroup]])
 {
-    threadgroup float * gate_tile = shared;
-    threadgroup float * up_tile = shared + TILE * TILE;
-    threadgroup float * values = shared + 2 * TILE * TILE;
-    const uint first_row = group.x * TILE;
-    const uint slot = tiles[group.y].slot, n = tiles[group.y].n;
+    const uint first_row = group.x * (TILE_ROWS / 2);
+    const ushort n_rows = min(args.rows - first_row, (uint)TILE_ROWS / 2), n = tiles[group.y].n;
     device const uint * chosen = routes + tiles[group.y].first;
-    Quarter gates, ups;
-    clear(gates);
-    clear(ups);
-    for (uint k = 0; k < args.cols; k += TILE) {
-        unpack_tile<F>(slots[slot].gate, args.row_bytes, first_row, args.rows, k / 16, gate_tile, thread_index);
-        unpack_tile<F>(slots[slot].up, args.row_bytes, first_row, args.rows, k / 16, up_tile, thread_index);
-        for (ushort i = thread_index; i < TILE * TILE; i += 128) {
-            const uint r = i / TILE;
-            values[i] = r < n ? x[(ulong)(chosen[r] / args.n_used) * args.cols + k + i % TILE] : 0.0f;
-        }
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        multiply_tile(gate_tile, values, simdgroup, gates);
-        multiply_tile(up_tile, values, simdgroup, ups);
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-    }
-    store_tile(gates, gate_tile, simdgroup);
-    store_tile(ups, up_tile, simdgroup);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (ushort i = thread_index; i < TILE * TILE; i += 128) {
-        const uint row = first_row + i % TILE, r = i / TILE;
-        if (row < args.rows && r < n) {
-            const uint at = (i % TILE) * TILE + r;
-            hidden[(ulong)chosen[r] * args.rows + row] = scale[chosen[r]] * swiglu_value(gate_tile[at], up_tile[at], args.clamp);
-        }
+    device const ExpertSlot * slot = slots + tiles[group.y].slot;
+    const uint row = first_row + min((uint)thread_index / 2 % (TILE_ROWS / 2), n_rows - 1u);
+    const uint token = chosen[min((uint)thread_index / 4, n - 1u)] / args.n_used;
+    device const uchar * weights = (thread_index < TILE_ROWS ? slot->gate : slot->up) + (ulong)row * args.row_bytes;
+    multiply_tile<F>(weights, x + (ulong)token * args.cols, args.cols, n, shared, thread_index, simdgroup);
+    for (ushort i = thread_index; i < n * (TILE_ROWS / 2); i += TILE_THREADS) {
+        const ushort r = i % (TILE_ROWS / 2), t = i / (TILE_ROWS / 2);
+        const float gate = shared[t * TILE_ROWS + r], up = shared[t * TILE_ROWS + TILE_ROWS / 2 + r];
+        const uint route = chosen[t];
+        if (r < n_rows) hidden[(ulong)route * args.rows + first_row + r] = scale[route] * swiglu_value(gate, up, args.clamp);
     }
 }
 KERNEL_INSTANCE("expert_gate_up_many_f32", expert_gate_up_many<F32>)
@@ -174,28 +157,16 @@ kernel void expert_down_many(
     ushort thread_index [[thread_index_in_threadgroup]],
     ushort simdgroup    [[simdgroup_index_in_threadgroup]])
 {
-    threadgroup float * weights = shared;
-    threadgroup float * values = shared + TILE * TILE;
-    const uint first_row = group.x * TILE;
-    const uint slot = tiles[group.y].slot, n = tiles[group.y].n;
+    const uint first_row = group.x * TILE_ROWS;
+    const ushort n_rows = min(args.rows - first_row, (uint)TILE_ROWS), n = tiles[group.y].n;
     device const uint * chosen = routes + tiles[group.y].first;
-    Quarter sums;
-    clear(sums);
-    for (uint k = 0; k < args.cols; k += TILE) {
-        unpack_tile<F>(slots[slot].down, args.row_bytes, first_row, args.rows, k / 16, weights, thread_index);
-        for (ushort i = thread_index; i < TILE * TILE; i += 128) {
-            const uint r = i / TILE;
-            values[i] = r < n ? hidden[(ulong)chosen[r] * args.cols + k + i % TILE] : 0.0f;
-        }
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        multiply_tile(weights, values, simdgroup, sums);
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-    }
-    store_tile(sums, shared, simdgroup);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (ushort i = thread_index; i < TILE * TILE; i += 128) {
-        const uint row = first_row + i % TILE, r = i / TILE;
-        if (row < args.rows && r < n) out[(ulong)chosen[r] * args.rows + row] = shared[(i % TILE) * TILE + r];
+    const uint row = first_row + min((uint)thread_index / 2, n_rows - 1u);
+    const uint route = chosen[min((uint)thread_index / 4, n - 1u)];
+    device const uchar * weights = slots[tiles[group.y].slot].down + (ulong)row * args.row_bytes;
+    multiply_tile<F>(weights, hidden + (ulong)route * args.cols, args.cols, n, shared, thread_index, simdgroup);
+    for (ushort i = thread_index; i < n * TILE_ROWS; i += TILE_THREADS) {
+        const ushort r = i % TILE_ROWS, t = i / TILE_ROWS;
+        if (r < n_rows) out[(ulong)chosen[t] * args.rows + first_row + r] = shared[i];
     }
 }
 KERNEL_INSTANCE("expert_down_many_f32", expert_down_many<F32>)

@@ -33,6 +33,6 @@ static inline float sigmoid(float x)
 static inline float swiglu_value(float gate, float up, float limit)
 {
     const float g = gate < limit ? gate : limit;
-    const float u = up < -limit ? -limit : up > limit ? limit : up;
+    const float u = up > -limit ? (up < limit ? up : limit) : -limit;
     return g * sigmoid(g) * u;
 }

@@ -71,6 +71,10 @@ args! {
         x_stride: uint,
         /// The same of the output.
         y_stride: uint,
+        /// 1 where all simdgroups of a group of `matvec` share the columns of the same rows.
+        split: uint,
+        /// Tokens of a tile of `matmul`.
+        tile: uint,
     }
     /// Of the kernels of routed experts.
     ExpertArgs {

@@ -4,8 +4,10 @@ use super::super::args::{CombineArgs, ExpertArgs, SwigluArgs};
 use super::super::encode::{Encoder, Grid};
 use super::super::kernels::Kernel;
 use super::super::{Buffer, Metal};
-use super::linear::{ROWS, SIMDGROUPS, TILE};
-use super::{each, shared};
+use super::each;
+use super::linear::{
+    ROWS, SIMDGROUPS, TILE_ROWS, TILE_THREADS, TILE_TOKENS, check_rows, matvec_shared, tile_shared,
+};
 use crate::backend::Experts;
 use crate::error::{Error, Result};
 use crate::quant::{Format, cast};
@@ -39,6 +41,11 @@ pub fn experts(
     };
     let gate_up = args(shape.n_ff, shape.n_embd, shape.gate_up)?;
     let down = args(shape.n_embd, shape.n_ff, shape.down)?;
+    for [gate, up, down_at] in slots {
+        check_rows(shape.gate_up, shape.n_embd, *gate)?;
+        check_rows(shape.gate_up, shape.n_embd, *up)?;
+        check_rows(shape.down, shape.n_ff, *down_at)?;
+    }
     let words: Vec<u32> = slots
         .iter()
         .flatten()
@@ -67,23 +74,25 @@ pub fn experts(
             let n_routes = routes.len() / 2;
             let routes = e.upload(cast::to_bytes(&routes))?;
             let (slots, routes) = (slots.bind(), routes.bind());
-            let grid = |rows: usize, rows_each: usize| Grid {
+            let grid = |rows: usize, rows_each: usize, format: Format| Grid {
                 groups: [rows.div_ceil(rows_each * SIMDGROUPS), n_routes, 1],
                 threads: 32 * SIMDGROUPS,
-                shared: 0,
+                shared: matvec_shared(format),
             };
-            // Gate and up take turns in the rows of a simdgroup.
+            // Gate and up share the rows of a simdgroup, or of a tile.
             let binds = [slots, routes, weights, x, hidden];
             let kernel = Kernel::ExpertGateUp(shape.gate_up);
-            e.dispatch(kernel, &[], &gate_up, &binds, grid(shape.n_ff, ROWS / 2))?;
+            let some = grid(shape.n_ff, ROWS / 2, shape.gate_up);
+            e.dispatch(kernel, &[], &gate_up, &binds, some)?;
             let binds = [slots, routes, hidden, out];
             let kernel = Kernel::ExpertDown(shape.down);
-            e.dispatch(kernel, &[], &down, &binds, grid(shape.n_embd, ROWS))
+            let all = grid(shape.n_embd, ROWS, shape.down);
+            e.dispatch(kernel, &[], &down, &binds, all)
         }
         Phase::Prefill => {
             let (mut tiles, mut routes) = (Vec::new(), Vec::new());
             for (slot, some) in groups() {
-                for tile in some.chunks(TILE) {
+                for tile in some.chunks(TILE_TOKENS) {
                     tiles.extend([slot as u32, routes.len() as u32, tile.len() as u32]);
                     routes.extend(tile.iter().map(|r| *r as u32));
                 }
@@ -92,17 +101,17 @@ pub fn experts(
             let tiles = e.upload(cast::to_bytes(&tiles))?;
             let routes = e.upload(cast::to_bytes(&routes))?;
             let (slots, tiles, routes) = (slots.bind(), tiles.bind(), routes.bind());
-            let grid = |rows: usize, n_tile: usize| Grid {
-                groups: [rows.div_ceil(TILE), n_tiles, 1],
-                threads: 128,
-                shared: shared(n_tile * TILE * TILE),
+            let grid = |rows: usize, rows_each: usize| Grid {
+                groups: [rows.div_ceil(rows_each), n_tiles, 1],
+                threads: TILE_THREADS,
+                shared: tile_shared(),
             };
             let binds = [slots, tiles, routes, weights, x, hidden];
             let kernel = Kernel::ExpertGateUpMany(shape.gate_up);
-            e.dispatch(kernel, &[], &gate_up, &binds, grid(shape.n_ff, 3))?;
+            e.dispatch(kernel, &[], &gate_up, &binds, grid(shape.n_ff, TILE_ROWS / 2))?;
             let binds = [slots, tiles, routes, hidden, out];
             let kernel = Kernel::ExpertDownMany(shape.down);
-            e.dispatch(kernel, &[], &down, &binds, grid(shape.n_embd, 2))
+            e.dispatch(kernel, &[], &down, &binds, grid(shape.n_embd, TILE_ROWS))
         }
     }
 }
