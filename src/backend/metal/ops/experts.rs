@@ -108,7 +108,13 @@ pub fn experts(
             };
             let binds = [slots, tiles, routes, weights, x, hidden];
             let kernel = Kernel::ExpertGateUpMany(shape.gate_up);
-            e.dispatch(kernel, &[], &gate_up, &binds, grid(shape.n_ff, TILE_ROWS / 2))?;
+            e.dispatch(
+                kernel,
+                &[],
+                &gate_up,
+                &binds,
+                grid(shape.n_ff, TILE_ROWS / 2),
+            )?;
             let binds = [slots, tiles, routes, hidden, out];
             let kernel = Kernel::ExpertDownMany(shape.down);
             e.dispatch(kernel, &[], &down, &binds, grid(shape.n_embd, TILE_ROWS))
