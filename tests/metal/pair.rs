@@ -119,6 +119,48 @@ impl Pair {
         Slice::new(&Arc::new(memory), extent).unwrap()
     }
 
+    /// The bytes of rows in which anything may stand but what makes a weight infinite or NaN.
+    pub fn any_weights(
+        &mut self,
+        format: Format,
+        rows: usize,
+        cols: usize,
+        offset: usize,
+    ) -> Slice {
+        let len = rows * format.row_bytes(cols).unwrap();
+        let mut memory = AlignedBuf::zeroed(offset + len).unwrap();
+        let bytes = &mut memory.as_mut_slice()[offset..][..len];
+        bytes
+            .iter_mut()
+            .for_each(|b| *b = self.rng.below(256) as u8);
+        for block in bytes.chunks_exact_mut(format.block_bytes()) {
+            // f16: no exponent of only ones. Wider ones: sizes whose products stay far from the ends.
+            let f16s: &[usize] = match format {
+                Format::F16 | Format::Q8_0 | Format::Iq2Xxs => &[1],
+                Format::Q4K => &[1, 3],
+                Format::Q2K => &[81, 83],
+                _ => &[],
+            };
+            for &high in f16s {
+                if block[high] & 0x7c == 0x7c {
+                    block[high] ^= 0x40;
+                }
+            }
+            let size = 100 + self.rng.below(50) as u8; // of an exponent of eight bits
+            match format {
+                Format::F32 => set_exponent(&mut block[2..4], size),
+                Format::Bf16 => set_exponent(block, size),
+                Format::Mxfp4 => block[0] = size,
+                _ => {}
+            }
+        }
+        let extent = Extent {
+            offset: offset as u64,
+            len: len as u64,
+        };
+        Slice::new(&Arc::new(memory), extent).unwrap()
+    }
+
     /// A random matrix.
     pub fn matrix(
         &mut self,
@@ -163,6 +205,12 @@ pub fn dequantized(format: Format, cols: usize, bytes: &[u8]) -> Vec<f32> {
         blocks::dequantize_row(format, row, out);
     }
     values
+}
+
+/// Sets the eight bits below the sign of the upper half of a little-endian f32.
+fn set_exponent(upper: &mut [u8], exponent: u8) {
+    upper[1] = upper[1] & 0x80 | exponent >> 1;
+    upper[0] = upper[0] & 0x7f | exponent << 7;
 }
 
 /// Values that are no further apart than `bound`; NaN matches NaN only.
