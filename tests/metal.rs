@@ -8,9 +8,16 @@
     all(feature = "metal-sim", target_arch = "x86_64")
 ))]
 
+mod common;
 #[path = "metal/graph.rs"]
 mod graph;
+#[path = "metal/model.rs"]
+mod model;
 #[path = "metal/pair.rs"]
 mod pair;
 #[path = "metal/products.rs"]
 mod products;
+
+#[path = "metal/proto.rs"]
+#[allow(unsafe_code)]
+mod proto;

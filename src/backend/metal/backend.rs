@@ -24,7 +24,7 @@ impl Backend for Metal {
     }
 
     fn wait(&mut self) -> Result<()> {
-        self.encoder.wait()
+        self.wait_for_all()
     }
 
     fn write(&mut self, buffer: &mut Buffer, values: &[f32]) -> Result<()> {
@@ -32,7 +32,7 @@ impl Backend for Metal {
     }
 
     fn host<'a>(&mut self, buffer: &'a Buffer) -> Result<&'a [f32]> {
-        self.encoder.wait()?;
+        self.wait_for_all()?;
         Ok(buffer.values())
     }
 

@@ -168,13 +168,13 @@ impl Encoder {
         }
         let access = kernel.access().bytes().map(|access| access == b'w');
         assert_eq!(access.len(), binds.len(), "{}: buffers", kernel.name());
-        let pipeline = self.pipelines.get(&self.device, kernel, constants)?;
-        if grid.threads > pipeline.max_total_threads_per_threadgroup() {
-            let what = format!("{}: threads of a group", kernel.name());
-            let most = pipeline.max_total_threads_per_threadgroup();
-            return Err(Error::limit(&what, grid.threads, most));
-        }
         api::autorelease_pool(|| {
+            let pipeline = self.pipelines.get(&self.device, kernel, constants)?;
+            let most = pipeline.max_total_threads_per_threadgroup();
+            if grid.threads > most {
+                let what = format!("{}: threads of a group", kernel.name());
+                return Err(Error::limit(&what, grid.threads, most));
+            }
             let open = open(&mut self.open, &self.queue)?;
             let touches = || {
                 binds
@@ -234,32 +234,34 @@ impl Encoder {
     ///
     /// Errors: the device refuses memory.
     pub fn upload(&mut self, bytes: &[u8]) -> Result<Upload> {
-        let open = api::autorelease_pool(|| open(&mut self.open, &self.queue))?;
-        let fits = |open: &Open| {
-            let piece = open.pieces.last()?;
-            (open.used + bytes.len() <= piece.len()).then(|| piece.clone())
-        };
-        let piece = match fits(open) {
-            Some(piece) => piece,
-            None => {
-                let len = bytes.len().max(PIECE);
-                let free = self.free.pop().filter(|piece| piece.len() >= len);
-                let new = || self.device.new_buffer(len, api::Storage::SharedTracked);
-                let piece = free
-                    .or_else(new)
-                    .ok_or_else(|| refused("memory for uploads"))?;
-                open.pieces.push(piece.clone());
-                open.used = 0;
-                piece
-            }
-        };
-        let offset = open.used;
-        open.used = (offset + bytes.len()).next_multiple_of(UPLOAD_ALIGNMENT);
-        piece.write(offset, bytes);
-        Ok(Upload {
-            buffer: piece,
-            offset,
-            len: bytes.len(),
+        api::autorelease_pool(|| {
+            let open = open(&mut self.open, &self.queue)?;
+            let fits = |open: &Open| {
+                let piece = open.pieces.last()?;
+                (open.used + bytes.len() <= piece.len()).then(|| piece.clone())
+            };
+            let piece = match fits(open) {
+                Some(piece) => piece,
+                None => {
+                    let len = bytes.len().max(PIECE);
+                    let free = self.free.pop().filter(|piece| piece.len() >= len);
+                    let new = || self.device.new_buffer(len, api::Storage::SharedTracked);
+                    let piece = free
+                        .or_else(new)
+                        .ok_or_else(|| refused("memory for uploads"))?;
+                    open.pieces.push(piece.clone());
+                    open.used = 0;
+                    piece
+                }
+            };
+            let offset = open.used;
+            open.used = (offset + bytes.len()).next_multiple_of(UPLOAD_ALIGNMENT);
+            piece.write(offset, bytes);
+            Ok(Upload {
+                buffer: piece,
+                offset,
+                len: bytes.len(),
+            })
         })
     }
 
@@ -287,24 +289,28 @@ impl Encoder {
     ///
     /// Errors: one of them failed.
     pub fn wait_for(&mut self, ticket: Ticket) -> Result<()> {
-        while !self.event.wait_until_signaled(ticket.0, PATIENCE_MS) {
-            // A failed command buffer raises no event.
-            self.check()?;
-        }
-        self.settle(ticket)
+        api::autorelease_pool(|| {
+            while !self.event.wait_until_signaled(ticket.0, PATIENCE_MS) {
+                // A failed command buffer raises no event.
+                self.check()?;
+            }
+            self.settle(ticket)
+        })
     }
 
     /// Gives what was encoded to the queue, and waits for all of it.
     ///
     /// Errors: a command buffer failed.
     pub fn wait(&mut self) -> Result<()> {
-        let last = self.flush();
-        // The event is raised a moment before the status is known.
-        self.in_flight
-            .iter()
-            .for_each(|f| f.commands.wait_until_completed());
-        self.check()?;
-        self.settle(last)
+        api::autorelease_pool(|| {
+            let last = self.flush();
+            // The event is raised a moment before the status is known.
+            self.in_flight
+                .iter()
+                .for_each(|f| f.commands.wait_until_completed());
+            self.check()?;
+            self.settle(last)
+        })
     }
 
     /// An error if a command buffer failed; what was in flight is forgotten then, as none that follow can be trusted.
@@ -313,7 +319,7 @@ impl Encoder {
         let Some(failed) = self.in_flight.iter().find(|f| is_failed(f)) else {
             return Ok(());
         };
-        let error = api::autorelease_pool(|| failed.commands.error());
+        let error = failed.commands.error();
         self.in_flight
             .iter()
             .for_each(|f| f.commands.wait_until_completed());
@@ -338,9 +344,10 @@ impl Drop for Encoder {
     fn drop(&mut self) {
         // Memory that kernels read may go with the backend.
         self.flush();
-        self.in_flight
-            .iter()
-            .for_each(|f| f.commands.wait_until_completed());
+        api::autorelease_pool(|| {
+            let in_flight = self.in_flight.iter();
+            in_flight.for_each(|f| f.commands.wait_until_completed());
+        });
     }
 }
 

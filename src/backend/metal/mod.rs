@@ -10,6 +10,7 @@
 use crate::backend::{HC, MIX};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::config::Config;
+use crate::os::AlignedBuf;
 use crate::os::share::SHARED_PAGE;
 use crate::units::Phase;
 use encode::{Encoder, Ticket};
@@ -47,6 +48,8 @@ pub struct Metal {
     /// The router's last choice.
     choice: Choice,
     scratch: Scratch,
+    /// Memory of all stores of rows, and of those that are gone until the next wait.
+    stores: Vec<Arc<AlignedBuf>>,
     _kept: KeptAlive,
 }
 
@@ -64,7 +67,7 @@ impl Limits {
     pub fn read() -> Result<Limits> {
         let device = device()?;
         Ok(Limits {
-            working_set: device.recommended_max_working_set_size(),
+            working_set: api::autorelease_pool(|| device.recommended_max_working_set_size()),
         })
     }
 }
@@ -73,12 +76,15 @@ impl Limits {
 fn device() -> Result<api::Device> {
     let none = || Error::unsupported("--backend metal: found no Metal device, expected one");
     let device = api::autorelease_pool(api::Device::system_default).ok_or_else(none)?;
-    if !device.supports_family(api::FAMILY_APPLE_7) || !device.has_unified_memory() {
-        let name = api::autorelease_pool(|| device.name());
-        return Err(Error::unsupported(format!(
-            "--backend metal: found {name}, expected a processor of Apple's (M1 or later)"
-        )));
-    }
+    api::autorelease_pool(|| {
+        if device.supports_family(api::FAMILY_APPLE_7) && device.has_unified_memory() {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!(
+            "--backend metal: found {}, expected a processor of Apple's (M1 or later)",
+            device.name()
+        )))
+    })?;
     Ok(device)
 }
 
@@ -124,7 +130,7 @@ impl Metal {
             weights: buffer(0)?,
         };
         let mut metal = Metal {
-            encoder: Encoder::new(&device, queue, pipelines)?,
+            encoder: api::autorelease_pool(|| Encoder::new(&device, queue, pipelines))?,
             name: api::autorelease_pool(|| device.name()),
             device,
             _kept: KeptAlive::start(&memory)?,
@@ -132,6 +138,7 @@ impl Metal {
             phase: Phase::Prefill,
             choice: Choice::default(),
             scratch,
+            stores: Vec::new(),
         };
         storage::upload(&mut metal.encoder, &metal.scratch.mixer, &[0; 4])?;
         metal.encoder.wait()?;
@@ -152,6 +159,13 @@ impl Metal {
             .iter()
             .map(|n| (4 * *n as u64).next_multiple_of(SHARED_PAGE as u64))
             .sum()
+    }
+
+    /// Waits for all work, and lets go what only work could still need.
+    fn wait_for_all(&mut self) -> Result<()> {
+        self.encoder.wait()?;
+        self.stores.retain(|memory| Arc::strong_count(memory) > 1);
+        Ok(())
     }
 
     /// Makes a scratch buffer longer, if it must be. Kernels that still use the old one keep it.

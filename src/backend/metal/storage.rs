@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::os::share::{Device, SHARED_PAGE, Shared};
 use crate::os::{AlignedBuf, Slice};
 use crate::quant::Format;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Rows get memory in steps of so many bytes at least.
@@ -83,7 +82,8 @@ pub struct Rows {
     pub(super) row_bytes: usize,
     // Before the memory that it lies over.
     raw: Option<api::Buffer>,
-    memory: AlignedBuf,
+    /// The backend has it too, as long as there may be work that touches it.
+    memory: Arc<AlignedBuf>,
 }
 
 impl Rows {
@@ -159,13 +159,12 @@ impl Metal {
     /// Covers the first `len` bytes of a store by a buffer.
     fn cover(&mut self, rows: &mut Rows, len: usize) -> Result<()> {
         // Two buffers over the same bytes are not related: nothing may be in flight for the old one.
-        self.encoder.wait()?;
-        let start: NonNull<u8> = NonNull::from(rows.memory.as_mut_slice()).cast();
-        // SAFETY: `AlignedBuf` starts at a shared page and has whole ones; `Rows` drops the buffer before the memory.
-        // Work that touches it is done before a session or the backend goes: both wait.
+        self.wait_for_all()?;
+        // SAFETY: `AlignedBuf` starts at a shared page and has whole ones. `Rows` drops the buffer before the memory, and the
+        // backend keeps the memory until it has waited for all work.
         let raw = api::autorelease_pool(|| unsafe {
             self.device
-                .new_buffer_no_copy(start, len, api::Storage::SharedTracked)
+                .new_buffer_no_copy(rows.memory.first(), len, api::Storage::SharedTracked)
         });
         rows.raw = Some(raw.ok_or_else(|| refused(&format!("a buffer of {len} bytes of rows")))?);
         Ok(())
@@ -175,10 +174,17 @@ impl Metal {
     pub(super) fn copy_all(&mut self, from: &Rows, to: &mut Rows) -> Result<()> {
         let n = from.n_reserved();
         self.reserve(to, n)?;
-        self.encoder.wait()?;
+        self.wait_for_all()?;
+        let (Some(from_raw), Some(to_raw)) = (&from.raw, &to.raw) else {
+            return Ok(());
+        };
         let len = n * from.row_bytes;
-        // Nothing is in flight: the memory below the buffers is ours.
-        to.memory.as_mut_slice()[..len].copy_from_slice(&from.memory.as_slice()[..len]);
+        assert!(len <= from_raw.len() && len <= to_raw.len());
+        // SAFETY: both lie in buffers of their own, and no work is left that touches them.
+        unsafe {
+            let (from, to) = (from_raw.contents(), to_raw.contents());
+            to.as_ptr().copy_from_nonoverlapping(from.as_ptr(), len);
+        }
         Ok(())
     }
 }
@@ -228,11 +234,13 @@ impl Storage for Metal {
 
     fn rows(&mut self, form: RowForm, dim: usize, capacity: usize) -> Result<Rows> {
         let row_bytes = form.row_bytes(dim)?;
+        let memory = Arc::new(AlignedBuf::zeroed(capacity * row_bytes)?);
+        self.stores.push(Arc::clone(&memory));
         Ok(Rows {
             form,
             row_bytes,
             raw: None,
-            memory: AlignedBuf::zeroed(capacity * row_bytes)?,
+            memory,
         })
     }
 
