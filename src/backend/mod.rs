@@ -582,7 +582,7 @@ pub trait Backend: Storage {
     fn attend(&mut self, step: Attend<'_, Self>) -> Result<()>;
     /// Fills `routes`, if not now then in [`Backend::routes`]; ties go to the lower expert.
     fn route(&mut self, step: Route<'_, Self>, routes: &mut Routes) -> Result<()>;
-    /// Waits until the last [`Backend::route`] has filled `routes`.
+    /// Waits until the last [`Backend::route`] has filled `routes`; experts of layers before are not read any more then.
     ///
     /// Errors: the device failed.
     fn routes(&mut self, _routes: &mut Routes) -> Result<()> {

@@ -228,10 +228,12 @@ impl Backend for Metal {
             n,
             is_preset,
         } = self.choice;
+        // Even where the choice is known: what is done by then are also the experts of the layer before, in whose place
+        // the supply may put others.
+        self.encoder.wait_for(ready)?;
         if is_preset {
             return Ok(());
         }
-        self.encoder.wait_for(ready)?;
         routes.ids.clear();
         let ids = self.scratch.ids.values()[..n].iter();
         routes.ids.extend(ids.map(|id| ExpertId(id.to_bits())));
