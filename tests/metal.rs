@@ -17,7 +17,3 @@ mod model;
 mod pair;
 #[path = "metal/products.rs"]
 mod products;
-
-#[path = "metal/proto.rs"]
-#[allow(unsafe_code)]
-mod proto;

@@ -43,7 +43,6 @@ pub fn in_each_order(work: impl Fn(&mut Pair)) {
     #[cfg(not(target_os = "macos"))]
     for seed in 0..8 {
         metal::sim::control::reset();
-        metal::sim::control::set_kernels(std::sync::Arc::new(crate::proto::Proto::load())); // PROTO
         metal::sim::control::set_seed(seed);
         work(&mut Pair::new(seed.into()));
         assert_eq!(metal::sim::control::live(), [], "objects left over");
@@ -57,7 +56,6 @@ pub fn in_some_order(work: impl Fn()) {
     #[cfg(not(target_os = "macos"))]
     {
         metal::sim::control::reset();
-        metal::sim::control::set_kernels(std::sync::Arc::new(crate::proto::Proto::load())); // PROTO
         metal::sim::control::set_seed(3);
     }
     work();

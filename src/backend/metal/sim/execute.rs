@@ -4,6 +4,7 @@ use super::commands::{Item, Status};
 use super::encoders::{Dispatch, Slot};
 use super::hazards::{Argument, Touched, Written, differences};
 use super::kernels::Launch;
+use super::memory;
 use super::{Key, State, Traced, known, lock};
 use crate::os::{GUARDED_ALIGNMENT, Guarded, explain_faults};
 use crate::rng::Rng;
@@ -339,24 +340,28 @@ impl State {
             Item::Dispatch(dispatch) => Some(dispatch),
             _ => None,
         });
-        let reached = dispatches
-            .flat_map(|d| self.addressed(d))
-            .map(|(_, key)| key)
-            .collect();
+        // Where buffers share memory, any of them may be meant: the one that can be reached, if any can.
+        let reached = dispatches.flat_map(|d| {
+            let can = |key: &Key| self.can_reach(commands, d, *key);
+            let meant = self.addressed(d).into_iter();
+            meant.filter_map(move |(_, keys)| {
+                keys.iter().copied().find(can).or(keys.first().copied())
+            })
+        });
+        let reached = reached.collect();
         known(self.command_buffers.get_mut(&commands)).reached = reached;
     }
 
     /// What a kernel reaches by address must be resident [A]: bound, used by its encoder, or in a committed set of the queue from
     /// before the command buffer's commit until now.
     fn check_reach(&mut self, commands: Key, dispatch: &Dispatch) {
-        let commands = known(self.command_buffers.get(&commands));
-        let now = self.resident(commands.queue);
-        let missing = self.addressed(dispatch).into_iter().find(|(_, key)| {
-            let bound = dispatch.buffers().any(|(_, bound, _)| bound == *key);
-            let resident = commands.resident.contains(key) && now.contains(key);
-            !(bound || resident || dispatch.used.contains(key))
+        let missing = self.addressed(dispatch).into_iter().find(|(_, keys)| {
+            !keys
+                .iter()
+                .any(|key| self.can_reach(commands, dispatch, *key))
         });
-        if let Some((i, key)) = missing {
+        if let Some((i, keys)) = missing {
+            let key = keys[0];
             let len = known(self.buffers.get(&key)).len;
             self.breach(format!(
                 "kernel {}: buffer {i} holds an address in a buffer of {len} bytes, which is neither in a committed residency set of the queue nor used by the encoder [A]",
@@ -365,22 +370,33 @@ impl State {
         }
     }
 
-    /// The buffers whose addresses stand in the arguments of a dispatch, with the argument's index.
-    fn addressed(&self, dispatch: &Dispatch) -> Vec<(usize, Key)> {
-        let places: BTreeMap<usize, (usize, Key)> = self
-            .buffers
-            .iter()
-            .map(|(key, buffer)| (buffer.start, (buffer.start + buffer.len, *key)))
-            .collect();
+    fn can_reach(&self, commands: Key, dispatch: &Dispatch, key: Key) -> bool {
+        let commands = known(self.command_buffers.get(&commands));
+        let mut bound = dispatch.buffers();
+        let resident =
+            || commands.resident.contains(&key) && self.resident(commands.queue).contains(&key);
+        bound.any(|(_, bound, _)| bound == key) || dispatch.used.contains(&key) || resident()
+    }
+
+    /// The buffers whose addresses stand in the arguments of a dispatch, with the argument's index. An address is in several where
+    /// buffers without a copy lie over the same memory, as it is that of the memory here.
+    fn addressed(&self, dispatch: &Dispatch) -> Vec<(usize, Vec<Key>)> {
         let mut found = Vec::new();
+        let first = self.buffers.values().map(|b| b.start).min();
+        let end = self.buffers.values().map(|b| b.start + b.len).max();
+        let all = first.unwrap_or(0)..end.unwrap_or(0);
         let mut search = |i: usize, bytes: &[u8]| {
             for word in bytes.chunks_exact(8) {
                 let word = usize::from_ne_bytes(known(word.try_into().ok()));
-                if let Some((_, (end, key))) = places.range(..=word).next_back()
-                    && word < *end
-                    && !found.contains(&(i, *key))
-                {
-                    found.push((i, *key));
+                if !all.contains(&word) {
+                    continue;
+                }
+                let holds = |b: &memory::Buffer| (b.start..b.start + b.len).contains(&word);
+                let holders = self.buffers.iter().filter(|(_, buffer)| holds(buffer));
+                let mut keys: Vec<Key> = holders.map(|(key, _)| *key).collect();
+                keys.sort_unstable();
+                if !keys.is_empty() && !found.contains(&(i, keys.clone())) {
+                    found.push((i, keys));
                 }
             }
         };
