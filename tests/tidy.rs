@@ -40,6 +40,8 @@ const FENCES: &[&str] = &[
     "backend/metal/api.rs",
     "backend/metal/args.rs",
     "backend/metal/encode.rs",
+    "backend/metal/memory.rs",
+    "backend/metal/storage.rs",
     "backend/metal/sim/",
 ];
 
