@@ -7,6 +7,7 @@
 
 mod abi;
 mod aborts;
+mod backend;
 mod encoding;
 mod failures;
 mod hazards;
