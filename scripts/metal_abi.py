@@ -3,7 +3,7 @@
 
     scripts/metal_abi.py IR [clang]
 
-IR is this crate as LLVM IR for aarch64-apple-darwin:
+IR is this crate as LLVM IR for aarch64-apple-darwin, or the folder where cargo leaves it (then the newest is meant):
 
     cargo rustc --lib --target aarch64-apple-darwin -- --emit=llvm-ir -C opt-level=0
 
@@ -124,7 +124,10 @@ def main():
             return
     number = lambda symbol: int(symbol.group(1)[5:]) if symbol and symbol.group(1).startswith("call_") else None
     theirs = calls(made.stdout.splitlines(), number)
-    with open(sys.argv[1], encoding="utf-8") as ir:
+    given = pathlib.Path(sys.argv[1])
+    if given.is_dir():
+        given = max(given.glob("infall-*.ll"), key=lambda path: path.stat().st_mtime)
+    with given.open(encoding="utf-8") as ir:
         ours = calls(ir, of_ours)
     faults = 0
     for n, (receiver, selector, _) in enumerate(listed):
