@@ -657,7 +657,7 @@ fn the_router_chooses_and_weighs() {
                         "{n} tokens, {n_expert} experts, bias {with_bias}, preset {preset}"
                     );
                     assert_eq!(found.ids, expected.ids, "{what}");
-                    let weights = p.metal.route_weights(n * n_used).unwrap();
+                    let weights = p.metal.route_weights(n * n_used).unwrap(); // waits
                     crate::pair::assert_near(&what, &weights, &expected.weights, 1e-4);
                 }
             }
@@ -695,6 +695,7 @@ fn equal_experts_go_to_the_lower_and_nan_loses() {
                 .unwrap();
             p.metal.routes(&mut found).unwrap();
             assert_eq!(found.ids, [30, 0, 1, 2, 4, 5].map(ExpertId));
+            p.metal.wait().unwrap();
         }
     });
 }

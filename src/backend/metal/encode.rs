@@ -55,6 +55,9 @@ pub struct Ticket(u64);
 /// Bytes of a piece of upload memory.
 const PIECE: usize = 256 << 10;
 
+/// What stands behind an upload.
+const END: [u8; 8] = [0; 8];
+
 /// Uploads start at multiples of this.
 const UPLOAD_ALIGNMENT: usize = 256;
 
@@ -86,10 +89,11 @@ struct Open {
     pieces: Vec<api::Buffer>,
     /// Bytes used of the last piece.
     used: usize,
+    /// Bytes of threadgroup memory that the encoder gives to each dispatch now.
+    shared: usize,
 }
 
 struct InFlight {
-    ticket: Ticket,
     commands: api::CommandBuffer,
     pieces: Vec<api::Buffer>,
 }
@@ -194,8 +198,9 @@ impl Encoder {
             for (i, bind) in binds.iter().enumerate() {
                 encoder.set_buffer(1 + i, bind.buffer, bind.offset);
             }
-            if grid.shared > 0 {
+            if grid.shared != open.shared {
                 encoder.set_threadgroup_memory(0, grid.shared);
+                open.shared = grid.shared;
             }
             let [width, height, depth] = grid.groups;
             let groups = api::Size {
@@ -234,31 +239,33 @@ impl Encoder {
     ///
     /// Errors: the device refuses memory.
     pub fn upload(&mut self, bytes: &[u8]) -> Result<Upload> {
+        // With an end that is no leftover of another upload: who reads on finds zeros.
+        let len = bytes.len() + END.len();
         api::autorelease_pool(|| {
             let open = open(&mut self.open, &self.queue)?;
-            let fits = |open: &Open| {
-                let piece = open.pieces.last()?;
-                (open.used + bytes.len() <= piece.len()).then(|| piece.clone())
-            };
-            let piece = match fits(open) {
-                Some(piece) => piece,
-                None => {
-                    let len = bytes.len().max(PIECE);
-                    let free = self.free.pop().filter(|piece| piece.len() >= len);
-                    let new = || self.device.new_buffer(len, api::Storage::SharedTracked);
-                    let piece = free
-                        .or_else(new)
-                        .ok_or_else(|| refused("memory for uploads"))?;
-                    open.pieces.push(piece.clone());
-                    open.used = 0;
-                    piece
-                }
-            };
+            let last = open.pieces.last();
+            if last.is_none_or(|piece| open.used + len > piece.len()) {
+                let free = self.free.pop_if(|_| len <= PIECE);
+                let new = || {
+                    self.device
+                        .new_buffer(len.max(PIECE), api::Storage::SharedTracked)
+                };
+                let piece = free
+                    .or_else(new)
+                    .ok_or_else(|| refused("memory for uploads"))?;
+                open.pieces.push(piece);
+                open.used = 0;
+            }
             let offset = open.used;
-            open.used = (offset + bytes.len()).next_multiple_of(UPLOAD_ALIGNMENT);
+            open.used = (offset + len).next_multiple_of(UPLOAD_ALIGNMENT);
+            let piece = open
+                .pieces
+                .last()
+                .ok_or_else(|| refused("memory for uploads"))?;
             piece.write(offset, bytes);
+            piece.write(offset + bytes.len(), &END);
             Ok(Upload {
-                buffer: piece,
+                buffer: piece.clone(),
                 offset,
                 len: bytes.len(),
             })
@@ -278,7 +285,6 @@ impl Encoder {
             open.commands.commit();
         });
         self.in_flight.push_back(InFlight {
-            ticket: self.last,
             commands: open.commands,
             pieces: open.pieces,
         });
@@ -293,8 +299,11 @@ impl Encoder {
             while !self.event.wait_until_signaled(ticket.0, PATIENCE_MS) {
                 // A failed command buffer raises no event.
                 self.check()?;
+                if self.in_flight.is_empty() {
+                    return Err(refused("to raise its event"));
+                }
             }
-            self.settle(ticket)
+            self.settle()
         })
     }
 
@@ -303,13 +312,13 @@ impl Encoder {
     /// Errors: a command buffer failed.
     pub fn wait(&mut self) -> Result<()> {
         api::autorelease_pool(|| {
-            let last = self.flush();
+            self.flush();
             // The event is raised a moment before the status is known.
             self.in_flight
                 .iter()
                 .for_each(|f| f.commands.wait_until_completed());
             self.check()?;
-            self.settle(last)
+            self.settle()
         })
     }
 
@@ -327,14 +336,15 @@ impl Encoder {
         Err(error)
     }
 
-    /// Takes back what command buffers up to a ticket used.
-    fn settle(&mut self, ticket: Ticket) -> Result<()> {
+    /// Takes back what command buffers used that are done.
+    fn settle(&mut self) -> Result<()> {
         self.check()?;
-        while self.in_flight.front().is_some_and(|f| f.ticket <= ticket) {
+        let is_done = |f: &InFlight| f.commands.status() == api::Status::Completed;
+        while self.in_flight.front().is_some_and(is_done) {
             let done = self.in_flight.pop_front().map_or(Vec::new(), |f| f.pieces);
             // A larger one served one large upload.
-            self.free
-                .extend(done.into_iter().filter(|piece| piece.len() == PIECE));
+            let pieces = done.into_iter().filter(|piece| piece.len() == PIECE);
+            self.free.extend(pieces);
         }
         Ok(())
     }
@@ -366,6 +376,7 @@ fn open<'a>(open: &'a mut Option<Open>, queue: &api::Queue) -> Result<&'a mut Op
             touched: Vec::new(),
             pieces: Vec::new(),
             used: 0,
+            shared: 0,
         });
     }
     open.as_mut().ok_or_else(|| refused("a command buffer"))

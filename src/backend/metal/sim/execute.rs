@@ -388,8 +388,9 @@ impl State {
         let mut search = |i: usize, bytes: &[u8]| {
             for word in bytes.chunks_exact(8) {
                 let word = usize::from_ne_bytes(known(word.try_into().ok()));
+                // A table of addresses is nothing else, and what follows it are leftovers.
                 if !all.contains(&word) {
-                    continue;
+                    break;
                 }
                 let holds = |b: &memory::Buffer| (b.start..b.start + b.len).contains(&word);
                 let holders = self.buffers.iter().filter(|(_, buffer)| holds(buffer));
