@@ -305,8 +305,9 @@ private:
         n_at_barrier = n_ended = turn = 0;
         n_free = n_threads;
         for (unsigned i = 0; i < n_threads; i++) free_stacks[i] = n_threads - 1 - i;
-        if (is_sanitized) begin_sanitized();
+        if (is_sanitized) renew_memory();
         memset(arguments.shared, 0xFF, dispatch->shared);
+        if (is_sanitized) make_fibres();
 
         Lane& first = *simdgroups[order[0]].head;
         prepare(first);
@@ -320,14 +321,19 @@ private:
     }
 
     // Groups have no order among them: new memory for each, or its second use would look like a race.
-    void begin_sanitized()
+    void renew_memory()
     {
-        own_fibre = __tsan_get_current_fiber();
         map(MAX_SHARED, PROT_READ | PROT_WRITE, shared_end - MAX_SHARED);
         for (unsigned i = 0; i < n_threads; i++) {
             map(stack_stride - PAGE, PROT_READ | PROT_WRITE, stacks + i * stack_stride + PAGE);
-            lanes[i].sanitizer_fibre = __tsan_create_fiber(0);
         }
+    }
+
+    // What was done so far comes before what they do.
+    void make_fibres()
+    {
+        own_fibre = __tsan_get_current_fiber();
+        for (unsigned i = 0; i < n_threads; i++) lanes[i].sanitizer_fibre = __tsan_create_fiber(0);
     }
 
     // Gives a fresh lane a stack that starts in fibre().

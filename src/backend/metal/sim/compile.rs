@@ -184,71 +184,71 @@ fn processor() -> &'static str {
 /// Errors: no compiler, or what it says of the source.
 pub fn compile(text: &str, shaders: &Shaders, sanitizer: Sanitizer) -> Result<PathBuf, String> {
     let compiler = Compiler::find_for(sanitizer)?;
-    let source = cpp(text, shaders);
-    let common = ["-O2", "-fPIC", processor()];
-    let mut flags = compiler.flags();
-    flags.extend(common);
-    flags.extend(sanitizer.flags());
-    let mut hasher = DefaultHasher::new();
-    (&compiler, &flags, &source, SHIM).hash(&mut hasher);
-    let folder = cache_folder()?;
-    let object = folder.join(format!("{:016x}.so", hasher.finish()));
-    if object.exists() {
-        return Ok(object);
+    let mut common = vec!["-O2", "-fPIC", processor()];
+    if sanitizer == Sanitizer::Thread {
+        common.push("-DTHREAD_SANITIZER");
     }
+    let source = cpp(text, shaders);
+    let mut flags = compiler.flags();
+    flags.extend(&common);
+    flags.extend(sanitizer.flags());
+    let runtime = made(&hashed((&compiler, &common, SHIM), "o"), |work, name| {
+        let mut compile = compiler.command(work, &common);
+        run(compile.args(["-std=c++17", "-c", "runtime.cpp", "-o", name]))
+    })?;
+    made(
+        &hashed((&compiler, &flags, &source, SHIM), "so"),
+        |work, name| {
+            let path = work.join("kernels.cpp");
+            fs::write(&path, &source).map_err(|why| io(&path, why))?;
+            let mut compile = compiler.command(work, &flags);
+            run(compile.args(["-I.", "-c", "kernels.cpp", "-o", "kernels.o"]))?;
+            let mut link = compiler.command(work, sanitizer.flags());
+            link.args(["-shared", "-pthread", "kernels.o", "-o", name]);
+            run(link.arg(&runtime))
+        },
+    )
+}
 
+fn hashed(decides: impl Hash, ending: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    decides.hash(&mut hasher);
+    format!("{:016x}.{ending}", hasher.finish())
+}
+
+fn io(what: &Path, why: std::io::Error) -> String {
+    format!("{}: {why}", what.display())
+}
+
+/// The file `name` among those kept; if it is not there, `make` makes it in a folder of its own that has the shim. It
+/// appears whole or not at all.
+fn made(
+    name: &str,
+    make: impl FnOnce(&Path, &str) -> Result<(), String>,
+) -> Result<PathBuf, String> {
     static BUILDS: AtomicU32 = AtomicU32::new(0);
+    let folder = cache_folder()?;
+    let kept = folder.join(name);
+    if kept.exists() {
+        return Ok(kept);
+    }
     let number = BUILDS.fetch_add(1, Ordering::Relaxed);
     let work = folder.join(format!("build-{}-{number}", std::process::id()));
-    let built = build(
-        &compiler, &work, &flags, &common, &source, sanitizer, &object,
-    );
+    let make = || {
+        fs::create_dir_all(&work).map_err(|why| io(&work, why))?;
+        for (name, text) in SHIM {
+            let path = work.join(name);
+            fs::write(&path, text).map_err(|why| io(&path, why))?;
+        }
+        make(&work, name)?;
+        fs::rename(work.join(name), &kept).map_err(|why| io(&kept, why))
+    };
+    let done = make();
     let _ = fs::remove_dir_all(&work);
-    built.map(|()| object)
+    done.map(|()| kept)
 }
 
-/// Compiles in the folder `work`; the object appears whole or not at all.
-fn build(
-    compiler: &Compiler,
-    work: &Path,
-    flags: &[&str],
-    common: &[&str],
-    source: &str,
-    sanitizer: Sanitizer,
-    object: &Path,
-) -> Result<(), String> {
-    let io = |what: &Path, why: std::io::Error| format!("{}: {why}", what.display());
-    fs::create_dir_all(work).map_err(|why| io(work, why))?;
-    for (name, text) in SHIM.into_iter().chain([("kernels.cpp", source)]) {
-        let path = work.join(name);
-        fs::write(&path, text).map_err(|why| io(&path, why))?;
-    }
-    let mut kernels = compiler.command(work, flags);
-    kernels.args(["-I.", "-c", "kernels.cpp", "-o", "kernels.o"]);
-    let mut runtime = compiler.command(work, common);
-    runtime.args(["-std=c++17", "-c", "runtime.cpp", "-o", "runtime.o"]);
-    if sanitizer == Sanitizer::Thread {
-        kernels.arg("-DTHREAD_SANITIZER");
-        runtime.arg("-DTHREAD_SANITIZER");
-    }
-    // The runtime is compiled meanwhile.
-    let runtime = std::thread::spawn(move || run(runtime));
-    run(kernels)?;
-    runtime.join().map_err(|_| "a thread ended".to_string())??;
-    let mut link = compiler.command(work, sanitizer.flags());
-    link.args([
-        "-shared",
-        "-pthread",
-        "kernels.o",
-        "runtime.o",
-        "-o",
-        "kernels.so",
-    ]);
-    run(link)?;
-    fs::rename(work.join("kernels.so"), object).map_err(|why| io(object, why))
-}
-
-fn run(mut command: Command) -> Result<(), String> {
+fn run(command: &mut Command) -> Result<(), String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command
         .output()
