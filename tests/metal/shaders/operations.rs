@@ -130,7 +130,7 @@ fn vectors_work_element_by_element() {
         ("uchar2(uint2(u, u) + 256).y", |x, lane| x[lane]),
         ("float(int4(float4(v, -1.5f, 2.5f, 0.0f)).y)", |_, _| -1.0),
         (
-            "float4(float2(v, 1.0f), float2(2.0f, 3.0f)).zw.y + uint3(u).xy.x",
+            "float2(float4(float2(v, 1.0f), float2(2.0f, 3.0f)).zw).y + (float)uint2(uint3(u).xy).x",
             |x, lane| 3.0 + x[lane],
         ),
         ("(-float2(v, 1.0f)).x", |x, lane| -x[lane]),
