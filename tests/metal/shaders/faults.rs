@@ -261,13 +261,6 @@ fn a_dispatch_that_metal_would_refuse_is_refused() {
         ),
         ("test", &[&y], row(0, 64, 0), &[(3, 7)], "no groups"),
         (
-            "test",
-            &[&y],
-            fine.shared(16),
-            &[(3, 7)],
-            "threadgroup memory for a kernel without",
-        ),
-        (
             "shared_test",
             &[&y, &y],
             fine,

@@ -546,7 +546,7 @@ static std::string refusal(const msl_dispatch_t& d, const Kernel*& kernel)
     if (d.shared % 16 || d.shared > MAX_SHARED) {
         return std::to_string(d.shared) + " bytes of threadgroup memory, expected a multiple of 16 up to 32768";
     }
-    if (has_shared != (d.shared != 0)) return has_shared ? "threadgroup memory is not set" : "threadgroup memory for a kernel without";
+    if (has_shared && d.shared == 0) return "threadgroup memory is not set";
     for (unsigned i = 0; i < kernel->n_needs; i++) {
         const auto is_it = [&](const msl_constant& c) { return c.index == kernel->needs[i]; };
         if (std::none_of(d.constants, d.constants + d.n_constants, is_it)) {
