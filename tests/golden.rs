@@ -7,7 +7,6 @@ use common::{
     Loaded, beside, floats, golden, greedy_cases, kernel_choices, likeliest, micro_ids, tiny,
 };
 use infall::options::{KernelChoice, KvFormat, Options};
-use infall::units::TokenId;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 

@@ -51,6 +51,7 @@ const CFG_READERS: &[&str] = &[
     "os/mod.rs",
     "os/",
     "backend/mod.rs",
+    "engine.rs",
     "backend/cpu/mod.rs",
     "backend/cpu/dispatch.rs",
     "backend/metal/mod.rs",
