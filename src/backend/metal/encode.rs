@@ -61,7 +61,7 @@ const END: [u8; 8] = [0; 8];
 /// Uploads start at multiples of this.
 const UPLOAD_ALIGNMENT: usize = 256;
 
-/// How long the processor waits before it looks whether the device has failed [ms].
+/// How long the processor waits before it looks whether the device has failed, in milliseconds.
 const PATIENCE_MS: u64 = 1000;
 
 /// Takes dispatches in order.

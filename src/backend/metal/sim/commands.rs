@@ -9,13 +9,13 @@ use crate::backend::metal::objc::{Id, Sel};
 use std::collections::{HashSet, VecDeque};
 use std::ptr::null_mut;
 
-/// Command buffers of a queue that may be uncompleted [A].
+/// Command buffers of a queue that may be uncompleted (Apple).
 const MAX_UNCOMPLETED: usize = 64;
 
 /// Looks at how far the device is that see the same, until it goes on: no wait is needed for a loop to end.
 const POLLS: usize = 4;
 
-/// A longer wait [ms] for what cannot come counts as one for ever.
+/// A longer wait, in milliseconds, for what cannot come counts as one for ever.
 const FOR_EVER_MS: u64 = 3_600_000;
 
 /// A queue.
@@ -54,7 +54,7 @@ pub(super) struct CommandBuffer {
     pub(super) items: VecDeque<Item>,
     /// The encoder that has not ended.
     pub(super) open: Option<Key>,
-    /// What was encoded, kept until the end [A].
+    /// What was encoded, kept until the end (Apple).
     pub(super) held: Vec<Key>,
     /// Buffers that kernels will reach by address, as seen at the commit.
     pub(super) reached: HashSet<Key>,
@@ -64,7 +64,7 @@ pub(super) struct CommandBuffer {
     pub(super) fails: bool,
     /// The clock at its commit.
     pub(super) committed_at: usize,
-    /// When it began and ended [s].
+    /// When it began and ended, in seconds.
     pub(super) times: (f64, f64),
 }
 
@@ -122,7 +122,9 @@ impl State {
     /// A command buffer that still takes work.
     pub(super) fn open_commands(&mut self, key: Key, what: &str) -> Option<&mut CommandBuffer> {
         if known(self.command_buffers.get(&key)).status != Status::Open {
-            self.breach(format!("{what} after the command buffer was committed [A]"));
+            self.breach(format!(
+                "{what} after the command buffer was committed (Apple)"
+            ));
             return None;
         }
         self.command_buffers.get_mut(&key)
@@ -157,7 +159,7 @@ impl State {
         };
         let queue = commands.queue;
         if commands.open.is_some() {
-            self.breach("a command buffer is deallocated before endEncoding [A]");
+            self.breach("a command buffer is deallocated before endEncoding (Apple)");
         }
         self.ended(key);
         self.command_buffers.remove(&key);
@@ -185,10 +187,12 @@ impl State {
 extern "C" fn command_buffer(this: Id, _: Sel) -> Id {
     let queue = this.addr();
     with(this, |s| {
-        // The 65th waits until one of the others has ended [A].
+        // The 65th waits until one of the others has ended (Apple).
         while known(s.queues.get(&queue)).uncompleted.len() >= MAX_UNCOMPLETED {
             if !s.step() {
-                s.breach("commandBuffer waits for ever: 64 of the queue are not yet committed [A]");
+                s.breach(
+                    "commandBuffer waits for ever: 64 of the queue are not yet committed (Apple)",
+                );
                 return null_mut();
             }
         }
@@ -215,7 +219,9 @@ extern "C" fn add_residency_set(this: Id, _: Sel, set: Id) {
             return;
         }
         if queue.sets.len() >= MAX_SETS {
-            s.breach(format!("a queue has at most {MAX_SETS} residency sets [A]"));
+            s.breach(format!(
+                "a queue has at most {MAX_SETS} residency sets (Apple)"
+            ));
             return;
         }
         queue.sets.push(set);
@@ -251,7 +257,7 @@ extern "C" fn compute_encoder(this: Id, _: Sel, kind: usize) -> Id {
         };
         if commands.open.is_some() {
             s.breach(format!(
-                "{message} before the encoder in front of it has ended [A]"
+                "{message} before the encoder in front of it has ended (Apple)"
             ));
             return null_mut();
         }
@@ -274,7 +280,7 @@ extern "C" fn encode_signal(this: Id, _: Sel, event: Id, value: u64) {
             return;
         };
         if commands.open.is_some() {
-            s.breach(format!("{message} while an encoder is open [A]"));
+            s.breach(format!("{message} while an encoder is open (Apple)"));
             return;
         }
         commands.items.push_back(Item::Signal { event, value });
@@ -291,7 +297,7 @@ extern "C" fn commit(this: Id, _: Sel) {
             return;
         };
         if commands.open.is_some() {
-            s.breach("commit before endEncoding [A]");
+            s.breach("commit before endEncoding (Apple)");
             return;
         }
         commands.status = Status::Committed;

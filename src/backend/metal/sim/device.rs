@@ -198,7 +198,7 @@ extern "C" fn new_options(_: Id, _: Sel) -> Id {
 
 extern "C" fn set_language_version(this: Id, _: Sel, version: usize) {
     with(this, |s| {
-        // Major in the upper half: 3.0 is the first with simdgroup functions on all M chips, 4.0 the last known [A].
+        // Major in the upper half: 3.0 is the first with simdgroup functions on all M chips, 4.0 the last known (Apple).
         if !(3 << 16..=4 << 16).contains(&version) {
             s.breach(format!(
                 "setLanguageVersion: {version:#x}, expected 0x30000 to 0x40000"
@@ -235,7 +235,7 @@ extern "C" fn new_constants(_: Id, _: Sel) -> Id {
 }
 
 extern "C" fn set_constant(this: Id, _: Sel, value: *const c_void, kind: usize, index: usize) {
-    const UINT: usize = 33; // MTLDataTypeUInt [A]
+    const UINT: usize = 33; // MTLDataTypeUInt (Apple)
     with(this, |s| {
         if kind != UINT {
             s.breach(format!("function constant {index} has type {kind}, expected 33 (uint): our kernels have no others"));
@@ -243,7 +243,7 @@ extern "C" fn set_constant(this: Id, _: Sel, value: *const c_void, kind: usize, 
         }
         let Ok(index) = u32::try_from(index) else {
             s.breach(format!(
-                "function constant {index}, expected 65535 at most [A]"
+                "function constant {index}, expected 65535 at most (Apple)"
             ));
             return;
         };
@@ -284,7 +284,7 @@ extern "C" fn library_with_source(this: Id, _: Sel, source: Id, options: Id, err
             return null_mut();
         };
         let options = known(s.options.get(&options));
-        // Without these, sums are reordered and functions approximate [A].
+        // Without these, sums are reordered and functions approximate (Apple).
         let exact = if s.limits.macos_15 {
             options.math_mode == Some(0) && options.math_functions == Some(1)
         } else {
@@ -300,7 +300,7 @@ extern "C" fn library_with_source(this: Id, _: Sel, source: Id, options: Id, err
             .lines()
             .any(|line| line.trim_start().starts_with("#include \""))
         {
-            // The compiler in the driver sees no files [A].
+            // The compiler in the driver sees no files (Apple).
             return s.refuse("program_source: fatal error: file not found", error);
         }
         s.library(&source, error)
@@ -385,7 +385,7 @@ extern "C" fn max_threads(this: Id, _: Sel) -> usize {
 }
 
 extern "C" fn execution_width(_: Id, _: Sel) -> usize {
-    32 // of every Apple GPU [A]
+    32 // of every Apple GPU (Apple)
 }
 
 extern "C" fn static_memory(_: Id, _: Sel) -> usize {

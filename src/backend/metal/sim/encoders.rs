@@ -11,16 +11,16 @@ use crate::backend::metal::messages::Size;
 use crate::backend::metal::objc::{Id, Sel};
 use std::ffi::c_void;
 
-/// Buffers of a kernel [A].
+/// Buffers of a kernel (Apple).
 const SLOTS: usize = 31;
 
-/// Bytes given in place of a buffer, at most [A].
+/// Bytes given in place of a buffer, at most (Apple).
 const MAX_BYTES: usize = 4096;
 
-/// Threadgroup memory of a dispatch, at most [A].
+/// Threadgroup memory of a dispatch, at most (Apple).
 const MAX_THREADGROUP_MEMORY: usize = 32768;
 
-/// Offsets of buffers for `constant` arguments are multiples of this: differs by family [I].
+/// Offsets of buffers for `constant` arguments are multiples of this: differs by family (inferred).
 const CONSTANT_ALIGNMENT: usize = 32;
 
 /// An argument of a kernel.
@@ -35,7 +35,7 @@ pub(super) enum Slot {
     Bytes(Vec<u8>),
 }
 
-/// An encoder and what is set in it, which stays set from dispatch to dispatch [A].
+/// An encoder and what is set in it, which stays set from dispatch to dispatch (Apple).
 pub(super) struct Encoder {
     commands: Key,
     concurrent: bool,
@@ -139,7 +139,7 @@ impl State {
     /// An encoder that still takes work.
     fn open_encoder(&mut self, this: Id, message: &str) -> Option<&mut Encoder> {
         if known(self.encoders.get(&this.addr())).ended {
-            self.breach(format!("{message} after endEncoding [A]"));
+            self.breach(format!("{message} after endEncoding (Apple)"));
             return None;
         }
         self.encoders.get_mut(&this.addr())
@@ -150,7 +150,7 @@ impl State {
             return;
         };
         if !encoder.ended {
-            self.breach("an encoder is deallocated before endEncoding [A]");
+            self.breach("an encoder is deallocated before endEncoding (Apple)");
             known(self.command_buffers.get_mut(&encoder.commands)).open = None;
         }
         self.unhold(encoder.commands);
@@ -169,7 +169,7 @@ impl State {
         let limit = self.limits.threads_per_group as u64;
         if threads == 0 || threads > limit {
             return Some(format!(
-                "{:?} threads a group, expected 1 to {limit} (maxTotalThreadsPerThreadgroup) [A]",
+                "{:?} threads a group, expected 1 to {limit} (maxTotalThreadsPerThreadgroup) (Apple)",
                 dispatch.threads
             ));
         }
@@ -180,11 +180,11 @@ impl State {
             ));
         }
         if dispatch.groups.contains(&0) {
-            return Some(format!("{:?} groups: no work [I]", dispatch.groups));
+            return Some(format!("{:?} groups: no work (inferred)", dispatch.groups));
         }
         for (i, letter, slot) in dispatch.arguments() {
             match (letter, slot) {
-                (_, Slot::Empty) => return Some(format!("buffer {i} is not set [A]")),
+                (_, Slot::Empty) => return Some(format!("buffer {i} is not set (Apple)")),
                 ('w', Slot::Bytes(_)) => {
                     return Some(format!("buffer {i} is written, but was set by setBytes"));
                 }
@@ -192,7 +192,7 @@ impl State {
                     if !offset.is_multiple_of(CONSTANT_ALIGNMENT) =>
                 {
                     return Some(format!(
-                        "buffer {i} is constant: offset {offset}, expected a multiple of {CONSTANT_ALIGNMENT} [I]"
+                        "buffer {i} is constant: offset {offset}, expected a multiple of {CONSTANT_ALIGNMENT} (inferred)"
                     ));
                 }
                 _ => {}
@@ -200,12 +200,12 @@ impl State {
         }
         let used = &threadgroup[..dispatch.function.access.threadgroup.min(SLOTS)];
         if let Some(i) = used.iter().position(|len| *len == 0) {
-            return Some(format!("threadgroup memory {i} has no length [A]"));
+            return Some(format!("threadgroup memory {i} has no length (Apple)"));
         }
         let total: usize = threadgroup.iter().sum();
         if total > MAX_THREADGROUP_MEMORY {
             return Some(format!(
-                "{total} bytes of threadgroup memory, expected at most {MAX_THREADGROUP_MEMORY} [A]"
+                "{total} bytes of threadgroup memory, expected at most {MAX_THREADGROUP_MEMORY} (Apple)"
             ));
         }
         None
@@ -238,12 +238,14 @@ extern "C" fn set_buffer(this: Id, _: Sel, buffer: Id, offset: usize, index: usi
             return;
         };
         if index >= SLOTS {
-            s.breach(format!("{message} index {index}, expected at most 30 [A]"));
+            s.breach(format!(
+                "{message} index {index}, expected at most 30 (Apple)"
+            ));
             return;
         }
         if offset >= len {
             s.breach(format!(
-                "{message} offset {offset} of a buffer of {len} bytes [A]"
+                "{message} offset {offset} of a buffer of {len} bytes (Apple)"
             ));
             return;
         }
@@ -260,12 +262,14 @@ extern "C" fn set_bytes(this: Id, _: Sel, bytes: *const c_void, len: usize, inde
             return;
         };
         if index >= SLOTS {
-            s.breach(format!("{message} index {index}, expected at most 30 [A]"));
+            s.breach(format!(
+                "{message} index {index}, expected at most 30 (Apple)"
+            ));
             return;
         }
         if len == 0 || len > MAX_BYTES || bytes.is_null() {
             s.breach(format!(
-                "{message} {len} bytes, expected 1 to {MAX_BYTES} [A]"
+                "{message} {len} bytes, expected 1 to {MAX_BYTES} (Apple)"
             ));
             return;
         }
@@ -282,12 +286,14 @@ extern "C" fn set_threadgroup_memory(this: Id, _: Sel, len: usize, index: usize)
             return;
         };
         if index >= SLOTS {
-            s.breach(format!("{message} index {index}, expected at most 30 [A]"));
+            s.breach(format!(
+                "{message} index {index}, expected at most 30 (Apple)"
+            ));
             return;
         }
         if !len.is_multiple_of(16) {
             s.breach(format!(
-                "{message} {len} bytes, expected a multiple of 16 [A]"
+                "{message} {len} bytes, expected a multiple of 16 (Apple)"
             ));
             return;
         }
@@ -308,7 +314,7 @@ extern "C" fn dispatch(this: Id, _: Sel, groups: Size, threads: Size) {
             return;
         };
         let Some(pipeline) = encoder.pipeline else {
-            s.breach(format!("{message} without a pipeline [A]"));
+            s.breach(format!("{message} without a pipeline (Apple)"));
             return;
         };
         // Arguments of a wrong type look like this: most of the addresses and remains on a stack are no such numbers.

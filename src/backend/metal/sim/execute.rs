@@ -72,7 +72,7 @@ impl State {
             commands.times.0 = now;
         }
         if commands.fails {
-            // None of its signals come [I].
+            // None of its signals come (inferred).
             return self.end(key, Status::Failed, now);
         }
         match commands.items.pop_front() {
@@ -81,8 +81,9 @@ impl State {
             Some(Item::Signal { event, value }) => {
                 let signaled = known(self.events.get_mut(&event));
                 if value <= *signaled {
-                    let breach =
-                        format!("an event at {signaled} is signaled {value}: values must grow [A]");
+                    let breach = format!(
+                        "an event at {signaled} is signaled {value}: values must grow (Apple)"
+                    );
                     self.breach(breach);
                 } else {
                     *signaled = value;
@@ -132,7 +133,7 @@ impl State {
             for b in &touched[..i] {
                 if let Some(address) = a.conflict(b) {
                     self.breach(format!(
-                        "{} and {} touch {}, one writes, and no barrier stands between them [A]",
+                        "{} and {} touch {}, one writes, and no barrier stands between them (Apple)",
                         b.kernel,
                         a.kernel,
                         self.place(address)
@@ -144,7 +145,7 @@ impl State {
         for touched in &touched {
             if let Some((kernel, address)) = self.history.conflict(touched, since) {
                 self.breach(format!(
-                    "{kernel} and, in a later encoder, {} touch {}, one writes, and the device does not track it [A]",
+                    "{kernel} and, in a later encoder, {} touch {}, one writes, and the device does not track it (Apple)",
                     touched.kernel,
                     self.place(address)
                 ));
@@ -352,7 +353,7 @@ impl State {
         known(self.command_buffers.get_mut(&commands)).reached = reached;
     }
 
-    /// What a kernel reaches by address must be resident [A]: bound, used by its encoder, or in a committed set of the queue from
+    /// What a kernel reaches by address must be resident (Apple): bound, used by its encoder, or in a committed set of the queue from
     /// before the command buffer's commit until now.
     fn check_reach(&mut self, commands: Key, dispatch: &Dispatch) {
         let missing = self.addressed(dispatch).into_iter().find(|(_, keys)| {
@@ -364,7 +365,7 @@ impl State {
             let key = keys[0];
             let len = known(self.buffers.get(&key)).len;
             self.breach(format!(
-                "kernel {}: buffer {i} holds an address in a buffer of {len} bytes, which is neither in a committed residency set of the queue nor used by the encoder [A]",
+                "kernel {}: buffer {i} holds an address in a buffer of {len} bytes, which is neither in a committed residency set of the queue nor used by the encoder (Apple)",
                 dispatch.function.name
             ));
         }

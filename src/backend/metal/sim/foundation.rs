@@ -73,7 +73,7 @@ extern "C" fn responds_to(this: Id, _: Sel, selector: Sel) -> bool {
 
 extern "C" fn string_with_utf8(_: Id, _: Sel, text: *const c_char) -> Id {
     if text.is_null() {
-        with_own(|s| s.breach("stringWithUTF8String: got no text [A]"));
+        with_own(|s| s.breach("stringWithUTF8String: got no text (Apple)"));
         return std::ptr::null_mut();
     }
     // SAFETY: the caller's text ends with a zero.

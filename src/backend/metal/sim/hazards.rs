@@ -40,7 +40,7 @@ pub(super) struct History(Vec<(usize, Touched)>);
 
 impl Touched {
     /// An address that two dispatches touch, one of them writing, so that their order matters. Between encoders the
-    /// device sees to the order of what it tracks, which it does by buffer: memory of two buffers it does not [I].
+    /// device sees to the order of what it tracks, which it does by buffer: memory of two buffers it does not (inferred).
     pub(super) fn conflict(&self, other: &Touched) -> Option<usize> {
         let one_encoder = self.encoder == other.encoder;
         let unordered =

@@ -12,7 +12,7 @@ use std::ptr::null_mut;
 /// What new memory holds: as f32, f16 and bf16 it is NaN, as an index it is far outside.
 const POISON: u8 = 0xFF;
 
-/// Sets that a queue may have [A].
+/// Sets that a queue may have (Apple).
 pub(super) const MAX_SETS: usize = 32;
 
 /// Memory that kernels see.
@@ -89,7 +89,7 @@ pub(super) static SET: Class = Class::new(
 /// Whether a buffer with these options is tracked; `None` for options that we do not use.
 fn is_tracked(options: usize) -> Option<bool> {
     // Storage shared and the default cache mode are 0; tracking: default 0 (which tracks buffers), untracked 0x100,
-    // tracked 0x200 [A].
+    // tracked 0x200 (Apple).
     match options {
         0 | 0x200 => Some(true),
         0x100 => Some(false),
@@ -106,7 +106,7 @@ impl State {
             ));
             return None;
         };
-        let refused = self.control.allocation.strikes() || len > self.limits.max_buffer_length; // [A]: nil
+        let refused = self.control.allocation.strikes() || len > self.limits.max_buffer_length; // (Apple): nil
         (!refused).then_some(tracked)
     }
 
@@ -131,7 +131,7 @@ impl State {
             pending.any(|commands| commands.held.contains(&key))
         };
         if self.buffers.get(&key).is_some_and(|b| b.own.is_none()) && pending(self) {
-            // The command buffer keeps the object, but not the memory below it [A].
+            // The command buffer keeps the object, but not the memory below it (Apple).
             self.breach("the last owner leaves a no-copy buffer that a command buffer still uses");
         }
     }
@@ -145,7 +145,7 @@ impl State {
             .values()
             .any(|set| set.members.contains(&key) || set.staged.contains(&(key, true)));
         if in_set {
-            // A set does not keep what it holds [R MoltenVK].
+            // A set does not keep what it holds (seen by MoltenVK).
             self.breach("a buffer is deallocated while it is in a residency set");
             for set in self.sets.values_mut() {
                 set.members.remove(&key);
@@ -172,7 +172,7 @@ impl State {
 pub(super) extern "C" fn new_buffer(this: Id, _: Sel, len: usize, options: usize) -> Id {
     with(this, |s| {
         if len == 0 {
-            s.breach("newBufferWithLength: 0 bytes [A]");
+            s.breach("newBufferWithLength: 0 bytes (Apple)");
             return null_mut();
         }
         let Some(tracked) = s.allocation(options, len) else {
@@ -207,7 +207,7 @@ pub(super) extern "C" fn new_buffer_no_copy(
             || len == 0
         {
             s.breach(format!(
-                "newBufferWithBytesNoCopy: {len} bytes at {bytes:?}, expected whole pages of {page} bytes [A]"
+                "newBufferWithBytesNoCopy: {len} bytes at {bytes:?}, expected whole pages of {page} bytes (Apple)"
             ));
             return null_mut();
         }
@@ -310,7 +310,7 @@ extern "C" fn end_residency(this: Id, _: Sel) {
     with(this, |s| {
         let clock = s.clock;
         if known(s.sets.get_mut(&this.addr())).requested.take() == Some(clock) {
-            s.breach("residency was requested and ended with no work between: its memory leaks [R llama.cpp #25937]");
+            s.breach("residency was requested and ended with no work between: its memory leaks (seen by llama.cpp #25937)");
         }
     });
 }

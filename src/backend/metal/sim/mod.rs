@@ -6,8 +6,8 @@
 //! `software metal: ...`, or is listed where a test called [`control::record`].
 //!
 //! What it promises: an address that is no live object of ours is reported and not followed. It proves that the backend
-//! agrees with our reading of Apple's rules; so each rule names its source: \[A\] Apple's documentation, \[R\] seen by another
-//! project, \[I\] inferred.
+//! agrees with our reading of Apple's rules; so each rule names its source: Apple's documentation, something seen by another
+//! project, or inferred.
 //!
 //! A thread that asks for a device gets one of its own, with its own counts: tests do not meet. Other threads may use its
 //! objects.

@@ -77,7 +77,7 @@ impl State {
         id(key)
     }
 
-    /// The driver autoreleases objects of its own in some calls [R].
+    /// The driver autoreleases objects of its own in some calls (seen).
     pub(super) fn needs_pool(&mut self, message: &str) {
         if POOLS.with_borrow(Vec::is_empty) {
             self.breach(format!(
@@ -259,7 +259,7 @@ extern "C" fn objc_autoreleasePoolPush() -> *mut c_void {
 extern "C" fn objc_autoreleasePoolPop(pool: *mut c_void) {
     let depth = POOLS.with_borrow(Vec::len);
     if depth != pool.addr() {
-        // Apple's runtime empties the inner pools as well, or ends the program [A].
+        // Apple's runtime empties the inner pools as well, or ends the program (Apple).
         with_own(|s| {
             s.breach(format!(
                 "pools popped out of order: pool {} while {depth} is the innermost",
@@ -324,7 +324,7 @@ extern "C" fn lookup(receiver: Id, selector: Sel) -> *const () {
     }
 }
 
-// Nil answers zero, in every register that may hold a result [A]. Else the registers that may hold arguments are kept
+// Nil answers zero, in every register that may hold a result (Apple). Else the registers that may hold arguments are kept
 // over the search, and the method is jumped to, so that arguments on the stack stay where it expects them.
 std::arch::global_asm!(
     "
