@@ -112,3 +112,48 @@ fn greedy_continuations_are_those_of_the_oracle() {
         }
     });
 }
+
+/// What the device holds of its own is what was said beforehand, and what it shares is the weights and the cache.
+#[test]
+#[cfg(not(target_os = "macos"))]
+fn the_device_holds_what_was_planned() {
+    use infall::backend::metal::sim::control;
+    use infall::engine::Prepared;
+    use infall::options::BackendChoice;
+    crate::pair::in_some_order(|| {
+        for strategy in STRATEGIES {
+            for (chunk, ctx) in [(64, 300), (16, 120)] {
+                let mut options = options(&golden("micro-q2.gguf"), chunk);
+                (options.backend, options.ctx, options.prefill_sweep) =
+                    (BackendChoice::Metal, ctx, chunk);
+                options.strategy = strategy.name.into();
+                options.supply.budget = Budget::Experts(20);
+                let prepared = Prepared::new(options).unwrap();
+                let uses = prepared.plan().uses.clone();
+                let planned = |name: &str| {
+                    uses.iter()
+                        .find(|u| u.0 == name)
+                        .map_or(0, |u| u.1 as usize)
+                };
+                let mut engine = prepared.load(&mut |_, _| {}).unwrap();
+                let mut session = engine.session().unwrap();
+                engine
+                    .prefill(&mut session, &micro_ids()[..100], &mut |_| true)
+                    .unwrap();
+                engine.decode(&mut session, micro_ids()[100]).unwrap();
+                let (own, said) = (
+                    control::allocated_bytes(),
+                    planned("activations") + planned("kernels"),
+                );
+                println!("{}: {own} bytes of its own, planned {said}", strategy.name);
+                assert!(
+                    own <= said,
+                    "{}: {own} bytes of its own, planned {said}",
+                    strategy.name
+                );
+                // Uploads and scratch are bounds; activations are exact but for pages.
+                assert!(own >= planned("activations") / 2);
+            }
+        }
+    });
+}

@@ -55,6 +55,9 @@ pub struct Ticket(u64);
 /// Bytes of a piece of upload memory.
 const PIECE: usize = 256 << 10;
 
+/// Bytes of uploads in flight at most: a layer has about three command buffers, and is waited for.
+pub const UPLOAD_BYTES: u64 = 8 * PIECE as u64;
+
 /// What stands behind an upload.
 const END: [u8; 8] = [0; 8];
 

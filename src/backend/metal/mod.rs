@@ -154,11 +154,9 @@ impl Metal {
     /// `ctx`.
     pub fn scratch_bytes(c: &Config, chunk: usize, ctx: usize) -> u64 {
         let n_chosen = chunk * c.n_expert_used;
-        let values = [chunk * MIXER, chunk * ctx.div_ceil(4), n_chosen, n_chosen];
-        values
-            .iter()
-            .map(|n| (4 * *n as u64).next_multiple_of(SHARED_PAGE as u64))
-            .sum()
+        let values = [chunk * MIXER, chunk * (ctx / 4), n_chosen, n_chosen];
+        let pages = |n: &usize| (4 * *n as u64).next_multiple_of(SHARED_PAGE as u64);
+        values.iter().map(pages).sum::<u64>() + encode::UPLOAD_BYTES
     }
 
     /// Waits for all work, and lets go what only work could still need.
