@@ -68,6 +68,14 @@ struct CommitKeysArgs {
     uint row_bytes;
 };
 
+struct HyperMixArgs {
+    uint n;
+    uint rows;
+    uint cols;
+    uint row_bytes;
+    float eps;
+};
+
 struct HyperArgs {
     uint n_embd;
     uint n_sinkhorn;
@@ -79,7 +87,6 @@ struct HyperArgs {
 };
 
 struct HyperExitArgs {
-    uint n;
     uint n_embd;
 };
 
@@ -105,12 +112,14 @@ struct CompressCommitArgs {
 };
 
 struct IndexQueriesArgs {
+    uint n_rows;
     uint n_head;
     uint dim;
     uint n_rot;
 };
 
 struct IndexArgs {
+    uint first;
     uint pos;
     uint ratio;
     uint n_head;
@@ -129,6 +138,8 @@ struct AttendArgs {
     uint ratio;
     uint top_k;
     uint row_bytes;
+    uint n_parts;
+    uint part;
     float scale;
 };
 

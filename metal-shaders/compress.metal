@@ -21,7 +21,8 @@ static inline float gate_at(constant CompressArgs & args, device const float * g
 }
 
 // Row w = first + group: pooled, normed, rotated by its first token's angles, stored. With overlap, the first half of
-// the channels of the window before takes part too; before window 0 there is none. A window a threadgroup of one simdgroup.
+// the channels of the window before takes part too; before window 0 there is none. A window a threadgroup;
+// threadgroup memory: the row, and 32 values for sums.
 kernel void compress(
     constant CompressArgs & args  [[buffer(0)]],
     device const float    * kv    [[buffer(1)]],
@@ -32,14 +33,18 @@ kernel void compress(
     device const float    * rope  [[buffer(6)]],
     device uchar          * rows  [[buffer(7)]],
     threadgroup float     * row   [[threadgroup(0)]],
-    uint   group [[threadgroup_position_in_grid]],
-    ushort lane  [[thread_index_in_simdgroup]])
+    uint   group        [[threadgroup_position_in_grid]],
+    ushort thread_index [[thread_index_in_threadgroup]],
+    ushort lane         [[thread_index_in_simdgroup]],
+    ushort simdgroup    [[simdgroup_index_in_threadgroup]],
+    ushort n_threads    [[threads_per_threadgroup]],
+    ushort n_simdgroups [[simdgroups_per_threadgroup]])
 {
     const uint w = args.first + group, own = args.ratio * w;
     const uint width = args.overlap != 0 ? 2 * args.dim : args.dim;
     const uint start = args.overlap != 0 && w > 0 ? own - args.ratio : own;
     float squares = 0.0f;
-    for (uint e = lane; e < args.dim; e += 32) {
+    for (uint e = thread_index; e < args.dim; e += n_threads) {
         float largest = -INFINITY;
         for (uint p = start; p < own + args.ratio; ++p) {
             const uint channel = args.overlap != 0 && p >= own ? args.dim + e : e;
@@ -56,17 +61,18 @@ kernel void compress(
         squares += value * value;
         row[e] = value;
     }
-    const float scale = norm_scale(simd_sum(squares), args.dim, args.eps);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
+    // Its barriers are those of the row, too.
+    const float scale = norm_scale(group_sum(squares, row + args.dim, lane, simdgroup, n_simdgroups), args.dim, args.eps);
     device const float2 * angles = (device const float2 *)(rope + (ulong)group * args.n_rot);
     const uint tail = (args.dim - args.n_rot) / 2;
-    for (uint i = lane; i < args.dim / 2; i += 32) {
+    for (uint i = thread_index; i < args.dim / 2; i += n_threads) {
         float2 v = float2(row[2 * i], row[2 * i + 1]) * float2(scale) * float2(norm[2 * i], norm[2 * i + 1]);
         if (i >= tail) v = rotated(v, angles[i - tail], 1.0f);
         row[2 * i] = v.x;
         row[2 * i + 1] = v.y;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
+    if (simdgroup != 0) return;
     store_row(row, rows + (ulong)w * args.row_bytes, args.dim, args.n_rot, lane);
 }
 

@@ -94,32 +94,38 @@ kernel void commit_keys(
     for (uint i = thread_index; i < args.row_bytes; i += n_threads) to[i] = from[i];
 }
 
-// An indexer query: its end rotated; where its rows are FP4, transformed and rounded as they are. A head a simdgroup.
+// An indexer query: its end rotated; where its rows are FP4, transformed and rounded as they are. A head a simdgroup, which has
+// memory for one.
 kernel void index_queries(
     constant IndexQueriesArgs & args [[buffer(0)]],
     device const float        * rope [[buffer(1)]],
     device float              * q    [[buffer(2)]],
     threadgroup float         * row  [[threadgroup(0)]],
-    uint   head [[threadgroup_position_in_grid]],
-    ushort lane [[thread_index_in_simdgroup]])
+    uint   group        [[threadgroup_position_in_grid]],
+    ushort lane         [[thread_index_in_simdgroup]],
+    ushort simdgroup    [[simdgroup_index_in_threadgroup]],
+    ushort n_simdgroups [[simdgroups_per_threadgroup]])
 {
+    const uint head = group * n_simdgroups + simdgroup;
+    if (head >= args.n_rows) return;
+    threadgroup float * own = row + simdgroup * args.dim;
     device float2 * x = (device float2 *)(q + (ulong)head * args.dim);
     device const float2 * angles = (device const float2 *)(rope + (ulong)(head / args.n_head) * args.n_rot);
     const uint tail = (args.dim - args.n_rot) / 2;
     for (uint i = lane; i < args.dim / 2; i += 32) {
         float2 v = x[i];
         if (i >= tail) v = rotated(v, angles[i - tail], 1.0f);
-        row[2 * i] = v.x;
-        row[2 * i + 1] = v.y;
+        own[2 * i] = v.x;
+        own[2 * i + 1] = v.y;
     }
     if (ROW_FORM == ROW_FP4) {
-        hadamard(row, args.dim, lane);
+        hadamard(own, args.dim, lane);
         for (uint b = 0; b < args.dim / 32; ++b) {
-            const float v = row[32 * b + lane];
+            const float v = own[32 * b + lane];
             const int exponent = fp4_exponent(v);
-            row[32 * b + lane] = e2m1_value(e2m1_code(v * power_of_two(-exponent))) * power_of_two(exponent);
+            own[32 * b + lane] = e2m1_value(e2m1_code(v * power_of_two(-exponent))) * power_of_two(exponent);
         }
     }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint i = lane; i < args.dim / 2; i += 32) x[i] = float2(row[2 * i], row[2 * i + 1]);
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint i = lane; i < args.dim / 2; i += 32) x[i] = float2(own[2 * i], own[2 * i + 1]);
 }

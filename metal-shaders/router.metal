@@ -19,8 +19,9 @@ static inline float affinity(float x)
 // Numbers in their order; NaN below all of them, both zeros alike, and never 0.
 static inline uint rank_of(float x)
 {
-    const uint bits = as_type<uint>(x + 0.0f);
+    const uint bits = as_type<uint>(x);
     if ((bits & 0x7fffffff) > 0x7f800000) return 1;
+    if ((bits & 0x7fffffff) == 0) return 0x80000000u;
     return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
@@ -38,13 +39,17 @@ kernel void route(
 {
     device const float * in = x + (ulong)token * args.n_expert;
     device uint * chosen = ids + (ulong)token * args.n_used;
-    if (args.is_preset == 0) {
+    threadgroup uint * taken = ranks + args.n_expert;
+    threadgroup float * affinities = (threadgroup float *)(taken + args.n_used);
+    if (args.is_preset != 0) {
+        for (uint i = lane; i < args.n_used; i += 32) taken[i] = chosen[i];
+    } else {
         for (uint e = lane; e < args.n_expert; e += 32) {
             const float b = args.has_bias != 0 ? bias[e] : 0.0f;
             ranks[e] = rank_of(affinity(in[e]) + b);
         }
         for (uint i = 0; i < args.n_used; ++i) {
-            threadgroup_barrier(mem_flags::mem_threadgroup);
+            // A lane looks at experts of its own only.
             uint best = 0, at = args.n_expert;
             for (uint e = lane; e < args.n_expert; e += 32) {
                 if (ranks[e] > best) {
@@ -54,17 +59,18 @@ kernel void route(
             }
             const uint most = simd_max(best);
             const uint first = simd_min(best == most ? at : args.n_expert);
-            threadgroup_barrier(mem_flags::mem_threadgroup);
-            if (lane == 0) {
-                ranks[first] = 0;   // taken
+            if (first % 32 == lane) {
+                ranks[first] = 0;
+                taken[i] = first;
                 chosen[i] = first;
             }
         }
     }
-    // Lane 0 wrote the ids, and reads them.
-    if (lane != 0) return;
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint i = lane; i < args.n_used; i += 32) affinities[i] = affinity(in[taken[i]]);
+    simdgroup_barrier(mem_flags::mem_threadgroup);
     float sum = 0.0f;
-    for (uint i = 0; i < args.n_used; ++i) sum += affinity(in[chosen[i]]);
+    for (uint i = 0; i < args.n_used; ++i) sum += affinities[i];
     sum = sum > MIN_WEIGHT_SUM ? sum : MIN_WEIGHT_SUM;
-    for (uint i = 0; i < args.n_used; ++i) weights[(ulong)token * args.n_used + i] = affinity(in[chosen[i]]) / sum * args.scale;
+    for (uint i = lane; i < args.n_used; i += 32) weights[(ulong)token * args.n_used + i] = affinities[i] / sum * args.scale;
 }

@@ -82,11 +82,11 @@ static inline ushort bf16_bits(float x)
 }
 
 // Rounds 2^k values to E2M1 in blocks of 32 after their Hadamard transform, all in place: what the store keeps of them. The
-// simdgroup of the lanes has the row to itself; so has its threadgroup.
+// simdgroup of the lanes has the row to itself.
 static inline void hadamard(threadgroup float * row, uint dim, ushort lane)
 {
     for (uint width = 1; width < dim; width *= 2) {
-        threadgroup_barrier(mem_flags::mem_threadgroup);
+        simdgroup_barrier(mem_flags::mem_threadgroup);
         for (uint i = lane; i < dim / 2; i += 32) {
             const uint low = i / width * 2 * width + i % width;
             const float a = row[low], b = row[low + width];
@@ -94,10 +94,10 @@ static inline void hadamard(threadgroup float * row, uint dim, ushort lane)
             row[low + width] = a - b;
         }
     }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
+    simdgroup_barrier(mem_flags::mem_threadgroup);
     const float norm = 1.0f / sqrt((float)dim);
     for (uint i = lane; i < dim; i += 32) row[i] *= norm;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
+    simdgroup_barrier(mem_flags::mem_threadgroup);
 }
 
 // The exponent of the scale of a block of E2M1, whose values the lanes of a simdgroup hold.
@@ -108,7 +108,7 @@ static inline int fp4_exponent(float x)
     return ceil_log2_ratio(largest > least ? largest : least, 6.0f);
 }
 
-// Stores a row of values, as the only simdgroup of its threadgroup; they must be there. FP4 destroys them.
+// Stores a row of values, which must be there, as one simdgroup. FP4 destroys them.
 static inline void store_row(threadgroup float * row, device uchar * out, uint dim, uint n_rot, ushort lane)
 {
     if (ROW_FORM == ROW_F32) {
@@ -150,27 +150,33 @@ static inline void store_row(threadgroup float * row, device uchar * out, uint d
     }
 }
 
-// Values i and i + 1 of a stored row, i even. Rows of the FP4 form stay Hadamard-rotated.
-static inline float2 load_pair(device const uchar * row, uint i, uint dim, uint n_rot)
+static inline float bf16_at(device const uchar * at)
 {
-    if (ROW_FORM == ROW_F32) return ((device const float2 *)row)[i / 2];
+    return as_type<float>(((uint)at[0] | (uint)at[1] << 8) << 16);
+}
+
+// Values i to i + 3 of a stored row, i a multiple of 4, as is the row's length. Rows of the FP4 form stay Hadamard-rotated.
+static inline float4 load_four(device const uchar * row, uint i, uint dim, uint n_rot)
+{
+    if (ROW_FORM == ROW_F32) return ((device const float4 *)row)[i / 4];
     if (ROW_FORM == ROW_F16) {
-        const half2 v = ((device const half2 *)row)[i / 2];
-        return float2((float)v.x, (float)v.y);
+        const half4 v = ((device const half4 *)row)[i / 4];
+        return float4((float)v.x, (float)v.y, (float)v.z, (float)v.w);
     }
     if (ROW_FORM == ROW_FP8) {
         const uint n_codes = dim - n_rot;
         if (i < n_codes) {
             device const uchar * block = row + 65 * (i / 64);
+            device const uchar * code = block + 1 + i % 64;
             const float scale = power_of_two((int)block[0] - 127);
-            return float2(e4m3_value(block[1 + i % 64]) * scale, e4m3_value(block[2 + i % 64]) * scale);
+            return float4(e4m3_value(code[0]) * scale, e4m3_value(code[1]) * scale, e4m3_value(code[2]) * scale, e4m3_value(code[3]) * scale);
         }
         device const uchar * at = row + 65 * (n_codes / 64) + 2 * (i - n_codes);
-        const uint a = (uint)at[0] | (uint)at[1] << 8, b = (uint)at[2] | (uint)at[3] << 8;
-        return float2(as_type<float>(a << 16), as_type<float>(b << 16));
+        return float4(bf16_at(at), bf16_at(at + 2), bf16_at(at + 4), bf16_at(at + 6));
     }
     device const uchar * block = row + 17 * (i / 32);
+    device const uchar * code = block + 1 + i % 16;
     const float scale = power_of_two((int)block[0] - 127);
     const ushort shift = 4 * (i % 32 / 16);
-    return float2(e2m1_value((uchar)(block[1 + i % 16] >> shift)) * scale, e2m1_value((uchar)(block[2 + i % 16] >> shift)) * scale);
+    return float4(e2m1_value((uchar)(code[0] >> shift)) * scale, e2m1_value((uchar)(code[1] >> shift)) * scale, e2m1_value((uchar)(code[2] >> shift)) * scale, e2m1_value((uchar)(code[3] >> shift)) * scale);
 }

@@ -147,6 +147,19 @@ args! {
         /// Bytes of a row.
         row_bytes: uint,
     }
+    /// Of `hyper_mix`.
+    HyperMixArgs {
+        /// Tokens.
+        n: uint,
+        /// Outputs of the mixer.
+        rows: uint,
+        /// Values of a token's streams.
+        cols: uint,
+        /// Bytes of a row of the mixer.
+        row_bytes: uint,
+        /// Added to the mean square.
+        eps: float,
+    }
     /// Of `hyper_entry` and `hyper_head`.
     HyperArgs {
         /// Values of a stream.
@@ -166,8 +179,6 @@ args! {
     }
     /// Of `hyper_exit`.
     HyperExitArgs {
-        /// Tokens.
-        n: uint,
         /// Values of a stream.
         n_embd: uint,
     }
@@ -209,6 +220,8 @@ args! {
     }
     /// Of `index_queries`.
     IndexQueriesArgs {
+        /// Heads of all tokens.
+        n_rows: uint,
         /// Heads of a token.
         n_head: uint,
         /// Values of a head.
@@ -218,6 +231,8 @@ args! {
     }
     /// Of `index_scores` and `index_select`.
     IndexArgs {
+        /// First token.
+        first: uint,
         /// Position of the chunk.
         pos: uint,
         /// Tokens of a row.
@@ -235,7 +250,7 @@ args! {
         /// Scale of a score.
         scale: float,
     }
-    /// Of `attend`.
+    /// Of `attend` and `attend_join`.
     AttendArgs {
         /// Position of the chunk.
         pos: uint,
@@ -251,6 +266,10 @@ args! {
         top_k: uint,
         /// Bytes of a stored row.
         row_bytes: uint,
+        /// Parts of the keys.
+        n_parts: uint,
+        /// Keys of each.
+        part: uint,
         /// Scale of a score.
         scale: float,
     }

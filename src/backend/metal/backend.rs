@@ -176,12 +176,14 @@ impl Backend for Metal {
 
     fn select(&mut self, step: Select<'_, Metal>, selection: &mut Selection) -> Result<()> {
         let n_rows = (step.pos + step.n) / step.ratio;
-        self.grow(|s| &mut s.scores, step.n * n_rows)?;
+        self.grow(|s| &mut s.scores, ops::index::scores_len(step.n, n_rows))?;
         ops::index::select(&mut self.encoder, step, &self.scratch.scores, selection)
     }
 
     fn attend(&mut self, step: Attend<'_, Metal>) -> Result<()> {
-        ops::attention::attend(&mut self.encoder, step)
+        let parts = ops::attention::Parts::new(self.phase, &step);
+        self.grow(|s| &mut s.parts, parts.values(step.heads))?;
+        ops::attention::attend(&mut self.encoder, step, parts, &self.scratch.parts)
     }
 
     fn route(&mut self, step: Route<'_, Metal>, routes: &mut Routes) -> Result<()> {

@@ -41,7 +41,8 @@ macro_rules! kernels {
 
 kernels! {
     alone {
-        Attend "attend" "rrrrrrrw",
+        Attend "attend" "rrrrrrrww",
+        AttendJoin "attend_join" "rrw",
         Combine "combine" "rw",
         CommitKeys "commit_keys" "rw",
         Compress "compress" "rrrrrrw",
@@ -67,6 +68,7 @@ kernels! {
         ExpertDown "expert_down" "rrrw",
         ExpertGateUpMany "expert_gate_up_many" "rrrrrw",
         ExpertDownMany "expert_down_many" "rrrrw",
+        HyperMix "hyper_mix" "rrw",
     }
 }
 

@@ -103,8 +103,10 @@ struct Choice {
 struct Scratch {
     /// Mixer outputs of the hyper-connections, `[n, 2 HC + HC^2]`.
     mixer: Buffer,
-    /// Indexer scores, `[n, rows]`.
+    /// Indexer scores of some tokens.
     scores: Buffer,
+    /// Sums over parts of the keys.
+    parts: Buffer,
     /// Experts chosen, `[n, n_used]` u32.
     ids: Buffer,
     /// Their weights.
@@ -126,6 +128,7 @@ impl Metal {
         let scratch = Scratch {
             mixer: buffer(1)?,
             scores: buffer(0)?,
+            parts: buffer(0)?,
             ids: buffer(0)?,
             weights: buffer(0)?,
         };
@@ -154,7 +157,13 @@ impl Metal {
     /// `ctx`.
     pub fn scratch_bytes(c: &Config, chunk: usize, ctx: usize) -> u64 {
         let n_chosen = chunk * c.n_expert_used;
-        let values = [chunk * MIXER, chunk * (ctx / 4), n_chosen, n_chosen];
+        let values = [
+            chunk * MIXER,
+            ops::index::scores_len(chunk, ctx.div_ceil(4)),
+            ops::attention::MOST_PARTS * c.n_head * (c.head_dim + 2),
+            n_chosen,
+            n_chosen,
+        ];
         let pages = |n: &usize| (4 * *n as u64).next_multiple_of(SHARED_PAGE as u64);
         values.iter().map(pages).sum::<u64>() + encode::UPLOAD_BYTES
     }

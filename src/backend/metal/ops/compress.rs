@@ -34,8 +34,8 @@ pub fn compress(e: &mut Encoder, step: Compress<'_, Metal>) -> Result<()> {
         };
         let grid = Grid {
             groups: [n_windows, 1, 1],
-            threads: 32,
-            shared: shared(step.dim),
+            threads: step.dim.next_multiple_of(32).min(256),
+            shared: shared(step.dim + 32),
         };
         let (norm, rope) = (step.norm.all(), step.rope.all());
         let binds = [kv, gate, ape, state, norm, rope, step.rows.bind()?];

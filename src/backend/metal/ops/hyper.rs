@@ -1,20 +1,56 @@
 //! Hyper-connections.
 
-use super::super::args::{HyperArgs, HyperExitArgs};
-use super::super::encode::{Encoder, Grid};
+use super::super::args::{HyperArgs, HyperExitArgs, HyperMixArgs};
+use super::super::encode::{Bind, Encoder, Grid};
 use super::super::kernels::Kernel;
-use super::super::{Buffer, Metal};
-use super::{each, linear, shared};
+use super::super::{Buffer, Matrix, Metal};
+use super::shared;
 use crate::backend::{HC, HyperHead, HyperNumbers, HyperSite};
 use crate::error::Result;
 use crate::units::Phase;
 use std::ops::Range;
 
-/// A token a group, with room for the sums of its simdgroups.
-fn tokens_grid(n: usize) -> Grid {
+/// Threads of a group.
+const THREADS: usize = 256;
+/// Tokens, and outputs of a mixer, of a group of `hyper_mix` in prefill.
+const TILE: [usize; 2] = [4, 8];
+
+/// The products of a mixer with the normed streams of `n` tokens. In decode every output has a group, as there are few; the
+/// order of a sum is that of prefill.
+fn mixer_products(
+    e: &mut Encoder,
+    phase: Phase,
+    n: usize,
+    streams: Bind<'_>,
+    (mixer, rms_eps): (&Matrix, f32),
+    raw: &Buffer,
+) -> Result<()> {
+    let (tile, [tokens, rows]) = match phase {
+        Phase::Decode => (0, [1, 1]),
+        Phase::Prefill => (1, TILE),
+    };
+    let args = HyperMixArgs {
+        n: n as u32,
+        rows: mixer.rows as u32,
+        cols: mixer.cols as u32,
+        row_bytes: mixer.row_bytes as u32,
+        eps: rms_eps,
+    };
+    let grid = Grid {
+        groups: [mixer.rows.div_ceil(rows), n.div_ceil(tokens), 1],
+        threads: THREADS,
+        shared: shared(THREADS / 32 * TILE[0] * (TILE[1] + 1)),
+    };
+    let binds = [mixer.all(), streams, raw.all()];
+    let constants = [0, 0, tile];
+    e.dispatch(Kernel::HyperMix(mixer.format), &constants, &args, &binds, grid)
+}
+
+/// Some groups a token, with room for the sums of their simdgroups.
+fn tokens_grid(groups: [usize; 3]) -> Grid {
     Grid {
-        groups: [n, 1, 1],
-        threads: 256,
+        groups,
+        threads: THREADS,
         shared: shared(32),
     }
 }
@@ -34,7 +70,7 @@ pub fn hyper_entry(
 ) -> Result<()> {
     let (n, n_embd) = (tokens.len(), site.norm.len());
     let streams = streams.from(tokens.start * HC * n_embd);
-    linear::matmul(e, phase, n, streams, &site.mixer, raw.all())?;
+    mixer_products(e, phase, n, streams, (&site.mixer, numbers.rms_eps), raw)?;
     let [scale_pre, scale_post, scale_matrix] = site.scale;
     let args = HyperArgs {
         n_embd: n_embd as u32,
@@ -47,7 +83,9 @@ pub fn hyper_entry(
     };
     let (base, norm) = (site.base.all(), site.norm.all());
     let binds = [streams, raw.all(), base, norm, mix.all(), x.all()];
-    e.dispatch(Kernel::HyperEntry, &[], &args, &binds, tokens_grid(n))
+    // One group for the input, one for the gates.
+    let grid = tokens_grid([2, n, 1]);
+    e.dispatch(Kernel::HyperEntry, &[], &args, &binds, grid)
 }
 
 /// See [`crate::backend::Backend::hyper_exit`].
@@ -61,11 +99,16 @@ pub fn hyper_exit(
 ) -> Result<()> {
     let n = tokens.len();
     let args = HyperExitArgs {
-        n: n as u32,
         n_embd: n_embd as u32,
     };
     let binds = [y.all(), mix.all(), streams.from(tokens.start * HC * n_embd)];
-    e.dispatch(Kernel::HyperExit, &[], &args, &binds, each(n * n_embd))
+    let threads = (n_embd / 4).next_multiple_of(32).min(THREADS);
+    let grid = Grid {
+        groups: [(n_embd / 4).div_ceil(threads), n, 1],
+        threads,
+        shared: 0,
+    };
+    e.dispatch(Kernel::HyperExit, &[], &args, &binds, grid)
 }
 
 /// See [`crate::backend::Backend::hyper_head`]; `raw` as for [`hyper_entry`].
@@ -82,7 +125,7 @@ pub fn hyper_head(
 ) -> Result<()> {
     let (n, n_embd) = (tokens.len(), head.norm.len());
     let streams = streams.from(tokens.start * HC * n_embd);
-    linear::matmul(e, phase, n, streams, &head.mixer, raw.all())?;
+    mixer_products(e, phase, n, streams, (&head.mixer, numbers.rms_eps), raw)?;
     let args = HyperArgs {
         n_embd: n_embd as u32,
         n_sinkhorn: 0,
@@ -99,5 +142,6 @@ pub fn hyper_head(
         head.norm.all(),
         x.all(),
     ];
-    e.dispatch(Kernel::HyperHead, &[], &args, &binds, tokens_grid(n))
+    let grid = tokens_grid([n, 1, 1]);
+    e.dispatch(Kernel::HyperHead, &[], &args, &binds, grid)
 }

@@ -41,7 +41,7 @@ pub fn route(
     let grid = Grid {
         groups: [c.n, 1, 1],
         threads: 32,
-        shared: shared(c.n_expert),
+        shared: shared(c.n_expert + 2 * c.n_used),
     };
     // Without a bias it is not looked at.
     let binds = [x.all(), bias.unwrap_or(x).all(), ids.all(), weights.all()];
