@@ -118,6 +118,7 @@ kernel void attend(
     // Queries, by way of the keys' memory: eight heads, then eight others.
     simdgroup_float8x8 queries[2][ATTEND_BLOCKS], sums[2][ATTEND_BLOCKS];
     float4 next[4];
+    #pragma unroll
     for (ushort h = 0; h < 2; ++h) {
         const uint head = first_head + 8 * h + simdgroup;
         device const float4 * query = (device const float4 *)(q + ((ulong)token * args.n_head + head) * HEAD_DIM);
@@ -128,6 +129,7 @@ kernel void attend(
         threadgroup_barrier(mem_flags::mem_threadgroup);
         put_key(next, own, lane);
         threadgroup_barrier(mem_flags::mem_threadgroup);
+        #pragma unroll
         for (ushort b = 0; b < ATTEND_BLOCKS; ++b) {
             sums[h][b] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
             if (has_block(b, simdgroup)) simdgroup_load(queries[h][b], keys + 64 * b + 8 * simdgroup, stride);
@@ -153,6 +155,7 @@ kernel void attend(
         simdgroup_float8x8 product[2];
         product[0] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
         product[1] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+        #pragma unroll
         for (ushort b = 0; b < ATTEND_BLOCKS; ++b) {
             if (!has_block(b, simdgroup)) continue;
             simdgroup_float8x8 key;
@@ -185,10 +188,12 @@ kernel void attend(
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
 
+        #pragma unroll
         for (ushort h = 0; h < 2; ++h) {
             if (min(flags[2 * h], flags[2 * h + 1]) == 1.0f) continue;
             simdgroup_float8x8 shrink;
             simdgroup_load(shrink, shrinks + 64 * h, 8);
+            #pragma unroll
             for (ushort b = 0; b < ATTEND_BLOCKS; ++b) {
                 if (!has_block(b, simdgroup)) continue;
                 simdgroup_float8x8 less;
@@ -199,6 +204,7 @@ kernel void attend(
         simdgroup_float8x8 weight[2];
         simdgroup_load(weight[0], weights, ATTEND_KEYS);
         simdgroup_load(weight[1], weights + 8 * ATTEND_KEYS, ATTEND_KEYS);
+        #pragma unroll
         for (ushort b = 0; b < ATTEND_BLOCKS; ++b) {
             if (!has_block(b, simdgroup)) continue;
             simdgroup_float8x8 value;
@@ -215,8 +221,10 @@ kernel void attend(
             totals[head_of] = total;
         }
     }
+    #pragma unroll
     for (ushort h = 0; h < 2; ++h) {
         threadgroup_barrier(mem_flags::mem_threadgroup);
+        #pragma unroll
         for (ushort b = 0; b < ATTEND_BLOCKS; ++b) {
             if (has_block(b, simdgroup)) simdgroup_store(sums[h][b], keys + 64 * b + 8 * simdgroup, stride);
         }

@@ -50,6 +50,7 @@ kernel void index_scores(
         for (uint k = 0; k < dim; k += 8) {
             simdgroup_float8x8 query, key;
             simdgroup_load(query, queries + k, dim);
+            #pragma unroll
             for (ushort r = 0; r < 4; ++r) {
                 simdgroup_load(key, keys + 8 * r * stride + k, stride, ulong2(0, 0), true);
                 simdgroup_multiply_accumulate(product[r], query, key, product[r]);

@@ -43,10 +43,7 @@ impl Parts {
         if phase == Phase::Prefill || step.n > 1 {
             return Parts { n: 1, len: n_keys };
         }
-        let len = n_keys
-            .div_ceil(MOST_PARTS)
-            .next_multiple_of(KEYS)
-            .max(PART);
+        let len = n_keys.div_ceil(MOST_PARTS).next_multiple_of(KEYS).max(PART);
         Parts {
             n: n_keys.div_ceil(len),
             len,
@@ -61,12 +58,7 @@ impl Parts {
 }
 
 /// See [`crate::backend::Attend`]; `sums` is scratch, [`Parts::values`].
-pub fn attend(
-    e: &mut Encoder,
-    step: Attend<'_, Metal>,
-    parts: Parts,
-    sums: &Buffer,
-) -> Result<()> {
+pub fn attend(e: &mut Encoder, step: Attend<'_, Metal>, parts: Parts, sums: &Buffer) -> Result<()> {
     let heads = step.heads;
     if heads.dim > WIDEST || !heads.dim.is_multiple_of(8) {
         return Err(Error::unsupported(format!(
@@ -101,7 +93,17 @@ pub fn attend(
     let ids = selected.map_or(step.sinks.all(), |(selection, _)| selection.ids.all());
     let (sums, rope, out) = (sums.all(), step.rope.all(), step.out.all());
     let (q, sinks) = (step.q.all(), step.sinks.all());
-    let binds = [q, sinks, ring, step.chunk.bind()?, rows, ids, rope, sums, out];
+    let binds = [
+        q,
+        sinks,
+        ring,
+        step.chunk.bind()?,
+        rows,
+        ids,
+        rope,
+        sums,
+        out,
+    ];
     let constants = [form_constant(step.ring.form), heads.dim as u32];
     e.dispatch(Kernel::Attend, &constants, &args, &binds, grid)?;
     if parts.n == 1 {

@@ -43,7 +43,13 @@ fn mixer_products(
     };
     let binds = [mixer.all(), streams, raw.all()];
     let constants = [0, 0, tile];
-    e.dispatch(Kernel::HyperMix(mixer.format), &constants, &args, &binds, grid)
+    e.dispatch(
+        Kernel::HyperMix(mixer.format),
+        &constants,
+        &args,
+        &binds,
+        grid,
+    )
 }
 
 /// Some groups a token, with room for the sums of their simdgroups.

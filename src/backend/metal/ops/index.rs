@@ -19,7 +19,7 @@ const CHOOSERS: usize = 256;
 /// What it counts in.
 const BINS: usize = 2048;
 /// Scores that are kept at a time, where those of one token are not more.
-const SCORES: usize = 4 << 20;
+const SCORES: usize = 256 << 10;
 /// Heads of a group of `index_queries`, one a simdgroup.
 const QUERIES: usize = 4;
 
