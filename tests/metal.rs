@@ -9,6 +9,10 @@
 ))]
 
 mod common;
+#[path = "metal/coverage.rs"]
+mod coverage;
+#[path = "metal/faults.rs"]
+mod faults;
 #[path = "metal/graph.rs"]
 mod graph;
 #[path = "metal/model.rs"]

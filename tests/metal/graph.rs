@@ -23,7 +23,7 @@ fn rope(p: &mut Pair, n: usize, n_rot: usize) -> Both {
 }
 
 #[test]
-fn rows_are_normed() {
+pub fn rows_are_normed() {
     in_each_order(|p| {
         for (n, dim) in [(1, 32), (3, 1536)] {
             let mut x = p.random(n * dim, 4.0);
@@ -39,7 +39,7 @@ fn rows_are_normed() {
 }
 
 #[test]
-fn heads_are_normed_and_rotated() {
+pub fn heads_are_normed_and_rotated() {
     in_each_order(|p| {
         for heads in [
             Heads {
@@ -81,7 +81,7 @@ fn site<B: Storage>(mixer: B::Matrix, base: B::Buffer, norm: B::Buffer) -> Hyper
 }
 
 #[test]
-fn hyper_connections_mix_their_streams() {
+pub fn hyper_connections_mix_their_streams() {
     in_each_order(|p| {
         for (format, n_embd) in [(Format::F16, 256), (Format::F32, 64), (Format::Q8_0, 96)] {
             let (n, sweep) = (3, 5);
@@ -462,7 +462,7 @@ fn bound(form: RowForm) -> f32 {
 }
 
 #[test]
-fn attention_over_ring_chunk_and_rows() {
+pub fn attention_over_ring_chunk_and_rows() {
     in_each_order(|p| {
         for form in forms(32) {
             let heads = Heads {
@@ -495,7 +495,7 @@ fn attention_over_ring_chunk_and_rows() {
 }
 
 #[test]
-fn attention_over_chosen_rows() {
+pub fn attention_over_chosen_rows() {
     in_each_order(|p| {
         for form in forms(32) {
             let heads = Heads {
@@ -518,7 +518,7 @@ fn attention_over_chosen_rows() {
 }
 
 #[test]
-fn attention_with_heads_of_the_model() {
+pub fn attention_with_heads_of_the_model() {
     in_each_order(|p| {
         let form = RowForm::Fp8 { n_rot: 64 };
         let heads = Heads {
@@ -541,7 +541,7 @@ fn attention_with_heads_of_the_model() {
 
 /// Decode shares out more than 64 keys among groups; heads are no multiple of the 16 of a group.
 #[test]
-fn attention_over_shared_out_keys() {
+pub fn attention_over_shared_out_keys() {
     in_each_order(|p| {
         let form = RowForm::F32;
         let heads = Heads {
@@ -572,7 +572,7 @@ fn attention_over_shared_out_keys() {
 
 /// More keys than the most parts have of their least size: the parts become longer.
 #[test]
-fn attention_over_many_keys() {
+pub fn attention_over_many_keys() {
     in_each_order(|p| {
         let heads = Heads {
             n: 3,
@@ -711,7 +711,7 @@ fn choose(
 
 /// Ties go to the lower row, whatever the order of threads.
 #[test]
-fn the_indexer_chooses_the_lower_of_equal_rows() {
+pub fn the_indexer_chooses_the_lower_of_equal_rows() {
     in_each_order(|p| {
         for (n_head, dim) in [(8, 32), (9, 8), (72, 16)] {
             for n_rows in [101, 700] {
@@ -723,7 +723,7 @@ fn the_indexer_chooses_the_lower_of_equal_rows() {
 }
 
 #[test]
-fn the_indexer_chooses_in_spite_of_nan_and_infinity() {
+pub fn the_indexer_chooses_in_spite_of_nan_and_infinity() {
     in_each_order(|p| {
         // No score is a number; some are, some are infinite or NaN.
         for weight in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -736,7 +736,7 @@ fn the_indexer_chooses_in_spite_of_nan_and_infinity() {
 
 /// More scores than are kept at a time.
 #[test]
-fn the_indexer_takes_some_tokens_at_a_time() {
+pub fn the_indexer_takes_some_tokens_at_a_time() {
     in_each_order(|p| {
         let weight = p.whole(3 * 8, 2);
         choose(p, (3, 90_000), (8, 8), &weight);
@@ -744,7 +744,7 @@ fn the_indexer_takes_some_tokens_at_a_time() {
 }
 
 #[test]
-fn the_router_chooses_and_weighs() {
+pub fn the_router_chooses_and_weighs() {
     in_each_order(|p| {
         let n_embd = 64;
         for (n, n_expert, n_used) in [(1, 8, 6), (5, 256, 6), (2, 33, 4)] {
@@ -798,7 +798,7 @@ fn the_router_chooses_and_weighs() {
 }
 
 #[test]
-fn equal_experts_go_to_the_lower_and_nan_loses() {
+pub fn equal_experts_go_to_the_lower_and_nan_loses() {
     in_each_order(|p| {
         let (n_embd, n_expert, n_used) = (32, 40, 6);
         let router = p.matrix(Format::F32, n_expert, n_embd, 0);

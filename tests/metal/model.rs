@@ -10,13 +10,13 @@ use infall::units::TokenId;
 use std::path::Path;
 use std::sync::Arc;
 
-fn open(options: &Options) -> Loaded<Metal> {
+pub fn open(options: &Options) -> Loaded<Metal> {
     let metal = Metal::new().unwrap();
     let device: Arc<dyn Device> = metal.memory();
     Loaded::open_on(options, metal, Some(&device)).unwrap()
 }
 
-fn options(model: &Path, chunk: usize) -> Options {
+pub fn options(model: &Path, chunk: usize) -> Options {
     let mut options = Options::new(model);
     (options.kv, options.ctx, options.prefill_chunk) = (KvFormat::F32, 800, chunk);
     options.supply.readers = 2;
@@ -51,7 +51,7 @@ fn logits_match_float64() {
 }
 
 /// Bits of all logits of a prompt and some tokens after it.
-fn bits(options: &Options, prompt: &[TokenId], rest: &[TokenId]) -> Vec<u32> {
+pub fn bits(options: &Options, prompt: &[TokenId], rest: &[TokenId]) -> Vec<u32> {
     let mut loaded = open(options);
     let tokens = [prompt, rest].concat();
     let logits = loaded.logits(&tokens, prompt.len());

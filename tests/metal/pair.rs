@@ -41,10 +41,11 @@ pub struct BothRows {
 /// Does some work in each order of threads that the software device has, once on a real one.
 pub fn in_each_order(work: impl Fn(&mut Pair)) {
     #[cfg(not(target_os = "macos"))]
-    for seed in 0..8 {
+    for seed in 0..crate::coverage::n_orders() {
         metal::sim::control::reset();
         metal::sim::control::set_seed(seed);
         work(&mut Pair::new(seed.into()));
+        crate::coverage::note(&metal::sim::control::trace());
         assert_eq!(metal::sim::control::live(), [], "objects left over");
     }
     #[cfg(target_os = "macos")]

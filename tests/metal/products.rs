@@ -123,7 +123,7 @@ fn multiply(
 
 /// Shapes with ends inside tiles, one of few long rows, and one of groups, each of which reads columns of its own.
 #[test]
-fn a_product_is_the_sum_of_its_terms() {
+pub fn a_product_is_the_sum_of_its_terms() {
     in_each_order(|p| {
         for format in FORMATS {
             for (rows, cols, n, groups) in [
@@ -154,7 +154,7 @@ fn a_product_is_the_sum_of_its_terms() {
 }
 
 #[test]
-fn an_output_does_not_depend_on_the_number_of_tokens() {
+pub fn an_output_does_not_depend_on_the_number_of_tokens() {
     in_each_order(|p| {
         for (i, format) in FORMATS.into_iter().enumerate() {
             let (rows, cols) = [(40, 512), (70, 256), (3, 4096)][i % 3];
@@ -179,7 +179,7 @@ fn an_output_does_not_depend_on_the_number_of_tokens() {
 }
 
 #[test]
-fn tokens_are_embedded_in_all_streams() {
+pub fn tokens_are_embedded_in_all_streams() {
     in_each_order(|p| {
         for format in FORMATS {
             let (vocab, cols) = (19, 512);
@@ -204,7 +204,7 @@ fn tokens_are_embedded_in_all_streams() {
 }
 
 #[test]
-fn rows_that_kernels_cannot_read_are_refused() {
+pub fn rows_that_kernels_cannot_read_are_refused() {
     in_each_order(|p| {
         let x = p.unwritten(4 * 272);
         for (format, cols, offset, expected) in [
@@ -283,7 +283,7 @@ fn gated(gate: Sum, up: Sum, clamp: f32, weight: f32) -> Sum {
 }
 
 #[test]
-fn experts_of_every_format_in_both_phases() {
+pub fn experts_of_every_format_in_both_phases() {
     in_each_order(|p| {
         for (i, format) in FORMATS.into_iter().enumerate() {
             let shape = ExpertShape {
@@ -371,7 +371,7 @@ fn check_experts(p: &mut Pair, shape: ExpertShape) {
 }
 
 #[test]
-fn gates_are_clamped_and_outputs_summed() {
+pub fn gates_are_clamped_and_outputs_summed() {
     in_each_order(|p| {
         let mut gate = p.random(1000, 8.0);
         let up = p.random(1000, 8.0);
