@@ -83,7 +83,16 @@ fn site<B: Storage>(mixer: B::Matrix, base: B::Buffer, norm: B::Buffer) -> Hyper
 #[test]
 pub fn hyper_connections_mix_their_streams() {
     in_each_order(|p| {
-        for (format, n_embd) in [(Format::F16, 256), (Format::F32, 64), (Format::Q8_0, 96)] {
+        for (format, n_embd) in [
+            (Format::F16, 256),
+            (Format::F32, 64),
+            (Format::Q8_0, 96),
+            (Format::Bf16, 64),
+            (Format::Q4K, 64),
+            (Format::Q2K, 64),
+            (Format::Iq2Xxs, 64),
+            (Format::Mxfp4, 64),
+        ] {
             let (n, sweep) = (3, 5);
             let numbers = HyperNumbers {
                 eps: 1e-6,
