@@ -81,7 +81,7 @@ pub struct WeightKernels {
 /// All kernels of one instruction set.
 #[derive(Clone, Copy)]
 pub struct Kernels {
-    /// "scalar", "avx2", "avx512", "neon", "neon-dotprod".
+    /// "scalar", "avx2", "avx512", "neon", "neon-dotprod", "neon-i8mm".
     pub name: &'static str,
     /// Rows times vector, by format.
     pub weights: WeightKernels,
@@ -132,7 +132,8 @@ pub fn select(choice: KernelChoice) -> Result<Kernels> {
         },
         #[cfg(target_arch = "aarch64")]
         KernelChoice::Neon => {
-            return Ok(neon::with_dotprod().unwrap_or(neon::KERNELS));
+            let best = neon::with_i8mm().or_else(neon::with_dotprod);
+            return Ok(best.unwrap_or(neon::KERNELS));
         }
         _ => format!("another kind of processor than {}", std::env::consts::ARCH),
     };
@@ -154,6 +155,7 @@ pub fn available() -> Vec<Kernels> {
     {
         tables.push(neon::KERNELS);
         tables.extend(neon::with_dotprod());
+        tables.extend(neon::with_i8mm());
     }
     tables
 }

@@ -1,10 +1,11 @@
-//! FENCE: kernels for aarch64 with NEON, and with its four-byte products (`dotprod`) where there are any.
+//! FENCE: kernels for aarch64 with NEON, and with its products of four bytes (`dotprod`) and of matrices of bytes (`i8mm`)
+//! where there are any.
 //!
-//! Promise: Rust compiles for aarch64 only with NEON; `dotprod` is used by the table of [`with_dotprod`]
-//! only, which leaves it on a CPU where it was detected. Inside, the only unsafe steps are loads and stores
+//! Promise: Rust compiles for aarch64 only with NEON; `dotprod` and `i8mm` are used by the tables of [`with_dotprod`]
+//! and [`with_i8mm`] only, which leave these on a CPU where they were detected. Inside, the only unsafe steps are loads and stores
 //! through references to arrays of the right size, and single instructions that touch registers only.
 //!
-//! `float` holds the formats without blocks, `unpack` those with blocks and `product` what is done with them. Seen running
+//! `float` holds the formats without blocks, `unpack` those with blocks, `product` and `pairs` what is done with them. Seen running
 //! under emulation only, on Linux; for macOS seen type-checked only. No speed was ever measured.
 #![allow(unsafe_code)]
 
@@ -17,6 +18,7 @@ use crate::backend::cpu::dispatch::{
 use crate::backend::cpu::scalar;
 
 mod float;
+mod pairs;
 mod product;
 mod unpack;
 
@@ -26,6 +28,24 @@ pub const KERNELS: Kernels = table::<false>("neon");
 /// The table with four-byte products, or `None` on a CPU without them.
 pub fn with_dotprod() -> Option<Kernels> {
     is_aarch64_feature_detected!("dotprod").then_some(const { table::<true>("neon-dotprod") })
+}
+
+/// The table with four-byte products for one vector and products of matrices for several, or `None` on a CPU without them.
+pub fn with_i8mm() -> Option<Kernels> {
+    let mut kernels = with_dotprod().filter(|_| is_aarch64_feature_detected!("i8mm"))?;
+    kernels.name = "neon-i8mm";
+    let w = &mut kernels.weights;
+    // SAFETY: this table exists only on a CPU where `i8mm` was just detected.
+    w.q8_0.tile = Some(|rows, x, y| unsafe { pairs::tile(rows, x, y, |w| unpack::q8_0(w)) });
+    // SAFETY: as above.
+    w.q4_k.tile = Some(|rows, x, y| unsafe { pairs::tile(rows, x, y, |w| unpack::q4_k(w)) });
+    // SAFETY: as above.
+    w.q2_k.tile = Some(|rows, x, y| unsafe { pairs::tile(rows, x, y, |w| unpack::q2_k(w)) });
+    // SAFETY: as above.
+    w.iq2_xxs.tile = Some(|rows, x, y| unsafe { pairs::tile(rows, x, y, |w| unpack::iq2_xxs(w)) });
+    // SAFETY: as above.
+    w.mxfp4.tile = Some(|rows, x, y| unsafe { pairs::tile(rows, x, y, |w| unpack::mxfp4(w)) });
+    Some(kernels)
 }
 
 /// With `DOT` only for a CPU that has `dotprod`.

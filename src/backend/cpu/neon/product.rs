@@ -15,7 +15,7 @@ use crate::quant::cast::Plain;
 use crate::quant::wide::Act512;
 
 /// Rows that meet a part of all vectors while it lies in the first-level cache.
-const ROWS: usize = 16;
+pub const ROWS: usize = 16;
 
 /// 256 weights of a row, which are 8 blocks of 32.
 pub struct Unpacked {
@@ -131,7 +131,7 @@ fn step<const DOT: bool>(acc: &mut Lanes, w: &Unpacked, x: &[Act512], s: usize) 
 /// Bytes `16j..16j + 16` of a vector: eight columns of the blocks `2j` and `2j + 1`.
 #[target_feature(enable = "neon")]
 #[inline]
-fn piece(x: &[i8; 64], j: usize) -> int8x16_t {
+pub fn piece(x: &[i8; 64], j: usize) -> int8x16_t {
     let x = &x.as_chunks::<16>().0[j];
     // SAFETY: `x` is 16 bytes; a load of bytes needs no alignment.
     unsafe { vld1q_s8(x.as_ptr()) }
@@ -140,7 +140,7 @@ fn piece(x: &[i8; 64], j: usize) -> int8x16_t {
 /// Half `h` of a value for each block.
 #[target_feature(enable = "neon")]
 #[inline]
-fn eight(x: &[f32; 16], h: usize) -> Eight {
+pub fn eight(x: &[f32; 16], h: usize) -> Eight {
     let x = &x.as_chunks::<8>().0[h].as_chunks::<4>().0;
     // SAFETY: both are four values.
     unsafe { [vld1q_f32(x[0].as_ptr()), vld1q_f32(x[1].as_ptr())] }

@@ -184,7 +184,7 @@ fn no_bytes() -> [[int8x16_t; 4]; 4] {
 /// Of 16 columns of two blocks the first eight of both, then the others.
 #[target_feature(enable = "neon")]
 #[inline]
-fn eights(a: int8x16_t, b: int8x16_t) -> [int8x16_t; 2] {
+pub fn eights(a: int8x16_t, b: int8x16_t) -> [int8x16_t; 2] {
     let (a, b) = (vreinterpretq_s64_s8(a), vreinterpretq_s64_s8(b));
     [
         vreinterpretq_s8_s64(vzip1q_s64(a, b)),
