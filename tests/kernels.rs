@@ -686,7 +686,14 @@ fn every_format_and_table_has_its_cases() {
         assert_eq!(tables.iter().any(|k| k.name == "avx2"), expected);
     }
     #[cfg(target_arch = "aarch64")]
-    assert!(tables.iter().any(|k| k.name == "neon"));
+    {
+        use std::arch::is_aarch64_feature_detected as has;
+        let (dotprod, i8mm) = (has!("dotprod"), has!("i8mm"));
+        for (name, expected) in [("neon-dotprod", dotprod), ("neon-i8mm", i8mm)] {
+            assert_eq!(tables.iter().any(|k| k.name == name), expected, "{name}");
+        }
+        assert!(tables.iter().any(|k| k.name == "neon"));
+    }
     let names: Vec<_> = tables.iter().map(|k| k.name).collect();
     println!("tables: {}", names.join(" "));
 }
