@@ -44,7 +44,7 @@ pub enum KernelChoice {
     Avx2,
     /// x86-64 with AVX-512 (F, BW, VL, VNNI, VBMI) and GFNI.
     Avx512,
-    /// aarch64.
+    /// aarch64 with what the processor has beyond NEON: dotprod, i8mm.
     Neon,
 }
 

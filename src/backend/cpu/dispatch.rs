@@ -189,5 +189,9 @@ mod tests {
             names[names.len() - 1]
         );
         assert_eq!(select(KernelChoice::Scalar).unwrap().name, "scalar");
+        if cfg!(target_arch = "aarch64") {
+            let neon = select(KernelChoice::Neon).unwrap();
+            assert_eq!(neon.name, names[names.len() - 1]);
+        }
     }
 }

@@ -103,6 +103,7 @@ pub unsafe fn tile<B: Plain, const N: usize>(
 unsafe fn step(acc: &mut [Lanes; TOKENS / 2], w: &Rows, x: &[Vectors], h: usize) {
     for b in 0..8 {
         for (x, acc) in x.iter().zip(&mut *acc) {
+            // At most 32 * 128 * 16,319 in a sum.
             let mut sums = vdupq_n_s32(0);
             for (w, x) in w.bytes[b].iter().zip(&x.hi[b]) {
                 // SAFETY: by the caller's promise.
