@@ -11,6 +11,10 @@
 //! That is twice the work of a `sdot`, and the sum over a block stands in one lane. The four elements stay beside each other
 //! to the end: each has its 16 lanes in 16 registers, and so the order of `wide.rs`. Rows and vectors are laid side by side
 //! once for a tile: the former for all vectors, the latter for [`ROWS`] rows. Where one is left over, it is its own neighbour.
+//!
+//! Counted under emulation, 64 rows of 4096 columns: for 16 vectors 0.65 to 0.70 of the instructions of `product`, and 0.54 to
+//! 0.62 of those on vector registers; for 6 vectors 0.74 to 0.83 and 0.56 to 0.73; for 2 or 3 vectors 0.98 to 1.13 and 0.64 to
+//! 0.92.
 #![allow(unsafe_code)]
 
 use std::arch::aarch64::*;
