@@ -145,7 +145,9 @@ fn tiny_greedy_continuations_are_those_of_the_oracle() {
         let mut options = Options::new(tiny());
         (options.kernels, options.threads, options.ctx) = (kernels, 2, 2000);
         let mut loaded = Loaded::open(&options).unwrap();
-        for case in &cases {
+        // Prompts of 700 tokens are read by the best table.
+        let best = Some(&kernels) == kernel_choices().last();
+        for case in cases.iter().filter(|c| best || c.prompt.len() < 100) {
             let mut session = loaded.session();
             session
                 .prefill(&mut loaded.graph, &case.prompt, &mut |_| true)
