@@ -1,6 +1,6 @@
 //! What encoders and command buffers take.
 
-use crate::{check, size, values};
+use crate::{check, raw_device, size, values};
 use infall::backend::metal::api::{self, Size};
 use infall::backend::metal::messages;
 use infall::backend::metal::objc::{Id, Owned};
@@ -8,12 +8,9 @@ use infall::backend::metal::sim::control;
 
 /// An encoder behind its address, for messages that the safe methods do not send.
 fn raw_encoder(work: impl FnOnce(Id, Id)) {
-    unsafe extern "C" {
-        fn MTLCreateSystemDefaultDevice() -> Id;
-    }
+    let device = raw_device();
     // SAFETY: live objects with the messages they know; what is wrong on purpose is reported and not done.
     unsafe {
-        let device = Owned::from_new(MTLCreateSystemDefaultDevice()).unwrap();
         let queue = Owned::from_new(messages::device::new_queue(device.id())).unwrap();
         let commands = messages::queue::command_buffer(queue.id());
         let encoder = messages::command_buffer::compute_encoder(commands, 1);
@@ -245,6 +242,23 @@ fn encoders_come_one_after_the_other() {
 }
 
 #[test]
+fn an_encoder_is_serial_or_concurrent() {
+    check(
+        &["computeCommandEncoderWithDispatchType: 2, expected 0 (serial) or 1"],
+        |_| {
+            let device = raw_device();
+            // SAFETY: live objects with the messages they know.
+            unsafe {
+                let queue = Owned::from_new(messages::device::new_queue(device.id())).unwrap();
+                let commands = messages::queue::command_buffer(queue.id());
+                let encoder = messages::command_buffer::compute_encoder(commands, 2);
+                messages::encoder::end_encoding(encoder);
+            }
+        },
+    );
+}
+
+#[test]
 fn nothing_is_encoded_after_the_commit() {
     check(
         &[
@@ -291,13 +305,10 @@ fn nothing_is_encoded_after_the_end_of_an_encoder() {
 #[test]
 fn an_encoder_ends_before_it_is_let_go() {
     check(&["an encoder is deallocated before endEncoding"], |_| {
-        unsafe extern "C" {
-            fn MTLCreateSystemDefaultDevice() -> Id;
-        }
         api::autorelease_pool(|| {
+            let device = raw_device();
             // SAFETY: live objects with the messages they know.
             unsafe {
-                let device = Owned::from_new(MTLCreateSystemDefaultDevice()).unwrap();
                 let queue = Owned::from_new(messages::device::new_queue(device.id())).unwrap();
                 let commands = messages::queue::command_buffer(queue.id());
                 messages::command_buffer::compute_encoder(commands, 1);

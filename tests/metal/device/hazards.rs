@@ -1,7 +1,10 @@
 //! Dispatches whose order matters and that have none.
 
 use crate::{Bench, check, values};
+use infall::backend::metal::api::Storage;
 use infall::backend::metal::sim::control;
+use infall::os::AlignedBuf;
+use std::ptr::NonNull;
 
 /// `copy` x to y, then `add_one` to y; with or without a barrier, in an encoder of either kind.
 fn write_then_change(bench: &Bench, concurrent: bool, barrier: bool) -> f32 {
@@ -138,5 +141,54 @@ fn what_it_does_not_track_needs_a_wait() {
             two_encoders(bench, &bench.untracked(&[0.0]), commits, false);
         }
         two_encoders(bench, &bench.untracked(&[0.0]), true, true);
+    });
+}
+
+#[test]
+fn two_buffers_over_the_same_memory_are_not_related() {
+    let expected = "copy and, in a later encoder, add_one touch byte 0 of a buffer of 16384";
+    check(&[expected], |bench| {
+        let memory = AlignedBuf::zeroed(16384).unwrap();
+        let [y, again] = [0; 2].map(|_| {
+            let start = NonNull::from(memory.as_slice()).cast();
+            // SAFETY: a page that outlives the buffers and their work.
+            unsafe {
+                bench
+                    .device
+                    .new_buffer_no_copy(start, 16384, Storage::SharedTracked)
+            }
+            .unwrap()
+        });
+        let x = bench.tracked(&[5.0]);
+        let commands = bench.commands();
+        for (kernel, arguments) in [
+            ("copy", &[(&x, 0), (&y, 0)][..]),
+            ("add_one", &[(&again, 0)][..]),
+        ] {
+            let encoder = commands.compute_encoder(true).unwrap();
+            bench.dispatch(&encoder, kernel, 1, arguments);
+        }
+        commands.commit();
+        commands.wait_until_completed();
+        assert_eq!(values(&y)[..2], [6.0, 0.0]);
+    });
+}
+
+#[test]
+fn what_an_encoder_reads_inside_what_another_wrote_is_seen() {
+    let expected = "add_one and, in a later encoder, copy touch byte 8 of a buffer of 16";
+    check(&[expected], |bench| {
+        let (x, y) = (bench.untracked(&[0.0; 4]), bench.tracked(&[0.0]));
+        let commands = bench.commands();
+        for (kernel, n, arguments) in [
+            ("add_one", 4, &[(&x, 0)][..]),
+            ("copy", 1, &[(&x, 8), (&y, 0)][..]),
+        ] {
+            let encoder = commands.compute_encoder(true).unwrap();
+            bench.dispatch(&encoder, kernel, n, arguments);
+        }
+        commands.commit();
+        commands.wait_until_completed();
+        assert_eq!(values(&y), [1.0]);
     });
 }

@@ -12,6 +12,7 @@ mod encoding;
 mod failures;
 mod hazards;
 mod kernels;
+mod making;
 mod memory;
 mod ownership;
 mod residency;
@@ -20,6 +21,7 @@ mod waiting;
 use infall::backend::metal::api::{
     self, Buffer, CommandBuffer, Device, Encoder, Library, Queue, Size, Storage,
 };
+use infall::backend::metal::objc::{Id, Owned};
 use infall::backend::metal::sim::control;
 use std::sync::Arc;
 
@@ -120,6 +122,15 @@ fn size(width: usize) -> Size {
         height: 1,
         depth: 1,
     }
+}
+
+/// The device behind its address, for messages that the safe methods do not send.
+fn raw_device() -> Owned {
+    unsafe extern "C" {
+        fn MTLCreateSystemDefaultDevice() -> Id;
+    }
+    // SAFETY: takes nothing and gives a reference.
+    unsafe { Owned::from_new(MTLCreateSystemDefaultDevice()) }.unwrap()
 }
 
 /// The values of a buffer.

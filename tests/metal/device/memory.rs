@@ -1,7 +1,8 @@
 //! Buffers.
 
-use crate::{check, values};
+use crate::{check, raw_device, values};
 use infall::backend::metal::api::Storage;
+use infall::backend::metal::objc::Owned;
 use infall::backend::metal::sim::control;
 use infall::os::AlignedBuf;
 use std::ptr::NonNull;
@@ -40,11 +41,7 @@ fn a_buffer_that_is_too_long_is_nil() {
         // SAFETY: live objects; the device refuses what the safe method does not ask for.
         unsafe {
             use infall::backend::metal::messages::device::{new_buffer, new_queue};
-            use infall::backend::metal::objc::{Id, Owned};
-            unsafe extern "C" {
-                fn MTLCreateSystemDefaultDevice() -> Id;
-            }
-            let device = Owned::from_new(MTLCreateSystemDefaultDevice()).unwrap();
+            let device = raw_device();
             assert!(new_buffer(device.id(), 1001, 0).is_null());
             assert!(new_buffer(device.id(), 0, 0).is_null());
             drop(Owned::from_new(new_queue(device.id())));
@@ -55,14 +52,10 @@ fn a_buffer_that_is_too_long_is_nil() {
 #[test]
 fn options_are_those_we_know() {
     use infall::backend::metal::messages::device::new_buffer;
-    use infall::backend::metal::objc::{Id, Owned};
-    unsafe extern "C" {
-        fn MTLCreateSystemDefaultDevice() -> Id;
-    }
     check(&["buffer options 0x20,"], |_| {
         // SAFETY: a live device, and numbers.
         unsafe {
-            let device = Owned::from_new(MTLCreateSystemDefaultDevice()).unwrap();
+            let device = raw_device();
             assert!(new_buffer(device.id(), 16, 0x20).is_null());
             drop(Owned::from_new(new_buffer(device.id(), 16, 0x200)).unwrap());
         }
@@ -91,6 +84,19 @@ fn memory_without_copy_consists_of_pages() {
         let shared = share(start, 2 * 16384).unwrap();
         assert_eq!(shared.contents(), start);
         assert_eq!(control::allocated_bytes(), 0, "it is the program's");
+    });
+}
+
+#[test]
+fn memory_without_copy_has_no_deallocator() {
+    use infall::backend::metal::messages::device::new_buffer_no_copy;
+    check(&["newBufferWithBytesNoCopy: a deallocator"], |_| {
+        let mut memory = AlignedBuf::zeroed(16384).unwrap();
+        let bytes = memory.as_mut_slice().as_mut_ptr().cast();
+        let block = std::ptr::without_provenance(16);
+        // SAFETY: a live device; the memory outlives what is refused.
+        let refused = unsafe { new_buffer_no_copy(raw_device().id(), bytes, 16384, 0, block) };
+        assert!(refused.is_null());
     });
 }
 

@@ -158,9 +158,6 @@ impl State {
             return;
         };
         let queue = commands.queue;
-        if commands.open.is_some() {
-            self.breach("a command buffer is deallocated before endEncoding (Apple)");
-        }
         self.ended(key);
         self.command_buffers.remove(&key);
         self.unhold(queue);
