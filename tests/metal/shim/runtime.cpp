@@ -5,7 +5,9 @@
 // Threadgroup memory is filled with NaN before each group and ends at a page that nobody may touch. Threads that meet at
 // different places, or wait for threads that have ended, are an error with both places.
 //
-// Built with THREAD_SANITIZER, each fibre is a thread to ThreadSanitizer: barriers order memory, nothing else does.
+// Built with THREAD_SANITIZER, each fibre is a thread to ThreadSanitizer: barriers order memory, nothing else does. New
+// fibres for each group would take too long. So there are some sets of them, and a lane has another fibre in the next
+// group: what a group did after its last barrier has no order to the other groups.
 
 #include "fibres.h"
 
@@ -28,7 +30,6 @@
 extern "C" {
 void* __tsan_get_current_fiber();
 void* __tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void* fibre);
 void __tsan_switch_to_fiber(void* fibre, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
@@ -38,7 +39,6 @@ constexpr bool is_sanitized = true;
 constexpr bool is_sanitized = false;
 static void* __tsan_get_current_fiber() { return nullptr; }
 static void* __tsan_create_fiber(unsigned) { return nullptr; }
-static void __tsan_destroy_fiber(void*) {}
 static void __tsan_switch_to_fiber(void*, unsigned) {}
 static void __tsan_acquire(void*) {}
 static void __tsan_release(void*) {}
@@ -82,17 +82,18 @@ constexpr size_t PAGE = 4096;
 constexpr size_t STACK = 64 << 10;
 // __tsan_switch_to_fiber without an order between the two.
 constexpr unsigned UNORDERED = 1;
+// Sets of fibres, which groups have in turn.
+constexpr unsigned SETS = is_sanitized ? 4 : 1;
 
 enum class State { fresh, going, at_operation, at_barrier, ended };
 
 struct Lane : Thread {
     State state;
     void* stack_pointer;
-    unsigned stack;
+    unsigned stack;  // under ThreadSanitizer also its fibre
     Site site;  // where it waits
     Lane* next;  // ring of those of the simdgroup that have not ended
     Lane* previous;
-    void* sanitizer_fibre;
 };
 
 struct Simdgroup : Exchange {
@@ -154,7 +155,7 @@ class Worker {
 public:
     Worker()
     {
-        stacks = (char*)map(stack_stride * MAX_THREADS, PROT_NONE);
+        stacks = (char*)map(stack_stride * MAX_THREADS * SETS, PROT_NONE);
         char* memory = (char*)map(MAX_SHARED + PAGE, PROT_READ | PROT_WRITE);
         mprotect(memory + MAX_SHARED, PAGE, PROT_NONE);
         shared_end = memory + MAX_SHARED;
@@ -183,8 +184,13 @@ public:
             lane.simdgroup = i / LANES;
         }
         for (; n_stacks < n_threads; n_stacks++) {
-            mprotect(stacks + n_stacks * stack_stride + PAGE, stack_stride - PAGE, PROT_READ | PROT_WRITE);
+            for (unsigned set = 0; set < SETS; set++) {
+                const unsigned stack = set * MAX_THREADS + n_stacks;
+                mprotect(stacks + stack * stack_stride + PAGE, stack_stride - PAGE, PROT_READ | PROT_WRITE);
+                sanitizer_fibres[stack] = __tsan_create_fiber(0);
+            }
         }
+        own_fibre = __tsan_get_current_fiber();
         std::iota(lane_order, lane_order + LANES, 0);
         if (work.seed) Random{work.seed}.shuffle(lane_order, LANES);
 
@@ -260,6 +266,7 @@ public:
         for (;;) {
             Lane* me = static_cast<Lane*>(current);
             __tsan_acquire(&dispatch->started);
+            __tsan_acquire(&shared_end);
             dispatch->kernel->launch(arguments);
             me = static_cast<Lane*>(current);
             __tsan_release(&dispatch->ended);
@@ -305,35 +312,17 @@ private:
         n_at_barrier = n_ended = turn = 0;
         n_free = n_threads;
         for (unsigned i = 0; i < n_threads; i++) free_stacks[i] = n_threads - 1 - i;
-        if (is_sanitized) renew_memory();
+        n_groups++;
+        // New memory: its use by another group would look like a race.
+        if (is_sanitized) map(MAX_SHARED, PROT_READ | PROT_WRITE, shared_end - MAX_SHARED);
         memset(arguments.shared, 0xFF, dispatch->shared);
-        if (is_sanitized) make_fibres();
+        __tsan_release(&shared_end);
 
         Lane& first = *simdgroups[order[0]].head;
         prepare(first);
         current = &first;
-        __tsan_switch_to_fiber(first.sanitizer_fibre, UNORDERED);
+        __tsan_switch_to_fiber(sanitizer_fibres[first.stack], UNORDERED);
         fibre_switch(&own_stack_pointer, first.stack_pointer);
-
-        if (is_sanitized) {
-            for (unsigned i = 0; i < n_threads; i++) __tsan_destroy_fiber(lanes[i].sanitizer_fibre);
-        }
-    }
-
-    // Groups have no order among them: new memory for each, or its second use would look like a race.
-    void renew_memory()
-    {
-        map(MAX_SHARED, PROT_READ | PROT_WRITE, shared_end - MAX_SHARED);
-        for (unsigned i = 0; i < n_threads; i++) {
-            map(stack_stride - PAGE, PROT_READ | PROT_WRITE, stacks + i * stack_stride + PAGE);
-        }
-    }
-
-    // What was done so far comes before what they do.
-    void make_fibres()
-    {
-        own_fibre = __tsan_get_current_fiber();
-        for (unsigned i = 0; i < n_threads; i++) lanes[i].sanitizer_fibre = __tsan_create_fiber(0);
     }
 
     // Gives a fresh lane a stack that starts in fibre().
@@ -344,7 +333,7 @@ private:
         Lane& me = *static_cast<Lane*>(current);
         if (to.state == State::fresh) prepare(to);
         current = &to;
-        __tsan_switch_to_fiber(to.sanitizer_fibre, UNORDERED);
+        __tsan_switch_to_fiber(sanitizer_fibres[to.stack], UNORDERED);
         fibre_switch(&me.stack_pointer, to.stack_pointer);
     }
 
@@ -452,7 +441,9 @@ private:
     unsigned n_stacks = 0;  // that can be touched
     unsigned free_stacks[MAX_THREADS], n_free;
     void* own_stack_pointer;
-    void* own_fibre = nullptr;
+    unsigned n_groups = 0;  // so far
+    void* sanitizer_fibres[MAX_THREADS * SETS];
+    void* own_fibre;
 };
 
 __thread Worker* worker __attribute__((tls_model("initial-exec")));
@@ -464,7 +455,8 @@ void start_of_fibre()
 
 void Worker::prepare(Lane& lane)
 {
-    lane.stack = is_sanitized ? unsigned(&lane - lanes) : free_stacks[--n_free];
+    lane.stack = free_stacks[--n_free];
+    if (is_sanitized) lane.stack = n_groups % SETS * MAX_THREADS + (lane.index + n_groups / SETS * 7) % n_threads;
     lane.state = State::going;
     // Stacks whose tops were a whole number of pages apart would compete for the same sets of the cache.
     const size_t shift = lane.stack * 1088 % PAGE / 64 * 64;
