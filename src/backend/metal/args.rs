@@ -7,11 +7,6 @@
 ///
 /// The type is `repr(C)`, has no padding, and holds 4- and 8-byte numbers only.
 pub unsafe trait Args: Copy {
-    /// Name in `metal-shaders/args.h`.
-    const NAME: &'static str;
-    /// Name, type (`uint`, `float`, `ulong`) and offset of each field.
-    const FIELDS: &'static [(&'static str, &'static str, usize)];
-
     /// As the kernel reads it.
     fn bytes(&self) -> &[u8] {
         let start: *const Self = self;
@@ -19,6 +14,13 @@ pub unsafe trait Args: Copy {
         unsafe { std::slice::from_raw_parts(start.cast(), size_of::<Self>()) }
     }
 }
+
+/// A structure as its source in `metal-shaders/args.h` must be.
+pub type Layout = (
+    &'static str,
+    usize,
+    &'static [(&'static str, &'static str, usize)],
+);
 
 /// Declares a structure of 4- and 8-byte numbers, the largest first.
 macro_rules! args {
@@ -29,14 +31,15 @@ macro_rules! args {
         pub struct $name { $($(#[$field_doc])* pub $field: args!(@rust $type),)* }
 
         // SAFETY: repr(C); the sizes of its fields, all 4 or 8 with 8 first, leave no padding (asserted below).
-        unsafe impl Args for $name {
-            const NAME: &'static str = stringify!($name);
-            const FIELDS: &'static [(&'static str, &'static str, usize)] =
-                &[$((stringify!($field), stringify!($type), std::mem::offset_of!($name, $field)),)*];
-        }
+        unsafe impl Args for $name {}
 
         const _: () = assert!(size_of::<$name>() == 0 $(+ size_of::<args!(@rust $type)>())* && size_of::<$name>() <= 4096);
-    )*};
+    )*
+
+    /// All of them: name, size, and name, type and offset of each field.
+    pub const ALL: &[Layout] =
+        &[$((stringify!($name), size_of::<$name>(), &[$((stringify!($field), stringify!($type), std::mem::offset_of!($name, $field)),)*]),)*];
+    };
     (@rust uint) => { u32 };
     (@rust float) => { f32 };
     (@rust ulong) => { u64 };

@@ -1,4 +1,7 @@
 use super::*;
+use crate::backend::metal::args;
+use crate::backend::metal::kernels::Kernel;
+use crate::quant::tables;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -402,10 +405,7 @@ fn nothing_panics_on_half_a_text() {
 
 #[test]
 fn tables_hold_what_the_formats_say() {
-    let header = quant_tables(
-        &crate::quant::tables::IQ2_XXS_GRID,
-        &crate::quant::tables::MXFP4_VALUES,
-    );
+    let header = quant_tables(&tables::IQ2_XXS_GRID, &tables::MXFP4_VALUES);
     assert_eq!(header.matches("0x").count(), 256);
     // The second point: 43 first, then 8.
     assert!(
@@ -418,21 +418,49 @@ fn tables_hold_what_the_formats_say() {
     assert!(parse(&flatten(&files).unwrap()).is_ok());
 }
 
-#[test]
-fn the_sources_keep_the_rules() {
+/// What `metal-shaders/` declares.
+fn sources() -> Shaders {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("metal-shaders");
     let mut files = read_folder(&folder).unwrap();
-    let tables = quant_tables(
-        &crate::quant::tables::IQ2_XXS_GRID,
-        &crate::quant::tables::MXFP4_VALUES,
-    );
+    let tables = quant_tables(&tables::IQ2_XXS_GRID, &tables::MXFP4_VALUES);
     files.insert("quant_tables.h".to_string(), tables);
     let text = flatten(&files).unwrap();
-    let shaders = parse(&text).unwrap_or_else(|faults| {
-        panic!(
-            "{}",
-            faults.iter().map(|f| format!("\n{f}")).collect::<String>()
-        )
-    });
-    assert!(!shaders.kernels.is_empty());
+    parse(&text).unwrap_or_else(|faults| {
+        let lines: Vec<String> = faults.iter().map(Fault::to_string).collect();
+        panic!("\n{}", lines.join("\n"))
+    })
+}
+
+#[test]
+fn the_table_of_kernels_is_that_of_the_sources() {
+    let declared: BTreeMap<String, String> = sources()
+        .kernels
+        .iter()
+        .map(|k| (k.name.clone(), k.access()))
+        .collect();
+    let table = Kernel::all().into_iter();
+    let table = table.map(|k| (k.name(), format!("c{}", k.access())));
+    assert_eq!(table.collect::<BTreeMap<_, _>>(), declared);
+}
+
+#[test]
+fn the_structures_of_arguments_are_those_of_the_sources() {
+    let field = |(name, type_name, offset): &(&str, &str, usize)| Field {
+        name: name.to_string(),
+        type_name: type_name.to_string(),
+        offset: *offset,
+    };
+    let ours: Vec<ArgsStruct> = args::ALL
+        .iter()
+        .map(|(name, size, fields)| ArgsStruct {
+            name: name.to_string(),
+            fields: fields.iter().map(field).collect(),
+            size: *size,
+        })
+        .collect();
+    let by_name = |mut all: Vec<ArgsStruct>| {
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    };
+    assert_eq!(by_name(ours), by_name(sources().args));
 }
