@@ -4,6 +4,7 @@ use super::super::args::{HyperArgs, HyperExitArgs, HyperMixArgs};
 use super::super::encode::{Bind, Encoder, Grid};
 use super::super::kernels::Kernel;
 use super::super::{Buffer, Matrix, Metal};
+use super::linear::check_rows;
 use super::shared;
 use crate::backend::{HC, HyperHead, HyperNumbers, HyperSite};
 use crate::error::Result;
@@ -25,6 +26,7 @@ fn mixer_products(
     (mixer, rms_eps): (&Matrix, f32),
     raw: &Buffer,
 ) -> Result<()> {
+    check_rows(mixer.format, mixer.cols, mixer.offset as u64)?;
     let (tile, [tokens, rows]) = match phase {
         Phase::Decode => (0, [1, 1]),
         Phase::Prefill => (1, TILE),

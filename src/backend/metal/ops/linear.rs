@@ -108,7 +108,7 @@ pub fn matmul_grouped(
     check_rows(weight.format, cols, weight.offset as u64)?;
     // Few long rows would keep few simdgroups busy.
     let split = rows * groups <= 512 && cols >= 16 * 32 * SPLIT;
-    let tile = if rows < TILE_ROWS {
+    let tile = if rows <= TILE_ROWS {
         FEW_TOKENS
     } else {
         TILE_TOKENS
