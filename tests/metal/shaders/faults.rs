@@ -130,6 +130,21 @@ fn unset_threadgroup_memory_is_not_a_number() {
 }
 
 #[test]
+fn an_unset_variable_is_nothing_to_build_on() {
+    let body = "{ float v[4]; if (lane > 40) v[0] = 1.0f; y[i] = v[lane % 4]; }";
+    let Some(kernels) = load(&format!("{HEAD}{body}")) else {
+        return;
+    };
+    let y = Memory::of(&[0.0_f32; 64]);
+    run(&kernels, "test", 64, &[&y], row(1, 64, 0)).unwrap();
+    let values = y.get::<f32>();
+    assert!(
+        values.iter().all(|v| v.is_nan() || v.abs() > 1e30),
+        "{values:?}"
+    );
+}
+
+#[test]
 #[ignore = "ends its program; run by the test below"]
 fn stores_past_a_buffer() {
     let kernels = load(&format!("{HEAD}{{ y[i + 64] = 1.0f; }}")).unwrap();

@@ -77,13 +77,15 @@ const SHIM: [(&str, &str); 6] = [
 
 /// Metal's language is a C++14 without exceptions. Its pointers may look at memory as they like; a product and a sum are
 /// two operations.
-const KERNEL_FLAGS: [&str; 8] = [
+const KERNEL_FLAGS: [&str; 9] = [
     "-std=c++14",
     "-pedantic-errors",
     "-fno-exceptions",
     "-fno-rtti",
     "-fno-strict-aliasing",
     "-ffp-contract=off",
+    // A variable that was not set is nothing to build on.
+    "-ftrivial-auto-var-init=pattern",
     "-ffunction-sections",
     "-fdiagnostics-color=never",
 ];
