@@ -159,3 +159,70 @@ fn the_device_holds_what_was_planned() {
         }
     });
 }
+
+/// What README.md says of the work that a token, and a chunk of a prompt, is cut into.
+#[test]
+fn a_layer_takes_few_dispatches() {
+    crate::pair::in_some_order(|| {
+        let mut loaded = open(&options(&tiny(), 64));
+        let mut session = loaded.session();
+        let prompt: Vec<TokenId> = (0..64).map(|i| TokenId(i * 37 % 4000)).collect();
+        let mut count = |loaded: &mut Loaded<Metal>, work: &mut dyn FnMut(&mut Loaded<Metal>)| {
+            let before = loaded.graph.backend().counters();
+            work(loaded);
+            let after = loaded.graph.backend().counters();
+            (
+                after.dispatches - before.dispatches,
+                after.barriers - before.barriers,
+                after.commits - before.commits,
+            )
+        };
+        let prefill = count(&mut loaded, &mut |l| {
+            session
+                .prefill(&mut l.graph, &prompt, &mut |_| true)
+                .map(drop)
+                .unwrap();
+        });
+        // Position 64 closes no window; 67 closes one of four tokens.
+        let mut decode = [(0, 0, 0); 4];
+        for (i, found) in decode.iter_mut().enumerate() {
+            *found = count(&mut loaded, &mut |l| {
+                session.decode(&mut l.graph, prompt[i]).unwrap()
+            });
+        }
+        #[cfg(not(target_os = "macos"))]
+        print_layers();
+        println!(
+            "prefill (dispatches, barriers, command buffers): {prefill:?}, decode: {decode:?}"
+        );
+        assert!(
+            decode.iter().all(|d| d.0 <= 194 && d.1 <= 125 && d.2 <= 13),
+            "{decode:?}"
+        );
+        assert!(prefill.0 <= 188 && prefill.2 <= 19, "{prefill:?}");
+    });
+}
+
+/// The kernels of the last token, a layer a line: what one layer of each kind takes.
+#[cfg(not(target_os = "macos"))]
+fn print_layers() {
+    let trace = infall::backend::metal::sim::control::trace();
+    let last = trace
+        .iter()
+        .rposition(|t| t.kernel.starts_with("embed"))
+        .unwrap();
+    let (mut layer, mut exits) = (Vec::new(), 0);
+    for t in &trace[last + 1..] {
+        layer.push(t.kernel.as_str());
+        exits += usize::from(t.kernel == "hyper_exit");
+        if exits == 2 {
+            println!("{} dispatches: {}", layer.len(), layer.join(" "));
+            (layer, exits) = (Vec::new(), 0);
+        }
+    }
+    println!(
+        "{} dispatches for the head: {}",
+        layer.len(),
+        layer.join(" ")
+    );
+}
