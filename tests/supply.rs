@@ -108,7 +108,7 @@ fn a_model_of_64_experts_says_the_same_with_every_supply_1() {
     ];
     done(&[&shape[..], &["--out", model.text()]].concat());
     let prompt: Vec<TokenId> = (0..100).map(|i| TokenId((i * 37 + 11) % 4000)).collect();
-    same_bits(&model.0, &prompt, [64, 320], 64);
+    same_bits(&model.0, &prompt, [64, 320], 16);
 }
 
 /// The model with few experts whose indexer chooses among many rows, in chunks and one by one.

@@ -73,8 +73,8 @@ fn every_strategy_and_budget_gives_the_same_bits() {
         let expected = run("full", 40, 64);
         assert!(run("full", 40, 17) == expected, "full, chunks of 17");
         for strategy in STRATEGIES.iter().filter(|s| s.name != "full") {
-            // One choice of a layer, half, all of 5 layers of 8.
-            for budget in [6, 20, 40] {
+            // One choice of a layer, and half of 5 layers of 8.
+            for budget in [6, 20] {
                 let found = run(strategy.name, budget, 64);
                 assert!(
                     found == expected,
@@ -95,7 +95,7 @@ fn greedy_continuations_are_those_of_the_oracle() {
         options.kv = KvFormat::F16;
         let mut loaded = open(&options);
         let all = std::env::var_os("INFALL_TEST_ALL").is_some();
-        let n = if all { usize::MAX } else { 2 };
+        let n = if all { usize::MAX } else { 1 };
         println!("all cases: {all}");
         let mut cases = common::greedy_cases();
         cases.sort_by_key(|case| case.prompt.len() + case.expected.len());
@@ -124,7 +124,7 @@ fn the_device_holds_what_was_planned() {
     use infall::options::BackendChoice;
     crate::pair::in_some_order(|| {
         for strategy in STRATEGIES {
-            for (chunk, ctx) in [(64, 300), (16, 120)] {
+            for (chunk, ctx) in [(64, 120)] {
                 let mut options = options(&golden("micro-q2.gguf"), chunk);
                 (options.backend, options.ctx, options.prefill_sweep) =
                     (BackendChoice::Metal, ctx, chunk);
