@@ -15,6 +15,7 @@ mod macos;
 mod map;
 mod memory;
 pub mod meter;
+mod new_file;
 pub mod share;
 pub mod sim;
 pub mod slots;
@@ -30,6 +31,7 @@ use linux as platform;
 use macos as platform;
 pub use map::Map;
 pub use memory::Slice;
+pub use new_file::{NO_LINKS, NewFile, is_part, remove_abandoned};
 
 use crate::error::Result;
 
