@@ -158,9 +158,7 @@ pub fn remove_abandoned(part: &Path) -> bool {
         return false;
     }
     let mut options = OpenOptions::new();
-    let options = options
-        .read(true)
-        .custom_flags(NO_LINKS);
+    let options = options.read(true).custom_flags(NO_LINKS);
     let Ok(file) = options.open(part) else {
         return false;
     };

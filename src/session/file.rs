@@ -53,15 +53,15 @@ impl Origin {
         let texts = |o: &Origin| {
             [
                 ("model", format!("{:016x}", o.model_hash)),
-                ("layers", o.n_layer.to_string()),
-                ("vocabulary", format!("{} tokens", o.n_vocab)),
+                ("layers:", o.n_layer.to_string()),
+                ("vocabulary of", format!("{} tokens", o.n_vocab)),
                 ("KV form", o.kv.name().to_string()),
                 ("arithmetic", o.arithmetic.clone()),
             ]
         };
         for ((what, found), (_, expected)) in texts(self).into_iter().zip(texts(expected)) {
             if found != expected {
-                let what = format!("another {what}: found {found}, expected {expected}");
+                let what = format!("computed with {what} {found}, expected {expected}");
                 return Err(Error::unsupported(what));
             }
         }
@@ -94,6 +94,13 @@ impl Header {
         };
         let whole = (self.body_bytes / room).checked_mul(BLOCK as u64)?;
         whole.checked_add(rest)?.checked_add(PAGE as u64)
+    }
+
+    /// A hash of what the session holds and was computed with.
+    pub fn hash(&self) -> u64 {
+        [self.tokens_hash, self.n_tokens]
+            .into_iter()
+            .fold(self.origin.hash(), mix)
     }
 
     fn put(&self, page: &mut [u8]) -> Result<()> {
@@ -228,7 +235,7 @@ impl TokensHash {
 
 impl Origin {
     /// A hash of all of it.
-    pub fn hash(&self) -> u64 {
+    fn hash(&self) -> u64 {
         let numbers = [self.model_hash, self.n_layer.into(), self.n_vocab.into()];
         let names = self.kv.name().bytes().chain([0]);
         let names = names.chain(self.arithmetic.bytes()).map(u64::from);

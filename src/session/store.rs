@@ -4,7 +4,8 @@
 //! holds and was computed with; when room is needed, those used longest ago go. A name that the user gave stays until the
 //! user removes it. Whatever else lies in the folder is left alone.
 
-use super::file::{Header, Origin, Reader, TokensHash, Writer};
+pub use super::file::Header;
+use super::file::{Origin, Reader, TokensHash, Writer};
 use crate::error::{Context, Error, Result};
 use crate::os::{self, DirectFile, NewFile};
 use crate::units::{Bytes, TokenId};
@@ -90,13 +91,7 @@ fn check_user_name(name: &str) -> Result<()> {
 
 /// The name that the program gives: it tells contents apart.
 fn auto_name(header: &Header) -> String {
-    let tokens = TokensHash(header.tokens_hash);
-    let origin = header.origin.hash();
-    // Both halves of a hash are as good as a token.
-    let name = [header.n_tokens, origin, origin >> 32]
-        .into_iter()
-        .fold(tokens, |hash, word| hash.then(TokenId(word as u32)));
-    format!("{AUTO}{:016x}", name.0)
+    format!("{AUTO}{:016x}", header.hash())
 }
 
 impl Store {
@@ -247,7 +242,7 @@ impl Store {
                 Ok(()) => listing.entries.push(entry),
                 Err(why) => {
                     let name = &entry.name;
-                    let note = format!("session {name} holds the first {n} tokens, but of {why}");
+                    let note = format!("session {name} holds the first {n} tokens, but {why}");
                     listing.notes.push(note);
                 }
             }

@@ -285,12 +285,7 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn write_rows(
-        &mut self,
-        rows: &mut kv_rows::Rows,
-        first: usize,
-        bytes: &[u8],
-    ) -> Result<()> {
+    fn write_rows(&mut self, rows: &mut kv_rows::Rows, first: usize, bytes: &[u8]) -> Result<()> {
         rows.write(first, bytes);
         Ok(())
     }
