@@ -276,7 +276,7 @@ impl Conversation {
             restored: Restored::default(),
             tokens: &tokens,
             keep_point: drop_reasoning,
-            when_read: &mut |_, _| {},
+            save: &mut |_, _| false,
         };
         let answer = generate::answer(engine, session, settings, prompt, stats);
         interrupt::clear();

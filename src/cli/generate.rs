@@ -128,14 +128,16 @@ pub struct Prompt<'a> {
     pub tokens: &'a [TokenId],
     /// Whether the point before the last of them, the opener, is kept.
     pub keep_point: bool,
-    /// Called when all is read, before the answer; its time counts for nothing.
-    pub when_read: &'a mut dyn FnMut(&mut Engine, &mut Session),
+    /// Saves the session when all is read, before the answer, and tells whether it did.
+    pub save: &'a mut dyn FnMut(&mut Engine, &mut Session) -> bool,
 }
 
 /// Figures of one answer.
 #[derive(Default)]
 pub struct Stats {
     restored: Restored,
+    /// Time for saving the session, if it was; it counts for nothing else.
+    save: Option<Duration>,
     n_prompt: usize,
     prefill: Duration,
     n_generated: usize,
@@ -171,8 +173,11 @@ impl Stats {
                 )
             }
         };
+        let saved = self.save.map_or(String::new(), |time| {
+            format!(", saved in {:.3} s", time.as_secs_f64())
+        });
         format!(
-            "{restored}prompt {} tokens, {} t/s; generated {} tokens, {} t/s; first token {first} s; {}\n",
+            "{restored}prompt {} tokens, {} t/s{saved}; generated {} tokens, {} t/s; first token {first} s; {}\n",
             self.n_prompt,
             rate(self.n_prompt, self.prefill),
             self.n_generated,
@@ -249,7 +254,7 @@ pub fn answer(
         restored,
         tokens: prompt,
         keep_point,
-        when_read,
+        save,
     } = prompt;
     let (start, before) = (Instant::now(), engine.supply_table().clone());
     let (body, opener) = prompt.split_at(if keep_point {
@@ -279,12 +284,14 @@ pub fn answer(
         return Ok(Answer::PrefillStopped);
     }
     let prefill = start.elapsed();
-    when_read(engine, session);
+    let saved = save(engine, session);
     let prefilled = Instant::now();
+    let save = saved.then(|| prefilled - start - prefill);
     // As if nothing had been done in between.
     let start = prefilled - prefill;
     *stats = Stats {
         restored,
+        save,
         n_prompt: prompt.len(),
         prefill,
         ..Stats::default()

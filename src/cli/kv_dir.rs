@@ -61,9 +61,12 @@ pub fn restore_prefix(
     }
 }
 
-/// Saves a session for later prompts that begin with it. What goes wrong is told: the answer comes all the same.
-pub fn save(store: &Store, engine: &mut Engine, session: &mut Session) {
-    if let Err(error) = engine.save(session, store, None) {
+/// Saves a session for later prompts that begin with it. What goes wrong is told and answered with false: the answer comes
+/// all the same.
+pub fn save(store: &Store, engine: &mut Engine, session: &mut Session) -> bool {
+    let saved = engine.save(session, store, None);
+    if let Err(error) = &saved {
         note(&format!("note: the session was not saved: {error}\n"));
     }
+    saved.is_ok()
 }

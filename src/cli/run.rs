@@ -101,15 +101,14 @@ fn run(args: &Args) -> Result<()> {
     let rest = &tokens[restored.n_tokens..];
     // The answer is no beginning of a later prompt, so the session is saved before it.
     let mut save = |engine: &mut Engine, session: &mut Session| {
-        if let Some(store) = store.as_ref().filter(|_| !rest.is_empty()) {
-            kv_dir::save(store, engine, session);
-        }
+        let store = store.as_ref().filter(|_| !rest.is_empty());
+        store.is_some_and(|store| kv_dir::save(store, engine, session))
     };
     let prompt = Prompt {
         restored,
         tokens: rest,
         keep_point: false,
-        when_read: &mut save,
+        save: &mut save,
     };
     if args.has("--profile") {
         engine.start_profile();
