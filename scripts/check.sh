@@ -35,6 +35,17 @@ for features in "" "--features nommap" "--features residency-lru" "--all-feature
         break
     fi
 done
+# What Metal's messages compile to there, and a link against stubs; LIBSYSTEM_TBD is the stub of libSystem.
+if [ -x ../shared/tools/darwin-check ]; then
+    (
+        export CARGO_TARGET_DIR=target/darwin
+        step ../shared/tools/darwin-check rustc --quiet --lib -- --emit=llvm-ir -C opt-level=0 -C debuginfo=0
+        step scripts/metal_abi.py "target/darwin/darwin-check/$darwin/debug/deps"
+        step scripts/metal-link.sh "${LIBSYSTEM_TBD:-none}" ../shared/tools/darwin-check
+    )
+else
+    echo "skipped: the calls of Metal's messages and the link for macOS (need a toolchain for $darwin)"
+fi
 RUSTDOCFLAGS="-D warnings" step cargo doc --release --quiet --no-deps --document-private-items --all-features
 
 if [ "${1:-}" = quick ]; then

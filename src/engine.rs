@@ -1,22 +1,24 @@
 //! The engine as the command line and the server see it: open a model, hold sessions, generate tokens.
 
 use crate::backend::Backend;
-use crate::backend::cpu::{Cpu, dispatch};
+use crate::backend::Chosen;
+use crate::backend::cpu::Cpu;
 use crate::error::{Context, Error, Result};
 use crate::graph::weights::Weights;
 use crate::graph::{Graph, Lengths, RouteProbe, Routing};
-use crate::options::{DEFAULT_CTX, KvFormat, Options};
+use crate::options::{DEFAULT_CTX, Options};
 use crate::os::File;
+use crate::os::share::Device;
 use crate::routes;
 use crate::session::file::Origin;
-use crate::supply::fixed::Fixed;
 pub use crate::supply::probe::Probe;
-use crate::supply::{ExpertSupply, ExpertUse, Opening, probe};
+use crate::supply::{ExpertUse, Opened, Opening, probe};
 use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
 use crate::units::{Bytes, LayerId, Phase, TokenId};
 use machine::Machine;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::backend::profile::{Profile, Stage, Stages};
@@ -227,7 +229,7 @@ impl Prepared {
     ///
     /// Errors: this CPU lacks what the options ask for.
     pub fn kernels(&self) -> Result<&'static str> {
-        Ok(dispatch::select(self.options.kernels)?.name)
+        self.plan.backend.kernels(self.options.kernels)
     }
 
     /// The model's tokenizer.
@@ -277,28 +279,33 @@ impl Prepared {
         let trace =
             trace.map(|path| route_trace(path, &options.model, &file, &model, plan.lengths));
         let trace = trace.transpose()?;
-        let backend = Cpu::new(options.kernels, plan.n_threads)?;
-        let opened = (plan.built.open)(Opening {
-            path: &options.model,
-            file: &file,
-            model: &model,
-            options: &options.supply,
-            budget: plan.budget,
-            device: None,
-            progress,
-        });
-        let opened = opened.context(|| &name)?;
-        let mut notes = opened.notes;
-        notes.extend(opened.fixed.lock().note());
-        let fixed_locked = opened.fixed.lock().locked;
         let data_start = model.gguf.data_start;
-        let parts = (model, opened.fixed, opened.experts);
-        let mut machine = machine(backend, parts, plan.lengths, options.kv).context(|| &name)?;
+        let loading = Loading {
+            name: &name,
+            options: &options,
+            plan: &plan,
+            file: &file,
+            model,
+            progress,
+        };
+        let Loaded {
+            mut machine,
+            notes,
+            fixed_locked,
+        } = match plan.backend {
+            Chosen::Cpu => loading.on(Cpu::new(options.kernels, plan.n_threads)?, None)?,
+            #[cfg(any(target_os = "macos", feature = "metal-sim"))]
+            Chosen::Metal(_) => {
+                let metal = crate::backend::metal::Metal::new()?;
+                let memory = metal.memory();
+                loading.on(metal, Some(&(memory as _)))?
+            }
+        };
         machine.set_route_probe(trace);
         Ok(Engine {
             machine,
             tokenizer,
-            name,
+            name: name.clone(),
             strategy: plan.strategy,
             streams: plan.streams,
             ctx: plan.ctx,
@@ -311,16 +318,55 @@ impl Prepared {
     }
 }
 
-/// Joins a backend and the weights of a model.
-fn machine<B: Backend + 'static>(
-    mut backend: B,
-    (model, fixed, experts): (Model, Fixed, Box<dyn ExpertSupply>),
-    lengths: Lengths,
-    kv: KvFormat,
-) -> Result<Box<dyn Machine>> {
-    let weights = Weights::load(&model, &fixed, &mut backend, kv)?;
-    let graph = Graph::new(model.config, backend, weights, experts, lengths, kv)?;
-    Ok(Box::new(graph))
+/// What [`Prepared::load`] has until there is a backend.
+struct Loading<'a> {
+    name: &'a str,
+    options: &'a Options,
+    plan: &'a Plan,
+    file: &'a File,
+    model: Model,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+/// What it finds.
+struct Loaded {
+    machine: Box<dyn Machine>,
+    notes: Vec<String>,
+    fixed_locked: u64,
+}
+
+impl Loading<'_> {
+    /// Loads the weights for a backend, and for the device it reads experts with, if it is not the CPU.
+    fn on<B: Backend + 'static>(
+        self,
+        mut backend: B,
+        device: Option<&Arc<dyn Device>>,
+    ) -> Result<Loaded> {
+        let (options, plan, name) = (self.options, self.plan, self.name);
+        let opened = (plan.built.open)(Opening {
+            path: &options.model,
+            file: self.file,
+            model: &self.model,
+            options: &options.supply,
+            budget: plan.budget,
+            device,
+            progress: self.progress,
+        });
+        let Opened {
+            fixed,
+            experts,
+            mut notes,
+        } = opened.context(|| name)?;
+        notes.extend(fixed.lock().note());
+        let weights = Weights::load(&self.model, &fixed, &mut backend, options.kv);
+        let (weights, config) = (weights.context(|| name)?, self.model.config);
+        let graph = Graph::new(config, backend, weights, experts, plan.lengths, options.kv)?;
+        Ok(Loaded {
+            machine: Box::new(graph),
+            notes,
+            fixed_locked: fixed.lock().locked,
+        })
+    }
 }
 
 impl Engine {

@@ -68,6 +68,30 @@ impl KernelChoice {
     }
 }
 
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// Metal on macOS where there is a device, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU of Apple's.
+    Metal,
+}
+
+impl BackendChoice {
+    const NAMES: [(&'static str, BackendChoice); 3] = [
+        ("auto", BackendChoice::Auto),
+        ("cpu", BackendChoice::Cpu),
+        ("metal", BackendChoice::Metal),
+    ];
+
+    /// The backend called `name` on the command line.
+    pub fn parse(name: &str) -> Result<BackendChoice> {
+        by_name("--backend", name, &BackendChoice::NAMES)
+    }
+}
+
 fn by_name<T: Copy>(flag: &str, name: &str, table: &[(&str, T)]) -> Result<T> {
     table
         .iter()
@@ -210,6 +234,8 @@ pub struct Options {
     pub overcommit: bool,
     /// Compute threads; 0 means one for each CPU this process may use.
     pub threads: usize,
+    /// What computes.
+    pub backend: BackendChoice,
     /// CPU kernel table.
     pub kernels: KernelChoice,
     /// Storage of the KV cache.
@@ -261,6 +287,7 @@ impl Options {
             trace_routes: None,
             overcommit: false,
             threads: 0,
+            backend: BackendChoice::Auto,
             kernels: KernelChoice::Auto,
             kv: KvFormat::F16,
             ctx: 0,

@@ -4,7 +4,7 @@
 //! available = fixed weights + experts + KV cache + activations + kernels + threads + tokenizer + margin
 //! ```
 
-use crate::backend::cpu::Cpu;
+use crate::backend::Chosen;
 use crate::error::{Error, Result};
 use crate::graph::{Lengths, tally};
 use crate::model::Model;
@@ -30,6 +30,8 @@ pub struct Plan {
     pub why: Option<String>,
     /// Whether a budget bounds its experts; if not, all are in memory.
     pub streams: bool,
+    /// What computes.
+    pub backend: Chosen,
     /// How to open it.
     pub built: Built,
     /// Tokens of context.
@@ -44,7 +46,7 @@ pub struct Plan {
     pub budget: u64,
     /// What is taken, by use: name, bytes.
     pub uses: Vec<(&'static str, u64)>,
-    /// Memory that can be had, if the system says; with what is held to simulate a smaller machine, as that is one of
+    /// Memory that can be had, if the system says, and by the device that computes; with what is held to simulate a smaller machine, as that is one of
     /// the uses.
     pub available: Option<u64>,
     /// Things worth telling that are no faults.
@@ -57,7 +59,8 @@ impl Plan {
     /// Errors: usage errors for what is not built in, and for a budget that holds too little or cannot be had;
     /// they say what can.
     pub fn new(model: &Model, options: &Options, ctx: usize, tokenizer: u64) -> Result<Plan> {
-        let available = os::available_memory();
+        let backend = Chosen::new(options.backend)?;
+        let available = least(os::available_memory(), backend.working_set());
         let lengths = Lengths {
             chunk: options.prefill_chunk.min(ctx),
             sweep: options.prefill_sweep.max(options.prefill_chunk).min(ctx),
@@ -66,11 +69,12 @@ impl Plan {
             0 => os::n_cpus(),
             n => n,
         };
-        let graph = tally::needs(&model.config, options.kv, ctx, lengths)?;
+        let graph = tally::needs(&model.config, options.kv, ctx, lengths, backend.page())?;
         let mut plan = Plan {
             strategy: "",
             why: None,
             streams: false,
+            backend,
             built: supply::built("full")?,
             ctx,
             lengths,
@@ -82,7 +86,7 @@ impl Plan {
                 ("activations", graph.scratch + model.weights.vector_bytes()),
                 (
                     "kernels",
-                    Cpu::scratch_bytes(&model.config, n_threads, lengths.chunk, ctx),
+                    backend.scratch_bytes(&model.config, n_threads, lengths.chunk, ctx),
                 ),
                 ("tokenizer", tokenizer),
             ],
@@ -238,6 +242,11 @@ impl Plan {
     pub fn total(&self) -> u64 {
         self.uses.iter().map(|(_, bytes)| bytes).sum()
     }
+}
+
+/// The lower of two bounds, where there are any.
+fn least(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.into_iter().chain(b).min()
 }
 
 /// The uses on one line.

@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::{Loaded, beside, floats, golden, kernel_choices, micro_ids, tiny};
+use common::{
+    Loaded, beside, floats, golden, greedy_cases, kernel_choices, likeliest, micro_ids, tiny,
+};
 use infall::options::{KernelChoice, KvFormat, Options};
-use infall::units::TokenId;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -138,39 +139,24 @@ fn micro_q4_integer_tables_are_as_near_as_llama_cpp() {
 /// The shipped model's greedy continuations, token for token, on every kernel table.
 #[test]
 fn tiny_greedy_continuations_are_those_of_the_oracle() {
-    let text = std::fs::read_to_string(golden("tiny-q4.greedy.json")).unwrap();
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let ids = |v: &serde_json::Value| -> Vec<TokenId> {
-        v.as_array()
-            .unwrap()
-            .iter()
-            .map(|id| TokenId(id.as_u64().unwrap() as u32))
-            .collect()
-    };
-    let cases = json["cases"].as_array().unwrap();
+    let cases = greedy_cases();
     assert_eq!(cases.len(), 10);
     for kernels in kernel_choices() {
         let mut options = Options::new(tiny());
         (options.kernels, options.threads, options.ctx) = (kernels, 2, 2000);
         let mut loaded = Loaded::open(&options).unwrap();
-        for case in cases {
-            let (prompt, expected) = (ids(&case["prompt_ids"]), ids(&case["greedy_ids"]));
+        for case in &cases {
             let mut session = loaded.session();
             session
-                .prefill(&mut loaded.graph, &prompt, &mut |_| true)
+                .prefill(&mut loaded.graph, &case.prompt, &mut |_| true)
                 .unwrap();
             let mut found = Vec::new();
-            while found.len() < expected.len() {
-                let row = session.logits();
-                let best = (0..row.len())
-                    .rev()
-                    .max_by(|&a, &b| row[a].total_cmp(&row[b]))
-                    .unwrap();
-                let best = TokenId(best as u32);
+            while found.len() < case.expected.len() {
+                let best = likeliest(session.logits());
                 found.push(best);
                 session.decode(&mut loaded.graph, best).unwrap();
             }
-            assert_eq!(found, expected, "{kernels:?}: {}", case["prompt"]);
+            assert_eq!(found, case.expected, "{kernels:?}: {}", case.name);
         }
     }
 }

@@ -40,6 +40,8 @@ const FENCES: &[&str] = &[
     "backend/metal/api.rs",
     "backend/metal/args.rs",
     "backend/metal/encode.rs",
+    "backend/metal/memory.rs",
+    "backend/metal/storage.rs",
     "backend/metal/sim/",
 ];
 
@@ -49,6 +51,7 @@ const CFG_READERS: &[&str] = &[
     "os/mod.rs",
     "os/",
     "backend/mod.rs",
+    "engine.rs",
     "backend/cpu/mod.rs",
     "backend/cpu/dispatch.rs",
     "backend/metal/mod.rs",

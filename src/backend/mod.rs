@@ -6,7 +6,9 @@
 //! decode give the same bits.
 
 use crate::error::{Error, Result};
+use crate::model::config::Config;
 use crate::model::experts::ExpertRef;
+use crate::options::{BackendChoice, KernelChoice};
 use crate::os::Slice;
 use crate::quant::Format;
 use crate::quant::blocks::BlockMxfp4;
@@ -16,9 +18,81 @@ use profile::{Profile, Stage};
 use std::ops::Range;
 
 pub mod cpu;
-#[cfg(any(target_os = "macos", feature = "metal-sim"))]
+#[cfg(any(
+    target_os = "macos",
+    all(feature = "metal-sim", target_arch = "x86_64")
+))]
 pub mod metal;
 pub mod profile;
+
+/// A backend that can be had here, and what a plan must know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// The CPU.
+    Cpu,
+    /// A GPU of Apple's.
+    #[cfg(any(target_os = "macos", feature = "metal-sim"))]
+    Metal(metal::Limits),
+}
+
+impl Chosen {
+    /// The backend that an option asks for.
+    ///
+    /// Errors: it is not built in, or has no device here.
+    pub fn new(choice: BackendChoice) -> Result<Chosen> {
+        match choice {
+            BackendChoice::Cpu => Ok(Chosen::Cpu),
+            #[cfg(any(target_os = "macos", feature = "metal-sim"))]
+            BackendChoice::Metal => Ok(Chosen::Metal(metal::Limits::read()?)),
+            #[cfg(not(any(target_os = "macos", feature = "metal-sim")))]
+            BackendChoice::Metal => Err(Error::unsupported(
+                "--backend metal: is not built in, expected macOS",
+            )),
+            #[cfg(target_os = "macos")]
+            BackendChoice::Auto => Ok(metal::Limits::read().map_or(Chosen::Cpu, Chosen::Metal)),
+            #[cfg(not(target_os = "macos"))]
+            BackendChoice::Auto => Ok(Chosen::Cpu),
+        }
+    }
+
+    /// Bytes that every allocation is a multiple of.
+    pub fn page(self) -> u64 {
+        match self {
+            Chosen::Cpu => 1,
+            #[cfg(any(target_os = "macos", feature = "metal-sim"))]
+            Chosen::Metal(_) => crate::os::share::SHARED_PAGE as u64,
+        }
+    }
+
+    /// Bytes that the device can use, if it has a bound of its own.
+    pub fn working_set(self) -> Option<u64> {
+        match self {
+            Chosen::Cpu => None,
+            #[cfg(any(target_os = "macos", feature = "metal-sim"))]
+            Chosen::Metal(limits) => Some(limits.working_set),
+        }
+    }
+
+    /// Bytes of scratch at most, beside the graph's buffers, for chunks of `chunk` tokens in a context of `ctx`.
+    pub fn scratch_bytes(self, c: &Config, n_threads: usize, chunk: usize, ctx: usize) -> u64 {
+        match self {
+            Chosen::Cpu => cpu::Cpu::scratch_bytes(c, n_threads, chunk, ctx),
+            #[cfg(any(target_os = "macos", feature = "metal-sim"))]
+            Chosen::Metal(_) => metal::Metal::scratch_bytes(c, chunk, ctx),
+        }
+    }
+
+    /// What its kernels are called.
+    ///
+    /// Errors: this CPU cannot run the table that `kernels` asks for.
+    pub fn kernels(self, kernels: KernelChoice) -> Result<&'static str> {
+        match self {
+            Chosen::Cpu => Ok(cpu::dispatch::select(kernels)?.name),
+            #[cfg(any(target_os = "macos", feature = "metal-sim"))]
+            Chosen::Metal(_) => Ok("metal"),
+        }
+    }
+}
 
 /// Number of hyper-connection streams; the model is refused when it has another number.
 pub use crate::model::config::HC;
@@ -516,7 +590,7 @@ pub trait Backend: Storage {
     fn attend(&mut self, step: Attend<'_, Self>) -> Result<()>;
     /// Fills `routes`, if not now then in [`Backend::routes`]; ties go to the lower expert.
     fn route(&mut self, step: Route<'_, Self>, routes: &mut Routes) -> Result<()>;
-    /// Waits until the last [`Backend::route`] has filled `routes`.
+    /// Waits until the last [`Backend::route`] has filled `routes`; experts of layers before are not read any more then.
     ///
     /// Errors: the device failed.
     fn routes(&mut self, _routes: &mut Routes) -> Result<()> {

@@ -5,7 +5,7 @@ use super::note;
 use super::progress::Progress;
 use crate::engine::{self, Engine, Prepared};
 use crate::error::Result;
-use crate::options::{self, Budget, KernelChoice, KvFormat, Options};
+use crate::options::{self, BackendChoice, Budget, KernelChoice, KvFormat, Options};
 use std::path::PathBuf;
 
 /// Which model.
@@ -60,6 +60,11 @@ pub const MODEL_FLAGS: &[Flag] = &[
         "take and lock N GiB first, so that the rest is as on a smaller machine",
     ),
     Flag::with(
+        &["--backend"],
+        "NAME",
+        "what computes: cpu | metal | auto (default: metal on a Mac that has a device, else cpu)",
+    ),
+    Flag::with(
         &["--threads"],
         "N",
         "compute threads (default: one for each CPU)",
@@ -88,6 +93,9 @@ pub fn options(args: &Args) -> Result<Options> {
         .unwrap_or(options.prefill_chunk);
     if let Some(name) = args.text("--kv")? {
         options.kv = KvFormat::parse(name)?;
+    }
+    if let Some(name) = args.text("--backend")? {
+        options.backend = BackendChoice::parse(name)?;
     }
     if let Some(name) = args.text("--kernels")? {
         options.kernels = KernelChoice::parse(name)?;

@@ -19,13 +19,20 @@ pub struct Needs {
     pub scratch: u64,
 }
 
-/// Counts what a cache of `ctx` tokens, and chunks and sweeps of these lengths, will take.
+/// Counts what a cache of `ctx` tokens, and chunks and sweeps of these lengths, will take, where every allocation is a
+/// multiple of `page` bytes.
 ///
 /// Errors: a row does not divide into the blocks of its form.
-pub fn needs(config: &Config, kv: KvFormat, ctx: usize, lengths: Lengths) -> Result<Needs> {
-    let mut cache = Tally::default();
+pub fn needs(
+    config: &Config,
+    kv: KvFormat,
+    ctx: usize,
+    lengths: Lengths,
+    page: u64,
+) -> Result<Needs> {
+    let mut cache = Tally { page, bytes: 0 };
     KvCache::new(config, &mut cache, kv, ctx)?;
-    let mut scratch = Tally::default();
+    let mut scratch = Tally { page, bytes: 0 };
     Scratch::new(
         config,
         &mut scratch,
@@ -39,9 +46,15 @@ pub fn needs(config: &Config, kv: KvFormat, ctx: usize, lengths: Lengths) -> Res
     })
 }
 
-#[derive(Default)]
 struct Tally {
+    page: u64,
     bytes: u64,
+}
+
+impl Tally {
+    fn add(&mut self, bytes: usize) {
+        self.bytes += (bytes as u64).next_multiple_of(self.page);
+    }
 }
 
 impl Storage for Tally {
@@ -51,7 +64,7 @@ impl Storage for Tally {
     type Selection = ();
 
     fn buffer(&mut self, len: usize) -> Result<()> {
-        self.bytes += 4 * len as u64;
+        self.add(4 * len);
         Ok(())
     }
 
@@ -61,7 +74,7 @@ impl Storage for Tally {
 
     /// Stores count whole: that they grow in steps is no promise.
     fn rows(&mut self, form: RowForm, dim: usize, capacity: usize) -> Result<()> {
-        self.bytes += (form.row_bytes(dim)? * capacity) as u64;
+        self.add(form.row_bytes(dim)? * capacity);
         Ok(())
     }
 
@@ -70,7 +83,7 @@ impl Storage for Tally {
     }
 
     fn selection(&mut self, n: usize, top_k: usize) -> Result<()> {
-        self.bytes += 4 * (n * top_k) as u64;
+        self.add(4 * n * top_k);
         Ok(())
     }
 }
@@ -101,6 +114,7 @@ mod tests {
                 chunk: 256,
                 sweep: 256,
             },
+            1,
         )
         .unwrap();
         assert_eq!(needs.kv, raw + compressed + states);

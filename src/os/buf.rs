@@ -76,6 +76,11 @@ impl AlignedBuf {
         self.start.as_ptr()
     }
 
+    /// The address of the first byte, for a device that shares the buffer; who uses it sees to the order of accesses.
+    pub fn first(&self) -> NonNull<u8> {
+        self.start
+    }
+
     /// Keeps the bytes from being swapped out; false when the system refuses.
     pub fn lock(&self) -> bool {
         // SAFETY: `start` and `len` are one mapping of ours; locking changes no contents.

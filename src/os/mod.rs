@@ -7,6 +7,8 @@ mod buf;
 mod direct;
 mod disk_space;
 mod file;
+#[cfg(feature = "metal-sim")]
+mod guarded;
 pub mod interrupt;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -25,6 +27,8 @@ pub use buf::AlignedBuf;
 pub use direct::DirectFile;
 pub use disk_space::free_space;
 pub use file::{File, MemFile};
+#[cfg(feature = "metal-sim")]
+pub use guarded::{GUARDED_ALIGNMENT, Guarded, explain_faults};
 #[cfg(target_os = "linux")]
 use linux as platform;
 #[cfg(target_os = "macos")]

@@ -3,6 +3,7 @@
 
 pub mod float64;
 
+use infall::backend::Backend;
 use infall::backend::cpu::{Cpu, dispatch};
 use infall::error::Result;
 use infall::gguf::Gguf;
@@ -11,11 +12,13 @@ use infall::graph::{Graph, Lengths, Probe};
 use infall::model::Model;
 use infall::options::{Budget, KernelChoice, Options};
 use infall::os::File;
+use infall::os::share::Device;
 use infall::session::Session;
 use infall::supply::{self, Opening};
 use infall::units::TokenId;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A file under tests/golden.
@@ -156,14 +159,58 @@ pub fn micro_ids() -> Vec<TokenId> {
         .collect()
 }
 
-/// A model on the CPU, below the engine.
-pub struct Loaded {
-    pub graph: Graph<Cpu>,
+/// A prompt of the shipped model, and how it goes on when the likeliest token is taken each time.
+pub struct GreedyCase {
+    pub name: String,
+    pub prompt: Vec<TokenId>,
+    pub expected: Vec<TokenId>,
+}
+
+/// Those that an independent implementation gave.
+pub fn greedy_cases() -> Vec<GreedyCase> {
+    let text = std::fs::read_to_string(golden("tiny-q4.greedy.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let ids = |v: &serde_json::Value| -> Vec<TokenId> {
+        let ids = v.as_array().unwrap().iter();
+        ids.map(|id| TokenId(id.as_u64().unwrap() as u32)).collect()
+    };
+    let case = |case: &serde_json::Value| GreedyCase {
+        name: case["prompt"].as_str().unwrap_or("ids").into(),
+        prompt: ids(&case["prompt_ids"]),
+        expected: ids(&case["greedy_ids"]),
+    };
+    json["cases"].as_array().unwrap().iter().map(case).collect()
+}
+
+/// The token of the largest logit, the lowest among equals.
+pub fn likeliest(row: &[f32]) -> TokenId {
+    let best = (0..row.len())
+        .rev()
+        .max_by(|&a, &b| row[a].total_cmp(&row[b]));
+    TokenId(best.unwrap() as u32)
+}
+
+/// A model on a backend, below the engine.
+pub struct Loaded<B: Backend = Cpu> {
+    pub graph: Graph<B>,
     pub ctx: usize,
 }
 
 impl Loaded {
+    /// On the CPU.
     pub fn open(options: &Options) -> Result<Loaded> {
+        let cpu = Cpu::new(options.kernels, options.threads.max(1))?;
+        Loaded::open_on(options, cpu, None)
+    }
+}
+
+impl<B: Backend> Loaded<B> {
+    /// On a backend that reads experts with `device`, if it is not the CPU.
+    pub fn open_on(
+        options: &Options,
+        mut backend: B,
+        device: Option<&Arc<dyn Device>>,
+    ) -> Result<Loaded<B>> {
         let file = File::open(&options.model)?;
         let model = Model::bind(Gguf::read(&file)?)?;
         let strategy = supply::built(&options.strategy)?;
@@ -179,14 +226,13 @@ impl Loaded {
             model: &model,
             options: &options.supply,
             budget,
-            device: None,
+            device,
             progress: &mut |_, _| {},
         })?;
-        let mut cpu = Cpu::new(options.kernels, options.threads.max(1))?;
-        let weights = Weights::load(&model, &opened.fixed, &mut cpu, options.kv)?;
+        let weights = Weights::load(&model, &opened.fixed, &mut backend, options.kv)?;
         let graph = Graph::new(
             model.config,
-            cpu,
+            backend,
             weights,
             opened.experts,
             Lengths {
@@ -201,7 +247,7 @@ impl Loaded {
         })
     }
 
-    pub fn session(&mut self) -> Session<Cpu> {
+    pub fn session(&mut self) -> Session<B> {
         Session::new(self.graph.cache(self.ctx).unwrap())
     }
 

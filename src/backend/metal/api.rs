@@ -397,7 +397,7 @@ impl CommandBuffer {
         }
     }
 
-    /// When the device began and ended [s], on one clock; 0 until it is done.
+    /// When the device began and ended, in seconds, on one clock; 0 until it is done.
     pub fn gpu_times(&self) -> (f64, f64) {
         // SAFETY: the receiver is alive.
         unsafe {
@@ -550,7 +550,7 @@ impl SharedEvent {
         unsafe { messages::shared_event::signaled_value(self.0.id()) }
     }
 
-    /// Waits until the number is `value` or more; false when that took longer than the time allowed [ms].
+    /// Waits until the number is `value` or more; false when that took longer than the time allowed, in milliseconds.
     pub fn wait_until_signaled(&self, value: u64, timeout_ms: u64) -> bool {
         // SAFETY: the receiver is alive.
         unsafe { messages::shared_event::wait_until_signaled(self.0.id(), value, timeout_ms) }

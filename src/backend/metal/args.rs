@@ -43,9 +43,247 @@ macro_rules! args {
 }
 
 args! {
-    /// Of `copy_f32`.
+    /// Of `copy_u32`.
     CopyArgs {
         /// Values.
         n: uint,
+    }
+    /// Of `embed`.
+    EmbedArgs {
+        /// Tokens.
+        n: uint,
+        /// Values of a row.
+        cols: uint,
+        /// Bytes of a row.
+        row_bytes: uint,
+    }
+    /// Of `matvec` and `matmul`.
+    ProductArgs {
+        /// Tokens.
+        n: uint,
+        /// Rows of a group.
+        rows: uint,
+        /// Columns of a group.
+        cols: uint,
+        /// Bytes of a row.
+        row_bytes: uint,
+        /// Values from one token of the input to the next.
+        x_stride: uint,
+        /// The same of the output.
+        y_stride: uint,
+        /// 1 where all simdgroups of a group of `matvec` share the columns of the same rows.
+        split: uint,
+        /// Tokens of a tile of `matmul`.
+        tile: uint,
+    }
+    /// Of the kernels of routed experts.
+    ExpertArgs {
+        /// Experts a token.
+        n_used: uint,
+        /// Rows of a matrix.
+        rows: uint,
+        /// Columns of a matrix.
+        cols: uint,
+        /// Bytes of a row.
+        row_bytes: uint,
+        /// Limit of the pre-activations.
+        clamp: float,
+    }
+    /// Of `swiglu`.
+    SwigluArgs {
+        /// Values.
+        n: uint,
+        /// Limit of the pre-activations.
+        clamp: float,
+    }
+    /// Of `combine`.
+    CombineArgs {
+        /// Tokens.
+        n: uint,
+        /// Experts a token.
+        n_used: uint,
+        /// Values of an output.
+        n_embd: uint,
+    }
+    /// Of `rms_norm`.
+    NormArgs {
+        /// Values of a row.
+        dim: uint,
+        /// Added to the mean square.
+        eps: float,
+    }
+    /// Of `head_norm_rope`.
+    HeadNormArgs {
+        /// Heads of all tokens.
+        n_rows: uint,
+        /// Heads of a token.
+        n_head: uint,
+        /// Values of a head.
+        dim: uint,
+        /// Rotary values at its end.
+        n_rot: uint,
+        /// Added to the mean square.
+        eps: float,
+    }
+    /// Of `store_keys`.
+    StoreKeysArgs {
+        /// Values of a key.
+        dim: uint,
+        /// Rotary values at its end.
+        n_rot: uint,
+        /// Bytes of a stored row.
+        row_bytes: uint,
+        /// Added to the mean square.
+        eps: float,
+    }
+    /// Of `commit_keys`.
+    CommitKeysArgs {
+        /// First token that is kept.
+        first: uint,
+        /// Position of the chunk.
+        pos: uint,
+        /// Rows of the ring.
+        window: uint,
+        /// Bytes of a row.
+        row_bytes: uint,
+    }
+    /// Of `hyper_mix`.
+    HyperMixArgs {
+        /// Tokens.
+        n: uint,
+        /// Outputs of the mixer.
+        rows: uint,
+        /// Values of a token's streams.
+        cols: uint,
+        /// Bytes of a row of the mixer.
+        row_bytes: uint,
+        /// Added to the mean square.
+        eps: float,
+    }
+    /// Of `hyper_entry` and `hyper_head`.
+    HyperArgs {
+        /// Values of a stream.
+        n_embd: uint,
+        /// Iterations of the normalisation.
+        n_sinkhorn: uint,
+        /// Added to gates and sums.
+        eps: float,
+        /// Added to mean squares.
+        rms_eps: float,
+        /// Scale of the mixer's pre gates.
+        scale_pre: float,
+        /// Of its post gates.
+        scale_post: float,
+        /// Of its matrix.
+        scale_matrix: float,
+    }
+    /// Of `hyper_exit`.
+    HyperExitArgs {
+        /// Values of a stream.
+        n_embd: uint,
+    }
+    /// Of `compress`.
+    CompressArgs {
+        /// Position of the chunk.
+        pos: uint,
+        /// First window that is closed.
+        first: uint,
+        /// Tokens of a window.
+        ratio: uint,
+        /// 1 where windows overlap.
+        overlap: uint,
+        /// Values of a row.
+        dim: uint,
+        /// Rotary values at its end.
+        n_rot: uint,
+        /// Tokens of the ring.
+        capacity: uint,
+        /// Bytes of a stored row.
+        row_bytes: uint,
+        /// Added to the mean square.
+        eps: float,
+    }
+    /// Of `compress_commit`.
+    CompressCommitArgs {
+        /// First token that is kept.
+        first: uint,
+        /// Tokens of the chunk.
+        n: uint,
+        /// Position of the chunk.
+        pos: uint,
+        /// Tokens of a window.
+        ratio: uint,
+        /// Channels.
+        width: uint,
+        /// Tokens of the ring.
+        capacity: uint,
+    }
+    /// Of `index_queries`.
+    IndexQueriesArgs {
+        /// Heads of all tokens.
+        n_rows: uint,
+        /// Heads of a token.
+        n_head: uint,
+        /// Values of a head.
+        dim: uint,
+        /// Rotary values at its end.
+        n_rot: uint,
+    }
+    /// Of `index_scores` and `index_select`.
+    IndexArgs {
+        /// First token.
+        first: uint,
+        /// Position of the chunk.
+        pos: uint,
+        /// Tokens of a row.
+        ratio: uint,
+        /// Heads of a token.
+        n_head: uint,
+        /// Values of a head.
+        dim: uint,
+        /// Rows chosen.
+        top_k: uint,
+        /// Scores of a token.
+        stride: uint,
+        /// Bytes of a stored row.
+        row_bytes: uint,
+        /// Scale of a score.
+        scale: float,
+    }
+    /// Of `attend` and `attend_join`.
+    AttendArgs {
+        /// Position of the chunk.
+        pos: uint,
+        /// Heads of a token.
+        n_head: uint,
+        /// Rotary values at the end of a head.
+        n_rot: uint,
+        /// Keys of the raw window.
+        window: uint,
+        /// Tokens of a compressed row; 0 without any.
+        ratio: uint,
+        /// Rows that an indexer chooses; 0 without one.
+        top_k: uint,
+        /// Bytes of a stored row.
+        row_bytes: uint,
+        /// Parts of the keys.
+        n_parts: uint,
+        /// Keys of each.
+        part: uint,
+        /// Scale of a score.
+        scale: float,
+    }
+    /// Of `route`.
+    RouteArgs {
+        /// Experts of the layer.
+        n_expert: uint,
+        /// Experts a token.
+        n_used: uint,
+        /// 1 where the choice has a bias.
+        has_bias: uint,
+        /// 1 where the choice is given.
+        is_preset: uint,
+        /// Sum of the weights.
+        scale: float,
     }
 }

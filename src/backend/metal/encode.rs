@@ -49,16 +49,22 @@ pub struct Counters {
 }
 
 /// A command buffer's place in the order of commits, from 1 on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
 /// Bytes of a piece of upload memory.
 const PIECE: usize = 256 << 10;
 
+/// Bytes of uploads in flight at most: a layer has about three command buffers, and is waited for.
+pub const UPLOAD_BYTES: u64 = 8 * PIECE as u64;
+
+/// What stands behind an upload.
+const END: [u8; 8] = [0; 8];
+
 /// Uploads start at multiples of this.
 const UPLOAD_ALIGNMENT: usize = 256;
 
-/// How long the processor waits before it looks whether the device has failed [ms].
+/// How long the processor waits before it looks whether the device has failed, in milliseconds.
 const PATIENCE_MS: u64 = 1000;
 
 /// Takes dispatches in order.
@@ -86,10 +92,11 @@ struct Open {
     pieces: Vec<api::Buffer>,
     /// Bytes used of the last piece.
     used: usize,
+    /// Bytes of threadgroup memory that the encoder gives to each dispatch now.
+    shared: usize,
 }
 
 struct InFlight {
-    ticket: Ticket,
     commands: api::CommandBuffer,
     pieces: Vec<api::Buffer>,
 }
@@ -168,13 +175,13 @@ impl Encoder {
         }
         let access = kernel.access().bytes().map(|access| access == b'w');
         assert_eq!(access.len(), binds.len(), "{}: buffers", kernel.name());
-        let pipeline = self.pipelines.get(&self.device, kernel, constants)?;
-        if grid.threads > pipeline.max_total_threads_per_threadgroup() {
-            let what = format!("{}: threads of a group", kernel.name());
-            let most = pipeline.max_total_threads_per_threadgroup();
-            return Err(Error::limit(&what, grid.threads, most));
-        }
         api::autorelease_pool(|| {
+            let pipeline = self.pipelines.get(&self.device, kernel, constants)?;
+            let most = pipeline.max_total_threads_per_threadgroup();
+            if grid.threads > most {
+                let what = format!("{}: threads of a group", kernel.name());
+                return Err(Error::limit(&what, grid.threads, most));
+            }
             let open = open(&mut self.open, &self.queue)?;
             let touches = || {
                 binds
@@ -194,8 +201,9 @@ impl Encoder {
             for (i, bind) in binds.iter().enumerate() {
                 encoder.set_buffer(1 + i, bind.buffer, bind.offset);
             }
-            if grid.shared > 0 {
+            if grid.shared != open.shared {
                 encoder.set_threadgroup_memory(0, grid.shared);
+                open.shared = grid.shared;
             }
             let [width, height, depth] = grid.groups;
             let groups = api::Size {
@@ -234,32 +242,36 @@ impl Encoder {
     ///
     /// Errors: the device refuses memory.
     pub fn upload(&mut self, bytes: &[u8]) -> Result<Upload> {
-        let open = api::autorelease_pool(|| open(&mut self.open, &self.queue))?;
-        let fits = |open: &Open| {
-            let piece = open.pieces.last()?;
-            (open.used + bytes.len() <= piece.len()).then(|| piece.clone())
-        };
-        let piece = match fits(open) {
-            Some(piece) => piece,
-            None => {
-                let len = bytes.len().max(PIECE);
-                let free = self.free.pop().filter(|piece| piece.len() >= len);
-                let new = || self.device.new_buffer(len, api::Storage::SharedTracked);
+        // With an end that is no leftover of another upload: who reads on finds zeros.
+        let len = bytes.len() + END.len();
+        api::autorelease_pool(|| {
+            let open = open(&mut self.open, &self.queue)?;
+            let last = open.pieces.last();
+            if last.is_none_or(|piece| open.used + len > piece.len()) {
+                let free = self.free.pop_if(|_| len <= PIECE);
+                let new = || {
+                    self.device
+                        .new_buffer(len.max(PIECE), api::Storage::SharedTracked)
+                };
                 let piece = free
                     .or_else(new)
                     .ok_or_else(|| refused("memory for uploads"))?;
-                open.pieces.push(piece.clone());
+                open.pieces.push(piece);
                 open.used = 0;
-                piece
             }
-        };
-        let offset = open.used;
-        open.used = (offset + bytes.len()).next_multiple_of(UPLOAD_ALIGNMENT);
-        piece.write(offset, bytes);
-        Ok(Upload {
-            buffer: piece,
-            offset,
-            len: bytes.len(),
+            let offset = open.used;
+            open.used = (offset + len).next_multiple_of(UPLOAD_ALIGNMENT);
+            let piece = open
+                .pieces
+                .last()
+                .ok_or_else(|| refused("memory for uploads"))?;
+            piece.write(offset, bytes);
+            piece.write(offset + bytes.len(), &END);
+            Ok(Upload {
+                buffer: piece.clone(),
+                offset,
+                len: bytes.len(),
+            })
         })
     }
 
@@ -276,7 +288,6 @@ impl Encoder {
             open.commands.commit();
         });
         self.in_flight.push_back(InFlight {
-            ticket: self.last,
             commands: open.commands,
             pieces: open.pieces,
         });
@@ -287,24 +298,31 @@ impl Encoder {
     ///
     /// Errors: one of them failed.
     pub fn wait_for(&mut self, ticket: Ticket) -> Result<()> {
-        while !self.event.wait_until_signaled(ticket.0, PATIENCE_MS) {
-            // A failed command buffer raises no event.
-            self.check()?;
-        }
-        self.settle(ticket)
+        api::autorelease_pool(|| {
+            while !self.event.wait_until_signaled(ticket.0, PATIENCE_MS) {
+                // A failed command buffer raises no event.
+                self.check()?;
+                if self.in_flight.is_empty() {
+                    return Err(refused("to raise its event"));
+                }
+            }
+            self.settle()
+        })
     }
 
     /// Gives what was encoded to the queue, and waits for all of it.
     ///
     /// Errors: a command buffer failed.
     pub fn wait(&mut self) -> Result<()> {
-        let last = self.flush();
-        // The event is raised a moment before the status is known.
-        self.in_flight
-            .iter()
-            .for_each(|f| f.commands.wait_until_completed());
-        self.check()?;
-        self.settle(last)
+        api::autorelease_pool(|| {
+            self.flush();
+            // The event is raised a moment before the status is known.
+            self.in_flight
+                .iter()
+                .for_each(|f| f.commands.wait_until_completed());
+            self.check()?;
+            self.settle()
+        })
     }
 
     /// An error if a command buffer failed; what was in flight is forgotten then, as none that follow can be trusted.
@@ -313,7 +331,7 @@ impl Encoder {
         let Some(failed) = self.in_flight.iter().find(|f| is_failed(f)) else {
             return Ok(());
         };
-        let error = api::autorelease_pool(|| failed.commands.error());
+        let error = failed.commands.error();
         self.in_flight
             .iter()
             .for_each(|f| f.commands.wait_until_completed());
@@ -321,14 +339,15 @@ impl Encoder {
         Err(error)
     }
 
-    /// Takes back what command buffers up to a ticket used.
-    fn settle(&mut self, ticket: Ticket) -> Result<()> {
+    /// Takes back what command buffers used that are done.
+    fn settle(&mut self) -> Result<()> {
         self.check()?;
-        while self.in_flight.front().is_some_and(|f| f.ticket <= ticket) {
+        let is_done = |f: &InFlight| f.commands.status() == api::Status::Completed;
+        while self.in_flight.front().is_some_and(is_done) {
             let done = self.in_flight.pop_front().map_or(Vec::new(), |f| f.pieces);
             // A larger one served one large upload.
-            self.free
-                .extend(done.into_iter().filter(|piece| piece.len() == PIECE));
+            let pieces = done.into_iter().filter(|piece| piece.len() == PIECE);
+            self.free.extend(pieces);
         }
         Ok(())
     }
@@ -338,9 +357,10 @@ impl Drop for Encoder {
     fn drop(&mut self) {
         // Memory that kernels read may go with the backend.
         self.flush();
-        self.in_flight
-            .iter()
-            .for_each(|f| f.commands.wait_until_completed());
+        api::autorelease_pool(|| {
+            let in_flight = self.in_flight.iter();
+            in_flight.for_each(|f| f.commands.wait_until_completed());
+        });
     }
 }
 
@@ -359,6 +379,7 @@ fn open<'a>(open: &'a mut Option<Open>, queue: &api::Queue) -> Result<&'a mut Op
             touched: Vec::new(),
             pieces: Vec::new(),
             used: 0,
+            shared: 0,
         });
     }
     open.as_mut().ok_or_else(|| refused("a command buffer"))

@@ -39,7 +39,7 @@ impl Pipelines {
         })
     }
 
-    /// The pipeline of a kernel with its function constants.
+    /// The pipeline of a kernel with its function constants; called within a pool.
     ///
     /// Errors: the kernel does not compile for this device.
     pub fn get(
@@ -52,10 +52,8 @@ impl Pipelines {
         if let Some(pipeline) = self.made.get(&key) {
             return Ok(pipeline.clone());
         }
-        let pipeline = api::autorelease_pool(|| {
-            let function = self.library.function(kernel.name(), constants)?;
-            device.pipeline(&function)
-        });
+        let function = self.library.function(&kernel.name(), constants);
+        let pipeline = function.and_then(|function| device.pipeline(&function));
         let pipeline = pipeline.context(|| kernel.name())?;
         self.made.insert(key, pipeline.clone());
         Ok(pipeline)

@@ -65,7 +65,7 @@ pub struct Place {
 impl Place {
     /// The first byte's address on the device.
     pub fn address(&self) -> u64 {
-        self.buffer.gpu_address() + self.offset as u64
+        api::autorelease_pool(|| self.buffer.gpu_address()) + self.offset as u64
     }
 }
 
@@ -76,7 +76,7 @@ impl Memory {
     pub fn new(device: &api::Device, queue: &api::Queue) -> Result<Memory> {
         let set = api::autorelease_pool(|| device.new_residency_set())?;
         if let Some(set) = &set {
-            queue.add_residency_set(set);
+            api::autorelease_pool(|| queue.add_residency_set(set));
         }
         Ok(Memory {
             device: device.clone(),
@@ -97,7 +97,7 @@ impl Memory {
 
     /// Makes what was shared since the last time resident, and lets go what was taken back.
     pub fn commit(&self) {
-        self.lock().commit();
+        api::autorelease_pool(|| self.lock().commit());
     }
 
     /// Where some shared bytes are.
@@ -158,7 +158,7 @@ impl Device for Memory {
         let refused = || {
             let (len, most) = (
                 Bytes(pages.len as u64),
-                Bytes(self.device.max_buffer_length() as u64),
+                Bytes(api::autorelease_pool(|| self.device.max_buffer_length()) as u64),
             );
             let what =
                 format!("Metal: the device refuses to share {len}; its largest buffer has {most}");
@@ -176,7 +176,7 @@ impl Device for Memory {
         });
         let buffer = buffer.ok_or_else(refused)?;
         if let Some(set) = &state.set {
-            set.add_allocation(&buffer);
+            api::autorelease_pool(|| set.add_allocation(&buffer));
         }
         state.is_staged = true;
         state.bytes += pages.len as u64;
@@ -206,13 +206,13 @@ impl Device for Memory {
         };
         state.bytes -= pages.len as u64;
         if let Some(set) = &state.set {
-            set.remove_allocation(&held.buffer);
+            api::autorelease_pool(|| set.remove_allocation(&held.buffer));
         }
         state.is_staged = true;
         let may_stay = held.of.is_some();
         state.retired.push(held);
         if !may_stay {
-            state.commit();
+            api::autorelease_pool(|| state.commit());
         }
     }
 }

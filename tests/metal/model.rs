@@ -1,0 +1,161 @@
+//! Whole models on Metal: logits of the independent implementations, every strategy, and nothing left over.
+
+use crate::common::{self, Loaded, floats, golden, micro_ids, tiny};
+use infall::backend::metal::Metal;
+use infall::options::{Budget, KvFormat, Options};
+use infall::os::share::Device;
+use infall::session::Session;
+use infall::supply::STRATEGIES;
+use infall::units::TokenId;
+use std::path::Path;
+use std::sync::Arc;
+
+pub fn open(options: &Options) -> Loaded<Metal> {
+    let metal = Metal::new().unwrap();
+    let device: Arc<dyn Device> = metal.memory();
+    Loaded::open_on(options, metal, Some(&device)).unwrap()
+}
+
+pub fn options(model: &Path, chunk: usize) -> Options {
+    let mut options = Options::new(model);
+    (options.kv, options.ctx, options.prefill_chunk) = (KvFormat::F32, 800, chunk);
+    options.supply.readers = 2;
+    options
+}
+
+fn max_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |m, d| if d.is_nan() { f32::NAN } else { d.max(m) })
+}
+
+/// As the plain kernels of the CPU in tests/golden.rs, and with the same bound.
+#[test]
+fn logits_match_float64() {
+    crate::pair::in_some_order(|| {
+        let expected = floats(&golden("micro-q2.logits.f32"));
+        let n_vocab = expected.len() / micro_ids().len();
+        let n = 150;
+        let (tokens, expected) = (&micro_ids()[..n], &expected[..n * n_vocab]);
+        for (chunk, decode_from) in [(400, 400), (64, 135)] {
+            let mut loaded = open(&options(&golden("micro-q2.gguf"), chunk));
+            let found = loaded.logits(tokens, decode_from);
+            let worst = max_difference(&found, expected);
+            println!("chunk {chunk}, decode from {decode_from}: largest difference {worst:.2e}");
+            assert!(
+                worst <= 1e-3,
+                "chunk {chunk}, decode from {decode_from}: {worst}"
+            );
+        }
+    });
+}
+
+/// Bits of all logits of a prompt and some tokens after it.
+pub fn bits(options: &Options, prompt: &[TokenId], rest: &[TokenId]) -> Vec<u32> {
+    let mut loaded = open(options);
+    let tokens = [prompt, rest].concat();
+    let logits = loaded.logits(&tokens, prompt.len());
+    logits.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn every_strategy_and_budget_gives_the_same_bits() {
+    crate::pair::in_some_order(|| {
+        let ids = micro_ids();
+        let (prompt, rest) = (&ids[..40], &ids[40..44]);
+        let run = |strategy: &str, budget: u64, chunk: usize| {
+            let mut options = options(&golden("micro-q2.gguf"), chunk);
+            options.strategy = strategy.into();
+            options.supply.budget = Budget::Experts(budget);
+            println!("{strategy}, {budget} experts, chunks of {chunk}");
+            bits(&options, prompt, rest)
+        };
+        let expected = run("full", 40, 64);
+        assert!(run("full", 40, 17) == expected, "full, chunks of 17");
+        for strategy in STRATEGIES.iter().filter(|s| s.name != "full") {
+            // One choice of a layer, half, all of 5 layers of 8.
+            for budget in [6, 20, 40] {
+                let found = run(strategy.name, budget, 64);
+                assert!(
+                    found == expected,
+                    "{}, {budget} experts: other bits",
+                    strategy.name
+                );
+            }
+        }
+    });
+}
+
+/// The shipped model's greedy continuations, token for token: some of them, as a token takes a tenth of a second here, or all
+/// with `INFALL_TEST_ALL=1`.
+#[test]
+fn greedy_continuations_are_those_of_the_oracle() {
+    crate::pair::in_some_order(|| {
+        let mut options = options(&tiny(), 512);
+        options.kv = KvFormat::F16;
+        let mut loaded = open(&options);
+        let all = std::env::var_os("INFALL_TEST_ALL").is_some();
+        let n = if all { usize::MAX } else { 2 };
+        println!("all cases: {all}");
+        let mut cases = common::greedy_cases();
+        cases.sort_by_key(|case| case.prompt.len() + case.expected.len());
+        for case in cases.into_iter().take(n) {
+            let mut session: Session<Metal> = loaded.session();
+            session
+                .prefill(&mut loaded.graph, &case.prompt, &mut |_| true)
+                .unwrap();
+            let mut found = Vec::new();
+            while found.len() < case.expected.len() {
+                let best = common::likeliest(session.logits());
+                found.push(best);
+                session.decode(&mut loaded.graph, best).unwrap();
+            }
+            assert_eq!(found, case.expected, "{}", case.name);
+        }
+    });
+}
+
+/// What the device holds of its own is what was said beforehand, and what it shares is the weights and the cache.
+#[test]
+#[cfg(not(target_os = "macos"))]
+fn the_device_holds_what_was_planned() {
+    use infall::backend::metal::sim::control;
+    use infall::engine::Prepared;
+    use infall::options::BackendChoice;
+    crate::pair::in_some_order(|| {
+        for strategy in STRATEGIES {
+            for (chunk, ctx) in [(64, 300), (16, 120)] {
+                let mut options = options(&golden("micro-q2.gguf"), chunk);
+                (options.backend, options.ctx, options.prefill_sweep) =
+                    (BackendChoice::Metal, ctx, chunk);
+                options.strategy = strategy.name.into();
+                options.supply.budget = Budget::Experts(20);
+                let prepared = Prepared::new(options).unwrap();
+                let uses = prepared.plan().uses.clone();
+                let planned = |name: &str| {
+                    uses.iter()
+                        .find(|u| u.0 == name)
+                        .map_or(0, |u| u.1 as usize)
+                };
+                let mut engine = prepared.load(&mut |_, _| {}).unwrap();
+                let mut session = engine.session().unwrap();
+                engine
+                    .prefill(&mut session, &micro_ids()[..100], &mut |_| true)
+                    .unwrap();
+                engine.decode(&mut session, micro_ids()[100]).unwrap();
+                let (own, said) = (
+                    control::allocated_bytes(),
+                    planned("activations") + planned("kernels"),
+                );
+                println!("{}: {own} bytes of its own, planned {said}", strategy.name);
+                assert!(
+                    own <= said,
+                    "{}: {own} bytes of its own, planned {said}",
+                    strategy.name
+                );
+                // Uploads and scratch are bounds; activations are exact but for pages.
+                assert!(own >= planned("activations") / 2);
+            }
+        }
+    });
+}
