@@ -66,7 +66,7 @@ fn restored_goes_on_alike(model: &Path, ids: &[TokenId], strategy: &str, kv: KvF
             .restore(&mut second.graph, &origin, &mut from)
             .unwrap();
         assert_eq!(restored.tokens(), straight.tokens(), "{what}");
-        let mut same = |restored: &Session<Cpu>, straight: &Session<Cpu>| {
+        let same = |restored: &Session<Cpu>, straight: &Session<Cpu>| {
             assert_eq!(bits(restored.logits()), bits(straight.logits()), "{what}");
         };
         same(&restored, &straight);
@@ -320,10 +320,10 @@ fn a_save_that_is_killed_leaves_the_old_or_the_new_never_half() {
             .unwrap()
             .read_to_string(&mut said)
             .unwrap();
-        let saved = said
+        let mut saved = said
             .lines()
             .filter_map(|l| l.strip_prefix("saved ")?.parse().ok());
-        let last: u64 = saved.last().unwrap_or(at);
+        let last: u64 = saved.next_back().unwrap_or(at);
         n_cut += usize::from(folder.names().len() > 1);
         // A later start: what was left is removed, and what stands is whole.
         assert_eq!(store.list().unwrap().entries.len(), 1);

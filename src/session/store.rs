@@ -124,6 +124,11 @@ impl Store {
         self.folder.join(format!("{name}{END}"))
     }
 
+    fn missing(&self, name: &str) -> Error {
+        let folder = self.folder.display();
+        Error::usage(format!("{folder} holds no session '{name}'"))
+    }
+
     /// What lies in the folder, by name and length; unfinished files of processes that are gone are removed.
     ///
     /// Errors: the folder cannot be read, or holds too much.
@@ -187,13 +192,10 @@ impl Store {
         let path = self.path(name);
         // No link: it may lead anywhere.
         match std::fs::symlink_metadata(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let folder = self.folder.display();
-                return Err(Error::usage(format!("{folder} holds no session '{name}'")));
-            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(self.missing(name)),
             Ok(found) if !found.is_file() => {
                 let what = format!("{}: it is no regular file", path.display());
-                return Err(Error::format(what));
+                Err(Error::format(what))
             }
             Ok(_) | Err(_) => Reader::open(Box::new(DirectFile::open(&path)?)),
         }
@@ -327,8 +329,7 @@ impl Store {
         if self.remove_file(name)? {
             return Ok(());
         }
-        let folder = self.folder.display();
-        Err(Error::usage(format!("{folder} holds no session '{name}'")))
+        Err(self.missing(name))
     }
 
     /// Removes all sessions and returns their number; other files stay.
