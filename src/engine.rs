@@ -10,6 +10,7 @@ use crate::options::{DEFAULT_CTX, Options};
 use crate::os::File;
 use crate::os::share::Device;
 use crate::routes;
+use crate::session::file::Origin;
 pub use crate::supply::probe::Probe;
 use crate::supply::{ExpertUse, Opened, Opening, probe};
 use crate::text::tokenizer::Tokenizer;
@@ -28,6 +29,7 @@ pub use crate::os::{interrupt, meter};
 pub use crate::plan::Plan;
 pub use crate::sampler::{Sampler, SamplerOptions};
 pub use crate::session::Prefill;
+pub use crate::session::store::{self as sessions, Store};
 pub use crate::supply::{Stats as SupplyStats, StatsTable as SupplyTable, default_strategy};
 pub use crate::text::{chat, stream, tokenizer};
 
@@ -57,6 +59,9 @@ pub struct Engine {
     ctx: usize,
     notes: Vec<String>,
     fixed_locked: u64,
+    file: File,
+    /// Where tensor data begins in it.
+    data_start: u64,
     /// Makes the machine smaller, as long as the engine lives.
     _held: Option<meter::Held>,
 }
@@ -274,6 +279,7 @@ impl Prepared {
         let trace =
             trace.map(|path| route_trace(path, &options.model, &file, &model, plan.lengths));
         let trace = trace.transpose()?;
+        let data_start = model.gguf.data_start;
         let loading = Loading {
             name: &name,
             options: &options,
@@ -305,6 +311,8 @@ impl Prepared {
             ctx: plan.ctx,
             notes,
             fixed_locked,
+            file,
+            data_start,
             _held: held,
         })
     }
@@ -476,6 +484,73 @@ impl Engine {
     /// Comes back to a checkpoint.
     pub fn rewind(&mut self, session: &mut Session, to: &SessionCheckpoint) -> Result<()> {
         self.machine.rewind(session, to)
+    }
+
+    /// What sessions of this engine are computed with.
+    fn origin(&mut self) -> Result<Origin> {
+        let hash = routes::model_hash(&self.file, self.data_start)?;
+        Ok(self.machine.origin(hash))
+    }
+
+    /// Saves a session, under a name that tells contents apart if none is given, and returns the name; see
+    /// [`Store::save`].
+    ///
+    /// Errors: no space, a failed write; an older session of this name is still there then.
+    pub fn save(
+        &mut self,
+        session: &mut Session,
+        store: &Store,
+        name: Option<&str>,
+    ) -> Result<String> {
+        let origin = self.origin()?;
+        self.machine.save(session, origin, store, name)
+    }
+
+    /// Puts a saved session in the place of what this one holds.
+    ///
+    /// Errors: none of this name, damage, a session of another model, form or arithmetic, more tokens than fit: the
+    /// session is as it was then, unless the file changes at that moment.
+    pub fn restore(&mut self, session: &mut Session, store: &Store, name: &str) -> Result<()> {
+        let origin = self.origin()?;
+        if !session.tokens().is_empty() {
+            store.read(name)?.verify()?;
+        }
+        self.machine
+            .restore(session, &origin, &mut store.read(name)?)?;
+        store.touch(name);
+        Ok(())
+    }
+
+    /// Puts the longest saved session that `tokens` begin with in the place of what this one holds, and returns how many
+    /// tokens that are: 0 when there is none, and the session is empty then. What could not be used is told to `note`.
+    ///
+    /// Errors: a folder that cannot be read. A session that cannot be restored is no error.
+    pub fn restore_prefix(
+        &mut self,
+        session: &mut Session,
+        store: &Store,
+        tokens: &[TokenId],
+        note: &mut dyn FnMut(&str),
+    ) -> Result<usize> {
+        session.clear();
+        let origin = self.origin()?;
+        let found = store.prefixes(&origin, tokens)?;
+        found.notes.iter().for_each(|text| note(text));
+        for entry in found.entries {
+            let restored = store
+                .read(&entry.name)
+                .and_then(|mut from| self.machine.restore(session, &origin, &mut from));
+            match restored {
+                Err(error) => note(&error.to_string()),
+                // Two lists of tokens may have one hash.
+                Ok(()) if !tokens.starts_with(session.tokens()) => session.clear(),
+                Ok(()) => {
+                    store.touch(&entry.name);
+                    return Ok(session.tokens().len());
+                }
+            }
+        }
+        Ok(0)
     }
 
     /// Chooses up to `n` tokens behind what the session holds and gives each to `emit` with its bytes.

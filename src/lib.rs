@@ -19,7 +19,7 @@
 //! | 3 | [`model`] [`text`] [`sampler`] | the model's numbers and tensors; tokens; the choice of a token |
 //! | 4 | [`supply`] [`backend`] | how experts reach a kernel; the kernels |
 //! | 5 | [`graph`] | the forward pass, generic over the backend |
-//! | 6 | [`session`] [`plan`] [`synth`] | a conversation and its KV cache; every byte decided beforehand; random models |
+//! | 6 | [`session`] [`plan`] [`synth`] | a conversation and its KV cache, in memory and in files; every byte decided beforehand; random models |
 //! | 7 | [`engine`] [`report`] | all of it, opened and ready; rows of the experiment, and what is made of them |
 //! | 8 | [`bench`](mod@bench) | how fast it computes, what memory and disks allow, one run of the experiment |
 //! | 9 | [`cli`] | the command line |

@@ -187,6 +187,23 @@ pub fn parse_simulated(text: &str) -> Result<u64> {
     })
 }
 
+/// Space for saved sessions when `--kv-space` is not given, in bytes.
+pub const DEFAULT_KV_SPACE: u64 = 8 << 30;
+
+/// The value of `--kv-space`: `8GB` (GiB, whole numbers, any case) or a number of bytes, not 0.
+pub fn parse_kv_space(text: &str) -> Result<u64> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit());
+    let bytes = if plain {
+        text.parse().ok().filter(|n| *n > 0)
+    } else {
+        gibibytes(text)
+    };
+    bytes.ok_or_else(|| {
+        let expected = "expected whole gibibytes (8GB) or a number of bytes";
+        Error::usage(format!("--kv-space: found '{text}', {expected}"))
+    })
+}
+
 /// How experts are read.
 #[derive(Clone, Debug)]
 pub struct SupplyOptions {

@@ -459,6 +459,9 @@ pub trait Backend: Storage {
     /// Name and kernel table, for the statistics.
     fn describe(&self) -> String;
 
+    /// What decides the bits of a result, in a few words: what was computed by another arithmetic is close, not equal.
+    fn arithmetic(&self) -> String;
+
     /// Notes from now on where the time goes, on a backend that can; what was noted before is forgotten.
     fn start_profile(&mut self) {}
     /// Where the time went since the last [`Backend::start_profile`], up to now; `None` without that call.
@@ -484,6 +487,11 @@ pub trait Backend: Storage {
     fn host<'a>(&mut self, buffer: &'a Self::Buffer) -> Result<&'a [f32]>;
     /// Copies `from` into `to`, both of one size.
     fn copy_rows(&mut self, from: &Self::Rows, to: &mut Self::Rows) -> Result<()>;
+    /// The bytes of whole rows from row `first` on, in their [`RowForm`], after all work on them is done. `bytes` is
+    /// `[n, RowForm::row_bytes]` for any `n`; room was made for all of them.
+    fn read_rows(&mut self, rows: &Self::Rows, first: usize, bytes: &mut [u8]) -> Result<()>;
+    /// Puts such bytes back, after all work on the rows is done.
+    fn write_rows(&mut self, rows: &mut Self::Rows, first: usize, bytes: &[u8]) -> Result<()>;
 
     /// All streams of a token start as its embedding. `streams` is `[n, HC, n_embd]`.
     fn embed(

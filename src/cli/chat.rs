@@ -5,14 +5,16 @@
 //! the next turn.
 
 use super::args::{Args, Command, Flag};
-use super::generate::{self, Answer, SAMPLING_FLAGS, Settings, Stats};
+use super::generate::{self, Answer, Prompt, Restored, SAMPLING_FLAGS, Settings, Stats};
+use super::kv_dir::{self, KV_DIR_FLAGS};
 use super::model::{self, MODEL_FLAGS};
 use super::{LIMITS, note, print};
 use crate::engine::chat::{Chat, Thinking};
-use crate::engine::{Engine, Session, SessionCheckpoint, Stop, interrupt};
+use crate::engine::{Engine, Prefill, Session, SessionCheckpoint, Stop, Store, interrupt};
 use crate::error::{Error, Result};
 use crate::units::TokenId;
 use std::io::{BufRead, IsTerminal};
+use std::time::Instant;
 
 /// The subcommand.
 pub const COMMAND: Command = Command {
@@ -21,19 +23,29 @@ pub const COMMAND: Command = Command {
     max_positional: 0,
     help: "holds a conversation; each line of standard input is a turn",
     flags: &[
-        &[Flag::with(&["--system"], "TEXT", "system text")],
+        &[
+            Flag::with(&["--system"], "TEXT", "system text"),
+            Flag::with(
+                &["--resume"],
+                "NAME",
+                "go on with a saved session of --kv-dir",
+            ),
+        ],
         SAMPLING_FLAGS,
+        KV_DIR_FLAGS,
         MODEL_FLAGS,
     ],
     run,
 };
 
 const HELP: &str = "\
-/think    let the model reason before it answers
-/nothink  answer at once
-/stats    figures of the last answer, and how full the context is
-/reset    forget the conversation
-/quit     leave (so does Ctrl-D); Ctrl-C stops an answer
+/think      let the model reason before it answers
+/nothink    answer at once
+/stats      figures of the last answer, and how full the context is
+/save NAME  keep the conversation in --kv-dir
+/load NAME  go on with a kept one instead
+/reset      forget the conversation
+/quit       leave (so does Ctrl-D); Ctrl-C stops an answer
 ";
 
 struct Conversation {
@@ -46,11 +58,23 @@ struct Conversation {
     pending: Vec<TokenId>,
     /// Where the last answer's reasoning began, if it is to be dropped.
     rewind_to: Option<SessionCheckpoint>,
+    /// Where conversations are kept.
+    store: Option<Store>,
 }
 
 fn run(args: &Args) -> Result<()> {
     let mut settings = Settings::new(args)?;
     let system = args.text("--system")?.unwrap_or("").to_string();
+    let (store, resumed) = (kv_dir::store(args)?, args.text("--resume")?);
+    match resumed {
+        Some(_) if store.is_none() => return Err(Error::usage("--resume needs --kv-dir")),
+        Some(_) if args.has("--system") => {
+            return Err(Error::usage(
+                "--system has no place in a conversation that goes on: --resume brings its own",
+            ));
+        }
+        Some(_) | None => {}
+    }
     let prepared = model::prepare(args)?;
     Chat::new(prepared.tokenizer())?;
     let mut engine = model::load(prepared, args)?;
@@ -65,7 +89,11 @@ fn run(args: &Args) -> Result<()> {
         stats: Stats::default(),
         pending: Vec::new(),
         rewind_to: None,
+        store,
     };
+    if let Some(name) = resumed {
+        chat.load(name)?;
+    }
     let terminal = std::io::stdin().is_terminal();
     if terminal && !chat.settings.quiet {
         note(&format!(
@@ -87,9 +115,7 @@ fn run(args: &Args) -> Result<()> {
             "/nothink" => chat.settings.thinking = Thinking::Off,
             "/stats" => chat.show_stats(),
             "/reset" => chat.reset(),
-            command if command.starts_with('/') => {
-                note(&format!("unknown command {command}; /help lists them\n"))
-            }
+            command if command.starts_with('/') => chat.command(command),
             text => chat.turn(text)?,
         }
     }
@@ -144,6 +170,68 @@ impl Conversation {
         self.rewind_to = None;
     }
 
+    /// A command with a name behind it. What goes wrong ends no conversation.
+    fn command(&mut self, command: &str) {
+        let done = match command.split_once(char::is_whitespace) {
+            Some(("/save", name)) => self.save(name.trim()),
+            Some(("/load", name)) => self.load(name.trim()),
+            _ => {
+                let what = format!("unknown command {command}; /help lists them");
+                Err(Error::usage(what))
+            }
+        };
+        if let Err(error) = done {
+            note(&format!("{error}\n"));
+        }
+    }
+
+    /// Where conversations are kept.
+    fn store(&self) -> Result<Store> {
+        let missing = || Error::usage("no folder for sessions: --kv-dir names one");
+        self.store.clone().ok_or_else(missing)
+    }
+
+    /// Keeps the conversation as the next turn will find it: with the last answer's end, without its reasoning.
+    fn save(&mut self, name: &str) -> Result<()> {
+        let store = self.store()?;
+        if let Some(point) = self.rewind_to.take() {
+            self.engine.rewind(&mut self.session, &point)?;
+        }
+        let before = self.session.tokens().len();
+        let mut keep_going = |_| !interrupt::requested();
+        let read = self
+            .engine
+            .prefill(&mut self.session, &self.pending, &mut keep_going);
+        interrupt::clear();
+        // Stopped, it keeps the tokens of whole sweeps.
+        let n_read = self.session.tokens().len().saturating_sub(before);
+        self.pending.drain(..n_read);
+        if read? == Prefill::Stopped {
+            return Err(Error::usage("stopped, nothing was saved"));
+        }
+        if self.session.tokens().is_empty() {
+            return Err(Error::usage("the conversation is empty, nothing was saved"));
+        }
+        self.engine.save(&mut self.session, &store, Some(name))?;
+        let n = self.session.tokens().len();
+        note(&format!("{name}: {n} tokens saved\n"));
+        Ok(())
+    }
+
+    /// Goes on with a kept conversation instead of this one, which stays if that fails.
+    fn load(&mut self, name: &str) -> Result<()> {
+        let store = self.store()?;
+        let start = Instant::now();
+        self.engine.restore(&mut self.session, &store, name)?;
+        self.pending.clear();
+        self.rewind_to = None;
+        if !self.settings.quiet {
+            let (n, time) = (self.session.tokens().len(), start.elapsed().as_secs_f64());
+            note(&format!("{name}: {n} tokens restored in {time:.3} s\n"));
+        }
+        Ok(())
+    }
+
     fn show_stats(&self) {
         let line = self.stats.line(&self.engine);
         note(&format!(
@@ -184,7 +272,13 @@ impl Conversation {
             stats,
             ..
         } = self;
-        let answer = generate::answer(engine, session, settings, &tokens, drop_reasoning, stats);
+        let prompt = Prompt {
+            restored: Restored::default(),
+            tokens: &tokens,
+            keep_point: drop_reasoning,
+            save: &mut |_, _| false,
+        };
+        let answer = generate::answer(engine, session, settings, prompt, stats);
         interrupt::clear();
         let Answer::Given {
             generated,

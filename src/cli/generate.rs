@@ -111,9 +111,33 @@ fn random_seed() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 
+/// What came from a saved session instead of being computed.
+#[derive(Clone, Copy, Default)]
+pub struct Restored {
+    /// Tokens.
+    pub n_tokens: usize,
+    /// Time for the search and the read.
+    pub time: Duration,
+}
+
+/// What is to be answered.
+pub struct Prompt<'a> {
+    /// What the session holds of it already, and where that comes from.
+    pub restored: Restored,
+    /// The tokens that it does not hold yet.
+    pub tokens: &'a [TokenId],
+    /// Whether the point before the last of them, the opener, is kept.
+    pub keep_point: bool,
+    /// Saves the session when all is read, before the answer, and tells whether it did.
+    pub save: &'a mut dyn FnMut(&mut Engine, &mut Session) -> bool,
+}
+
 /// Figures of one answer.
 #[derive(Default)]
 pub struct Stats {
+    restored: Restored,
+    /// Time for saving the session, if it was; it counts for nothing else.
+    save: Option<Duration>,
     n_prompt: usize,
     prefill: Duration,
     n_generated: usize,
@@ -140,8 +164,20 @@ impl Stats {
             .map_or("-".into(), |t| format!("{:.3}", t.as_secs_f64()));
         // The first token comes from the prefill's logits, so one decode less than tokens was timed.
         let decoded = self.n_generated.saturating_sub(1);
+        let restored = match self.restored {
+            Restored { n_tokens: 0, .. } => String::new(),
+            Restored { n_tokens, time } => {
+                format!(
+                    "restored {n_tokens} tokens in {:.3} s; ",
+                    time.as_secs_f64()
+                )
+            }
+        };
+        let saved = self.save.map_or(String::new(), |time| {
+            format!(", saved in {:.3} s", time.as_secs_f64())
+        });
         format!(
-            "prompt {} tokens, {} t/s; generated {} tokens, {} t/s; first token {first} s; {}\n",
+            "{restored}prompt {} tokens, {} t/s{saved}; generated {} tokens, {} t/s; first token {first} s; {}\n",
             self.n_prompt,
             rate(self.n_prompt, self.prefill),
             self.n_generated,
@@ -152,6 +188,8 @@ impl Stats {
 
     /// Gives each figure with its name.
     pub fn figures(&self, give: &mut dyn FnMut(&str, f64)) {
+        give("restored_tokens", self.restored.n_tokens as f64);
+        give("restore_s", self.restored.time.as_secs_f64());
         give("prompt_tokens", self.n_prompt as f64);
         give("prefill_s", self.prefill.as_secs_f64());
         give("generated_tokens", self.n_generated as f64);
@@ -204,16 +242,20 @@ pub enum Answer {
     PrefillStopped,
 }
 
-/// Appends `prompt`, then streams an answer to stdout until it ends or the user presses Ctrl-C.
-/// With `keep_point` the point before the last token of the prompt, the opener, is kept.
+/// Appends a prompt, then streams an answer to stdout until it ends or the user presses Ctrl-C.
 pub fn answer(
     engine: &mut Engine,
     session: &mut Session,
     settings: &mut Settings,
-    prompt: &[TokenId],
-    keep_point: bool,
+    prompt: Prompt<'_>,
     stats: &mut Stats,
 ) -> Result<Answer> {
+    let Prompt {
+        restored,
+        tokens: prompt,
+        keep_point,
+        save,
+    } = prompt;
     let (start, before) = (Instant::now(), engine.supply_table().clone());
     let (body, opener) = prompt.split_at(if keep_point {
         prompt.len() - 1
@@ -234,16 +276,24 @@ pub fn answer(
     progress.clear();
     if prefill == Prefill::Stopped {
         *stats = Stats {
+            restored,
             all: start.elapsed(),
             supply: engine.supply_table() - &before,
             ..Stats::default()
         };
         return Ok(Answer::PrefillStopped);
     }
+    let prefill = start.elapsed();
+    let saved = save(engine, session);
     let prefilled = Instant::now();
+    let save = saved.then(|| prefilled - start - prefill);
+    // As if nothing had been done in between.
+    let start = prefilled - prefill;
     *stats = Stats {
+        restored,
+        save,
         n_prompt: prompt.len(),
-        prefill: prefilled - start,
+        prefill,
         ..Stats::default()
     };
 
@@ -251,7 +301,7 @@ pub fn answer(
     let mut tokens = Vec::new();
     let mut emit = |token: TokenId, bytes: &[u8]| {
         let now = Instant::now();
-        stats.first_token.get_or_insert(now - start);
+        stats.first_token.get_or_insert(now - start + restored.time);
         stats.decode = now - prefilled;
         stats.n_generated += 1;
         tokens.push(token);

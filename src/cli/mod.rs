@@ -11,6 +11,7 @@ mod chat;
 mod generate;
 mod inspect;
 mod io_probe;
+mod kv_dir;
 mod logits;
 mod model;
 mod plan;
@@ -19,6 +20,7 @@ mod progress;
 mod report;
 mod run;
 mod run_report;
+mod sessions;
 mod synth;
 mod tokenize;
 mod whole_file;
@@ -34,6 +36,7 @@ const COMMANDS: &[Command] = &[
     logits::COMMAND,
     tokenize::COMMAND,
     synth::COMMAND,
+    sessions::COMMAND,
 ];
 
 /// Runs the program on its arguments (without its own name) and gives its exit code: 0 done, 1 failed, 2 usage.

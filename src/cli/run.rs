@@ -1,13 +1,14 @@
 //! `infall run`: one prompt, one answer.
 
 use super::args::{Args, Command, Flag};
-use super::generate::{self, Answer, SAMPLING_FLAGS, Settings, Stats};
+use super::generate::{self, Answer, Prompt, Restored, SAMPLING_FLAGS, Settings, Stats};
+use super::kv_dir::{self, KV_DIR_FLAGS};
 use super::model::{self, MODEL_FLAGS};
 use super::run_report::Report;
 use super::{Source, note, print, profile, read_text};
 use crate::engine::chat::Chat;
 use crate::engine::tokenizer::Special;
-use crate::engine::{Profile, Stop, interrupt};
+use crate::engine::{Engine, Profile, Session, Stop, interrupt};
 use crate::error::{Error, Result};
 use crate::units::Phase;
 use std::path::Path;
@@ -43,6 +44,7 @@ pub const COMMAND: Command = Command {
             profile::FLAG,
         ],
         SAMPLING_FLAGS,
+        KV_DIR_FLAGS,
         MODEL_FLAGS,
     ],
     run,
@@ -60,6 +62,7 @@ fn run(args: &Args) -> Result<()> {
     if args.has("--raw") && system.is_some() {
         return Err(Error::usage("--system has no place in a --raw prompt"));
     }
+    let store = kv_dir::store(args)?;
     let prepared = model::prepare(args)?;
     let tokenizer = prepared.tokenizer();
     let tokens = if args.has("--raw") {
@@ -92,17 +95,25 @@ fn run(args: &Args) -> Result<()> {
     settings.tell_seed();
     interrupt::install()?;
     let mut stats = Stats::default();
+    let restored = store.as_ref().map_or(Restored::default(), |store| {
+        kv_dir::restore_prefix(store, &mut engine, &mut session, &tokens)
+    });
+    let rest = &tokens[restored.n_tokens..];
+    // The answer is no beginning of a later prompt, so the session is saved before it.
+    let mut save = |engine: &mut Engine, session: &mut Session| {
+        let store = store.as_ref().filter(|_| !rest.is_empty());
+        store.is_some_and(|store| kv_dir::save(store, engine, session))
+    };
+    let prompt = Prompt {
+        restored,
+        tokens: rest,
+        keep_point: false,
+        save: &mut save,
+    };
     if args.has("--profile") {
         engine.start_profile();
     }
-    match generate::answer(
-        &mut engine,
-        &mut session,
-        &mut settings,
-        &tokens,
-        false,
-        &mut stats,
-    )? {
+    match generate::answer(&mut engine, &mut session, &mut settings, prompt, &mut stats)? {
         Answer::PrefillStopped => note("stopped while reading the prompt\n"),
         Answer::Given { generated, .. } => {
             print("\n")?;

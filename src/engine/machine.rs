@@ -5,6 +5,8 @@ use crate::backend::profile::Profile;
 use crate::error::{Error, Result};
 use crate::graph::kv::Checkpoint;
 use crate::graph::{Graph, RouteProbe};
+use crate::session::file::{Origin, Reader};
+use crate::session::store::Store;
 use crate::session::{self, Prefill};
 use crate::supply::{ExpertUse, Stats, StatsTable};
 use crate::units::TokenId;
@@ -73,6 +75,18 @@ pub trait Machine {
     fn checkpoint(&mut self, session: &Session) -> Result<SessionCheckpoint>;
     /// See [`session::Session::rewind`].
     fn rewind(&mut self, session: &mut Session, to: &SessionCheckpoint) -> Result<()>;
+    /// See [`session::origin`].
+    fn origin(&mut self, model_hash: u64) -> Origin;
+    /// See [`Store::save`].
+    fn save(
+        &mut self,
+        session: &mut Session,
+        origin: Origin,
+        store: &Store,
+        name: Option<&str>,
+    ) -> Result<String>;
+    /// See [`session::Session::restore`].
+    fn restore(&mut self, session: &mut Session, origin: &Origin, from: &mut Reader) -> Result<()>;
 }
 
 impl<B: Backend + 'static> Conversation for session::Session<B> {
@@ -175,5 +189,25 @@ impl<B: Backend + 'static> Machine for Graph<B> {
     fn rewind(&mut self, session: &mut Session, to: &SessionCheckpoint) -> Result<()> {
         let to: &Checkpoint<B> = to.0.downcast_ref().ok_or_else(foreign)?;
         own(session)?.rewind(self, to)
+    }
+
+    fn origin(&mut self, model_hash: u64) -> Origin {
+        session::origin(self, model_hash)
+    }
+
+    fn save(
+        &mut self,
+        session: &mut Session,
+        origin: Origin,
+        store: &Store,
+        name: Option<&str>,
+    ) -> Result<String> {
+        let session = own(session)?;
+        let header = session.header(origin);
+        store.save(name, &header, &mut |out| session.save(self, out))
+    }
+
+    fn restore(&mut self, session: &mut Session, origin: &Origin, from: &mut Reader) -> Result<()> {
+        own(session)?.restore(self, origin, from)
     }
 }

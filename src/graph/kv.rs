@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 use crate::model::config::{Config, LayerKind};
 use crate::options::KvFormat;
 
+mod held;
+
 /// Forms of the rows of a cache.
 #[derive(Clone, Copy, Debug)]
 pub struct RowForms {
@@ -45,6 +47,7 @@ pub struct KvCache<B: Storage> {
     pub(super) layers: Vec<LayerCache<B>>,
     len: usize,
     ctx: usize,
+    window: usize,
     /// False while a chunk is computed: an error leaves the layers at different lengths.
     whole: bool,
 }
@@ -53,6 +56,7 @@ pub struct KvCache<B: Storage> {
 pub(super) struct LayerCache<B: Storage> {
     /// Raw rows: position modulo the window.
     pub ring: B::Rows,
+    ring_row_bytes: usize,
     pub compressed: Option<CompressedCache<B>>,
     pub index: Option<CompressedCache<B>>,
 }
@@ -62,6 +66,9 @@ pub(super) struct CompressedCache<B: Storage> {
     pub rows: B::Rows,
     /// `[ratio or 2 ratio, 2 width]`, see [`crate::backend::Compress::state`].
     pub state: B::Buffer,
+    row_bytes: usize,
+    /// Tokens that the state remembers, and values of each.
+    state_shape: (usize, usize),
     ratio: usize,
 }
 
@@ -72,9 +79,12 @@ impl<B: Storage> KvCache<B> {
     pub fn new(config: &Config, backend: &mut B, kv: KvFormat, ctx: usize) -> Result<KvCache<B>> {
         let forms = RowForms::new(config, kv);
         let mut compressed = |form: RowForm, dim: usize, ratio: usize, halves: usize| {
+            let state_shape = (halves * ratio, 2 * (halves * dim));
             Ok(CompressedCache {
                 rows: backend.rows(form, dim, ctx / ratio)?,
-                state: backend.buffer((halves * ratio) * 2 * (halves * dim))?,
+                state: backend.buffer(state_shape.0 * state_shape.1)?,
+                row_bytes: form.row_bytes(dim)?,
+                state_shape,
                 ratio,
             })
         };
@@ -97,12 +107,14 @@ impl<B: Storage> KvCache<B> {
             };
             parts.push((Some(rows), index));
         }
+        let ring_row_bytes = forms.attention.row_bytes(config.head_dim)?;
         let mut layers = Vec::new();
         for (compressed, index) in parts {
             let mut ring = backend.rows(forms.attention, config.head_dim, config.window)?;
             backend.reserve(&mut ring, config.window)?;
             layers.push(LayerCache {
                 ring,
+                ring_row_bytes,
                 compressed,
                 index,
             });
@@ -111,6 +123,7 @@ impl<B: Storage> KvCache<B> {
             layers,
             len: 0,
             ctx,
+            window: config.window,
             whole: true,
         })
     }

@@ -126,6 +126,16 @@ impl<B: Backend> Graph<B> {
         self.sweep
     }
 
+    /// The model's numbers.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Form of the rows of its caches.
+    pub fn kv_format(&self) -> KvFormat {
+        self.kv
+    }
+
     /// What computes: see [`Backend::describe`].
     pub fn describe(&self) -> String {
         self.backend.describe()

@@ -17,6 +17,7 @@ mod macos;
 mod map;
 mod memory;
 pub mod meter;
+mod new_file;
 pub mod share;
 pub mod sim;
 pub mod slots;
@@ -34,6 +35,7 @@ use linux as platform;
 use macos as platform;
 pub use map::Map;
 pub use memory::Slice;
+pub use new_file::{NO_LINKS, NewFile, is_part, remove_abandoned};
 
 use crate::error::Result;
 

@@ -6,6 +6,12 @@ use crate::graph::kv::{Checkpoint, KvCache};
 use crate::graph::{Graph, Wanted};
 use crate::units::{Phase, TokenId};
 
+pub mod file;
+mod save;
+pub mod store;
+
+pub use save::origin;
+
 /// Tokens and their cache.
 pub struct Session<B: Backend> {
     kv: KvCache<B>,

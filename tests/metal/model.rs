@@ -1,10 +1,12 @@
 //! Whole models on Metal: logits of the independent implementations, every strategy, and nothing left over.
 
-use crate::common::{self, Loaded, floats, golden, micro_ids, tiny};
+use crate::common::{self, Folder, Loaded, floats, golden, micro_ids, tiny};
 use infall::backend::metal::Metal;
 use infall::options::{Budget, KvFormat, Options};
 use infall::os::share::Device;
-use infall::session::Session;
+use infall::session::file::Writer;
+use infall::session::store::Store;
+use infall::session::{self, Session};
 use infall::supply::STRATEGIES;
 use infall::units::TokenId;
 use std::path::Path;
@@ -81,6 +83,52 @@ fn every_strategy_and_budget_gives_the_same_bits() {
                     "{}, {budget} experts: other bits",
                     strategy.name
                 );
+            }
+        }
+    });
+}
+
+/// A session that was saved goes on with the same bits, on a device that knows nothing of it.
+#[test]
+fn a_restored_session_goes_on_alike() {
+    crate::pair::in_some_order(|| {
+        let ids = micro_ids();
+        let folder = Folder::new("metal-sessions");
+        let store = Store::open(Path::new(folder.text()), 1 << 40).unwrap();
+        for kv in [KvFormat::F32, KvFormat::F16, KvFormat::Official] {
+            let mut options = options(&golden("micro-q2.gguf"), 64);
+            options.kv = kv;
+            // What follows goes over a border of windows of 4, of 8 and of 128.
+            for at in [6, 126] {
+                let go_on = |loaded: &mut Loaded<Metal>, session: &mut Session<Metal>| {
+                    let mut logits = session.logits().to_vec();
+                    session
+                        .prefill(&mut loaded.graph, &ids[at..at + 5], &mut |_| true)
+                        .unwrap();
+                    logits.extend(session.logits());
+                    session.decode(&mut loaded.graph, ids[at + 5]).unwrap();
+                    logits.extend(session.logits());
+                    logits.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+                };
+                let expected = {
+                    let mut loaded = open(&options);
+                    let mut session = loaded.session();
+                    session
+                        .prefill(&mut loaded.graph, &ids[..at], &mut |_| true)
+                        .unwrap();
+                    let header = session.header(session::origin(&mut loaded.graph, 1));
+                    let mut fill = |out: &mut Writer| session.save(&mut loaded.graph, out);
+                    store.save(Some("x"), &header, &mut fill).unwrap();
+                    go_on(&mut loaded, &mut session)
+                };
+                let mut loaded = open(&options);
+                let origin = session::origin(&mut loaded.graph, 1);
+                let mut session = loaded.session();
+                session
+                    .restore(&mut loaded.graph, &origin, &mut store.read("x").unwrap())
+                    .unwrap();
+                let found = go_on(&mut loaded, &mut session);
+                assert!(found == expected, "{kv:?}, {at} tokens: other bits");
             }
         }
     });

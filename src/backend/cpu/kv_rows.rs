@@ -59,14 +59,14 @@ impl Rows {
     /// Rounds and stores row `i`; room must have been made for it. `scratch` holds a row.
     pub fn store(&mut self, i: usize, kernels: &Kernels, row: &[f32], scratch: &mut [f32]) {
         assert_eq!(row.len(), self.dim, "width of a row");
-        let (form, at) = (self.form, (i % SEGMENT) * self.row_bytes);
-        let bytes = &mut self.segments[i / SEGMENT].as_mut_slice()[at..at + self.row_bytes];
+        let (form, dim, row_bytes) = (self.form, self.dim, self.row_bytes);
+        let bytes = self.bytes_mut(i);
         match form {
             RowForm::F32 => bytes.copy_from_slice(cast::to_bytes(row)),
             RowForm::F16 => (kernels.f32_to_f16)(row, values_of_mut(bytes)),
             RowForm::Fp8 { n_rot } => {
-                let (nope, rotary) = row.split_at(self.dim - n_rot);
-                let (blocks, tail) = bytes.split_at_mut(self.row_bytes - 2 * n_rot);
+                let (nope, rotary) = row.split_at(dim - n_rot);
+                let (blocks, tail) = bytes.split_at_mut(row_bytes - 2 * n_rot);
                 rounding::fp8_encode(nope, values_of_mut(blocks));
                 for (v, b) in rotary.iter().zip(tail.chunks_exact_mut(2)) {
                     b.copy_from_slice(&half::bf16::from_f32(*v).to_le_bytes());
@@ -101,9 +101,21 @@ impl Rows {
 
     /// Copies a stored row of another store of the same form.
     pub fn copy_from(&mut self, i: usize, from: &Rows, from_i: usize) {
-        let at = (i % SEGMENT) * self.row_bytes;
-        self.segments[i / SEGMENT].as_mut_slice()[at..at + self.row_bytes]
-            .copy_from_slice(from.bytes(from_i));
+        self.bytes_mut(i).copy_from_slice(from.bytes(from_i));
+    }
+
+    /// Copies the bytes of whole rows, from row `first` on, out of the store.
+    pub fn read(&self, first: usize, bytes: &mut [u8]) {
+        for (i, row) in bytes.chunks_exact_mut(self.row_bytes).enumerate() {
+            row.copy_from_slice(self.bytes(first + i));
+        }
+    }
+
+    /// Copies such bytes into the store; room must have been made for the rows.
+    pub fn write(&mut self, first: usize, bytes: &[u8]) {
+        for (i, row) in bytes.chunks_exact(self.row_bytes).enumerate() {
+            self.bytes_mut(first + i).copy_from_slice(row);
+        }
     }
 
     /// Copies all stored rows of a store of the same form and capacity.
@@ -118,6 +130,11 @@ impl Rows {
     fn bytes(&self, i: usize) -> &[u8] {
         let at = (i % SEGMENT) * self.row_bytes;
         &self.segments[i / SEGMENT].as_slice()[at..at + self.row_bytes]
+    }
+
+    fn bytes_mut(&mut self, i: usize) -> &mut [u8] {
+        let at = (i % SEGMENT) * self.row_bytes;
+        &mut self.segments[i / SEGMENT].as_mut_slice()[at..at + self.row_bytes]
     }
 }
 

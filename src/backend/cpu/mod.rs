@@ -241,6 +241,10 @@ impl Backend for Cpu {
         )
     }
 
+    fn arithmetic(&self) -> String {
+        format!("cpu {}", self.kernels.name)
+    }
+
     fn start_profile(&mut self) {
         self.profile = Some(Profile::new(Instant::now()));
     }
@@ -274,6 +278,16 @@ impl Backend for Cpu {
 
     fn copy_rows(&mut self, from: &kv_rows::Rows, to: &mut kv_rows::Rows) -> Result<()> {
         to.copy_all(from)
+    }
+
+    fn read_rows(&mut self, rows: &kv_rows::Rows, first: usize, bytes: &mut [u8]) -> Result<()> {
+        rows.read(first, bytes);
+        Ok(())
+    }
+
+    fn write_rows(&mut self, rows: &mut kv_rows::Rows, first: usize, bytes: &[u8]) -> Result<()> {
+        rows.write(first, bytes);
+        Ok(())
     }
 
     fn embed(&mut self, table: &Matrix, tokens: &[TokenId], streams: &mut Vec<f32>) -> Result<()> {

@@ -18,6 +18,10 @@ impl Backend for Metal {
         format!("backend metal, {}", self.name)
     }
 
+    fn arithmetic(&self) -> String {
+        format!("metal {}", self.name)
+    }
+
     fn pass(&mut self, phase: Phase, _: usize) {
         self.phase = phase;
         self.memory.commit();
@@ -38,6 +42,18 @@ impl Backend for Metal {
 
     fn copy_rows(&mut self, from: &Rows, to: &mut Rows) -> Result<()> {
         self.copy_all(from, to)
+    }
+
+    fn read_rows(&mut self, rows: &Rows, first: usize, bytes: &mut [u8]) -> Result<()> {
+        self.wait_for_all()?;
+        rows.read(first, bytes);
+        Ok(())
+    }
+
+    fn write_rows(&mut self, rows: &mut Rows, first: usize, bytes: &[u8]) -> Result<()> {
+        self.wait_for_all()?;
+        rows.write(first, bytes);
+        Ok(())
     }
 
     fn embed(&mut self, table: &Matrix, tokens: &[TokenId], streams: &mut Buffer) -> Result<()> {

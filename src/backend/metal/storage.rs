@@ -112,6 +112,37 @@ impl Rows {
     }
 }
 
+impl Rows {
+    /// Where bytes of rows from `first` on begin in the buffer, which must have memory for them.
+    fn place(&self, first: usize, len: usize) -> (&api::Buffer, usize) {
+        let at = first * self.row_bytes;
+        let raw = self.raw.as_ref().filter(|raw| at + len <= raw.len());
+        (
+            raw.unwrap_or_else(|| panic!("{len} bytes of rows from row {first} on have no memory")),
+            at,
+        )
+    }
+
+    /// Copies the bytes of whole rows, from row `first` on, out of the store. No work on them may be left.
+    pub(super) fn read(&self, first: usize, bytes: &mut [u8]) {
+        let (raw, at) = self.place(first, bytes.len());
+        // SAFETY: `place` found the bytes in the buffer, which lies over memory that was zeroed; the caller's slice is no part of
+        // it, and no work is left.
+        unsafe {
+            let from = raw.contents().as_ptr().add(at);
+            bytes
+                .as_mut_ptr()
+                .copy_from_nonoverlapping(from, bytes.len());
+        }
+    }
+
+    /// Copies such bytes into the store. No work on them may be left.
+    pub(super) fn write(&mut self, first: usize, bytes: &[u8]) {
+        let (raw, at) = self.place(first, bytes.len());
+        raw.write(at, bytes);
+    }
+}
+
 /// Compressed rows chosen for each token, `[n, top_k]` u32, ascending.
 pub struct Selection {
     pub(super) ids: Buffer,

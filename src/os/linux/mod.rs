@@ -3,10 +3,12 @@
 
 pub mod meter;
 
-use super::{DirectFile, File};
+use super::{DirectFile, File, NewFile};
 use crate::error::Result;
 use crate::units::Extent;
+use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes that one hint asks for: the system reads no more of it than the device's read-ahead window.
@@ -73,6 +75,30 @@ pub fn open_direct(path: &Path) -> Result<DirectFile> {
     }
 }
 
+/// Makes a file for writing with O_DIRECT, or through the page cache where the file system knows no such writes or wants
+/// more than whole pages of them; tells whether it is the latter.
+pub fn create_direct(path: &Path, options: &mut OpenOptions) -> std::io::Result<(fs::File, bool)> {
+    let file = options.open(path)?;
+    let mut again = OpenOptions::new();
+    again
+        .write(true)
+        .custom_flags(libc::O_DIRECT | libc::O_NOFOLLOW);
+    let suits = |file: &fs::File| match direct_alignment(file) {
+        Some(alignment) => (1..=NewFile::ALIGNMENT).contains(&alignment),
+        None => true,
+    };
+    match again.open(path) {
+        Ok(direct) if suits(&direct) => Ok((direct, false)),
+        _ => Ok((file, true)),
+    }
+}
+
+/// Drops a file that was written to the disk from the page cache.
+pub fn drop_written(file: &fs::File) {
+    // SAFETY: the descriptor is open through the call; no contents change.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
 /// File systems without a device beneath, by the numbers of linux/magic.h. tmpfs accepts O_DIRECT since Linux 6.6, and
 /// then copies from the page cache as before.
 const MEMORY_FILE_SYSTEMS: [(u32, &str); 3] = [
@@ -94,7 +120,7 @@ fn memory_file_system(file: &File) -> Option<&'static str> {
 }
 
 /// What statx says of addresses and offsets, 0 where direct reads are impossible, `None` where it says nothing.
-fn direct_alignment(file: &File) -> Option<usize> {
+fn direct_alignment(file: &impl AsFd) -> Option<usize> {
     // SAFETY: all-zero is a valid statx buffer.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is open through the call, the path is empty as AT_EMPTY_PATH asks, and `found` may

@@ -6,6 +6,7 @@ pub mod meter;
 use super::{DirectFile, File};
 use crate::error::{Error, Result};
 use crate::units::Extent;
+use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
@@ -28,6 +29,17 @@ pub fn open_direct(path: &Path) -> Result<DirectFile> {
     }
     Ok(DirectFile::new(file, DIRECT_ALIGNMENT))
 }
+
+/// Makes a file and turns the cache off for this descriptor; tells whether the system refused that.
+pub fn create_direct(path: &Path, options: &mut OpenOptions) -> std::io::Result<(fs::File, bool)> {
+    let file = options.open(path)?;
+    // SAFETY: the command takes an int and changes flags of this open descriptor only.
+    let code = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_NOCACHE, 1) };
+    Ok((file, code == -1))
+}
+
+/// macOS has no such call for one file.
+pub fn drop_written(_: &fs::File) {}
 
 /// Asks for the pages by F_RDADVISE. `Ok(false)`: macOS has no call that waits for them and tells of failures.
 pub fn populate(file: &File, range: Extent, _: *mut libc::c_void) -> std::io::Result<bool> {
