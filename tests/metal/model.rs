@@ -172,38 +172,35 @@ fn the_device_holds_what_was_planned() {
     use infall::options::BackendChoice;
     crate::pair::in_some_order(|| {
         for strategy in STRATEGIES {
-            for (chunk, ctx) in [(64, 120)] {
-                let mut options = options(&golden("micro-q2.gguf"), chunk);
-                (options.backend, options.ctx, options.prefill_sweep) =
-                    (BackendChoice::Metal, ctx, chunk);
-                options.strategy = strategy.name.into();
-                options.supply.budget = Budget::Experts(20);
-                let prepared = Prepared::new(options).unwrap();
-                let uses = prepared.plan().uses.clone();
-                let planned = |name: &str| {
-                    uses.iter()
-                        .find(|u| u.0 == name)
-                        .map_or(0, |u| u.1 as usize)
-                };
-                let mut engine = prepared.load(&mut |_, _| {}).unwrap();
-                let mut session = engine.session().unwrap();
-                engine
-                    .prefill(&mut session, &micro_ids()[..100], &mut |_| true)
-                    .unwrap();
-                engine.decode(&mut session, micro_ids()[100]).unwrap();
-                let (own, said) = (
-                    control::allocated_bytes(),
-                    planned("activations") + planned("kernels"),
-                );
-                println!("{}: {own} bytes of its own, planned {said}", strategy.name);
-                assert!(
-                    own <= said,
-                    "{}: {own} bytes of its own, planned {said}",
-                    strategy.name
-                );
-                // Uploads and scratch are bounds; activations are exact but for pages.
-                assert!(own >= planned("activations") / 2);
-            }
+            let mut options = options(&golden("micro-q2.gguf"), 64);
+            (options.backend, options.ctx, options.prefill_sweep) = (BackendChoice::Metal, 120, 64);
+            options.strategy = strategy.name.into();
+            options.supply.budget = Budget::Experts(20);
+            let prepared = Prepared::new(options).unwrap();
+            let uses = prepared.plan().uses.clone();
+            let planned = |name: &str| {
+                uses.iter()
+                    .find(|u| u.0 == name)
+                    .map_or(0, |u| u.1 as usize)
+            };
+            let mut engine = prepared.load(&mut |_, _| {}).unwrap();
+            let mut session = engine.session().unwrap();
+            engine
+                .prefill(&mut session, &micro_ids()[..100], &mut |_| true)
+                .unwrap();
+            engine.decode(&mut session, micro_ids()[100]).unwrap();
+            let (own, said) = (
+                control::allocated_bytes(),
+                planned("activations") + planned("kernels"),
+            );
+            println!("{}: {own} bytes of its own, planned {said}", strategy.name);
+            assert!(
+                own <= said,
+                "{}: {own} bytes of its own, planned {said}",
+                strategy.name
+            );
+            // Uploads and scratch are bounds; activations are exact but for pages.
+            assert!(own >= planned("activations") / 2);
         }
     });
 }
@@ -215,7 +212,7 @@ fn a_layer_takes_few_dispatches() {
         let mut loaded = open(&options(&tiny(), 64));
         let mut session = loaded.session();
         let prompt: Vec<TokenId> = (0..64).map(|i| TokenId(i * 37 % 4000)).collect();
-        let mut count = |loaded: &mut Loaded<Metal>, work: &mut dyn FnMut(&mut Loaded<Metal>)| {
+        let count = |loaded: &mut Loaded<Metal>, work: &mut dyn FnMut(&mut Loaded<Metal>)| {
             let before = loaded.graph.backend().counters();
             work(loaded);
             let after = loaded.graph.backend().counters();
