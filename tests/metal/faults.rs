@@ -28,7 +28,7 @@ fn run(options: Options) -> Result<Vec<u32>> {
 
 /// Each of the first failures, then fewer and fewer of the later ones.
 fn some_of(n: usize) -> impl Iterator<Item = usize> {
-    std::iter::successors(Some(0), |n| Some(n + 1 + n / 6)).take_while(move |i| *i < n)
+    std::iter::successors(Some(0), |n| Some(n + 1 + n / 3)).take_while(move |i| *i < n)
 }
 
 #[test]
