@@ -49,35 +49,36 @@ fn logits_match_float64() {
 
 /// Bits of all logits of a prompt and some tokens after it.
 pub fn bits(options: &Options, prompt: &[TokenId], rest: &[TokenId]) -> Vec<u32> {
-let mut loaded = open(options);
-let tokens = [prompt, rest].concat();
-let logits = loaded.logits(&tokens, prompt.len());
-logits.iter().map(|v| v.to_bits()).collect()
+    let mut loaded = open(options);
+    let tokens = [prompt, rest].concat();
+    let logits = loaded.logits(&tokens, prompt.len());
+    logits.iter().map(|v| v.to_bits()).collect()
 }
 
 #[test]
 fn every_strategy_and_budget_gives_the_same_bits() {
-crate::pair::in_some_order(|| {
-    let ids = micro_ids();
-    let (prompt, rest) = (&ids[..40], &ids[40..44]);
-    let run = |strategy: &str, budget: u64, chunk: usize| {
-        let mut options = options(&golden("micro-q2.gguf"), chunk);
-        options.strategy = strategy.into();
-        options.supply.budget = Budget::Experts(budget);
-        println!("{strategy}, {budget} experts, chunks of {chunk}");
-        bits(&options, prompt, rest)
-    };
-    let expected = run("full", 40, 64);
-    assert!(run("full", 40, 17) == expected, "full, chunks of 17");
-    for strategy in STRATEGIES.iter().filter(|s| s.name != "full") {
-        // One choice of a layer, and half of 5 layers of 8.
-        for budget in [6, 20] {
-            let found = run(strategy.name, budget, 64);
-            assert!(
-                found == expected,
-                "{}, {budget} experts: other bits",
-                strategy.name
-            );
+    crate::pair::in_some_order(|| {
+        let ids = micro_ids();
+        let (prompt, rest) = (&ids[..40], &ids[40..44]);
+        let run = |strategy: &str, budget: u64, chunk: usize| {
+            let mut options = options(&golden("micro-q2.gguf"), chunk);
+            options.strategy = strategy.into();
+            options.supply.budget = Budget::Experts(budget);
+            println!("{strategy}, {budget} experts, chunks of {chunk}");
+            bits(&options, prompt, rest)
+        };
+        let expected = run("full", 40, 64);
+        assert!(run("full", 40, 17) == expected, "full, chunks of 17");
+        for strategy in STRATEGIES.iter().filter(|s| s.name != "full") {
+            // One choice of a layer, and half of 5 layers of 8.
+            for budget in [6, 20] {
+                let found = run(strategy.name, budget, 64);
+                assert!(
+                    found == expected,
+                    "{}, {budget} experts: other bits",
+                    strategy.name
+                );
+            }
         }
     });
 }
