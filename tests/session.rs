@@ -46,6 +46,10 @@ fn logits_have_the_same_bits_for_every_chunk_and_thread_count() {
         (tiny(), tiny_ids(450)),
     ] {
         for kernels in kernel_choices() {
+            // The plain table is slow: the small model suffices for it.
+            if kernels == KernelChoice::Scalar && model == tiny() {
+                continue;
+            }
             let whole = open(&model, kernels, ids.len(), 1).logits(&ids, ids.len());
             assert!(whole.iter().all(|v| v.is_finite()));
             let all = [
