@@ -1,5 +1,9 @@
 //! What goes wrong on the software device is an error that leaves nothing behind.
-#![cfg(not(target_os = "macos"))]
+#![cfg(all(
+    not(target_os = "macos"),
+    feature = "nommap",
+    feature = "residency-lru"
+))]
 
 use crate::common::{golden, micro_ids};
 use crate::model::{bits, open, options};
