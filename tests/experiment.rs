@@ -292,7 +292,7 @@ fn broken_rows_are_named() {
         (
             "/layers",
             Value::from("x"),
-            "layers: found a text, expected a list",
+            "layers: found string, expected array",
         ),
     ];
     for (at, value, expected) in cases {

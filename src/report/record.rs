@@ -47,11 +47,6 @@ pub trait Json: Sized {
     fn from_json(value: &Value) -> Result<Self>;
 }
 
-fn wrong<T>(found: &Value, expected: &str) -> Result<T> {
-    let found = found.kind();
-    Err(Error::format(format!("found {found}, expected {expected}")))
-}
-
 impl Json for u64 {
     fn to_json(&self) -> Value {
         Value::Count(*self)
@@ -60,7 +55,7 @@ impl Json for u64 {
     fn from_json(value: &Value) -> Result<u64> {
         match value {
             Value::Count(n) => Ok(*n),
-            other => wrong(other, "a whole number from 0"),
+            other => Err(other.wrong("whole number from 0")),
         }
     }
 }
@@ -73,7 +68,7 @@ impl Json for bool {
     fn from_json(value: &Value) -> Result<bool> {
         match value {
             Value::Bool(b) => Ok(*b),
-            other => wrong(other, "true or false"),
+            other => Err(other.wrong("boolean")),
         }
     }
 }
@@ -86,7 +81,7 @@ impl Json for String {
     fn from_json(value: &Value) -> Result<String> {
         match value {
             Value::Text(text) => Ok(text.clone()),
-            other => wrong(other, "a text"),
+            other => Err(other.wrong("string")),
         }
     }
 }
@@ -112,7 +107,7 @@ impl<T: Json> Json for Vec<T> {
 
     fn from_json(value: &Value) -> Result<Vec<T>> {
         let Value::List(items) = value else {
-            return wrong(value, "a list");
+            return Err(value.wrong("array"));
         };
         let item = |(i, item)| T::from_json(item).context(|| format!("[{i}]"));
         items.iter().enumerate().map(item).collect()
@@ -132,7 +127,7 @@ impl<T: Record> Json for T {
 
     fn from_json(value: &Value) -> Result<T> {
         let Value::Object(members) = value else {
-            return wrong(value, "an object");
+            return Err(value.wrong("object"));
         };
         let mut record = T::default();
         record.fields(&mut Fields::Read(members))?;

@@ -23,7 +23,7 @@ fn broken_folders_are_named() {
     refused(&[file.to_str().unwrap(), "--text"], 1);
     for (found, expected) in [
         ("", "found the end, expected a value"),
-        ("[1]", "found a list, expected an object"),
+        ("[1]", "found array, expected object"),
         (&text[..text.len() / 2], "byte "),
         (&text.replace("\"n_gen\": 8,\n", ""), "n_gen: missing"),
         (

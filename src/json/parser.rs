@@ -1,43 +1,28 @@
-//! JSON as this program writes and reads it: values, a bounded parser, a writer. Source: RFC 8259.
+//! The bounded reading of a text, by descent.
 
+use super::{Limits, Value, quote};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
-use std::fmt::{self, Write};
 
-/// A JSON value.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// `null`
-    Null,
-    /// `true`, `false`
-    Bool(bool),
-    /// A whole number from 0 that fits 64 bits, written without point and exponent.
-    Count(u64),
-    /// Any other number. What is no number is written as `null`.
-    Number(f64),
-    /// A string.
-    Text(String),
-    /// An array.
-    List(Vec<Value>),
-    /// An object, in the order of its text; no name stands twice.
-    Object(Vec<(String, Value)>),
+/// A place in a text.
+pub(super) struct Parser<'a> {
+    text: &'a str,
+    /// A border of characters.
+    at: usize,
+    limits: &'a Limits,
+    n_values: usize,
 }
 
-/// Bounds on what is parsed; the length of the text is the caller's to bound.
-const LIMITS: Limits = Limits { depth: 32 };
-
-struct Limits {
-    /// Lists and objects inside each other.
-    depth: usize,
-}
-
-impl Value {
-    /// Parses a text that holds one value.
-    ///
-    /// Errors: `Format`, with the place counted in bytes; numbers beyond binary64; values deeper than 32.
-    pub fn parse(text: &str) -> Result<Value> {
-        let mut parser = Parser { text, at: 0 };
-        let value = parser.value(0)?;
+impl<'a> Parser<'a> {
+    /// Reads all of `text` as one value.
+    pub fn read(text: &'a str, limits: &'a Limits) -> Result<Value> {
+        let mut parser = Parser {
+            text,
+            at: 0,
+            limits,
+            n_values: 0,
+        };
+        let value = parser.value(1)?;
         parser.space();
         match parser.peek() {
             None => Ok(value),
@@ -45,71 +30,6 @@ impl Value {
         }
     }
 
-    /// What kind of value it is, for messages.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Value::Null => "null",
-            Value::Bool(_) => "true or false",
-            Value::Count(_) => "a whole number",
-            Value::Number(_) => "a number",
-            Value::Text(_) => "a text",
-            Value::List(_) => "a list",
-            Value::Object(_) => "an object",
-        }
-    }
-}
-
-/// `text` as a JSON string, in quotes. `<` is escaped too, so that no JSON can end the element of a page it stands in.
-pub fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c < ' ' || c == '<' => out += &format!("\\u{:04x}", c as u32),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-/// On one line, without spaces.
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Value::Null => f.write_str("null"),
-            Value::Bool(b) => write!(f, "{b}"),
-            Value::Count(n) => write!(f, "{n}"),
-            Value::Number(v) if v.is_finite() => write!(f, "{v}"),
-            Value::Number(_) => f.write_str("null"),
-            Value::Text(text) => f.write_str(&quote(text)),
-            Value::List(items) => {
-                f.write_char('[')?;
-                for (i, item) in items.iter().enumerate() {
-                    write!(f, "{}{item}", if i > 0 { "," } else { "" })?;
-                }
-                f.write_char(']')
-            }
-            Value::Object(members) => {
-                f.write_char('{')?;
-                for (i, (name, value)) in members.iter().enumerate() {
-                    let comma = if i > 0 { "," } else { "" };
-                    write!(f, "{comma}{}:{value}", quote(name))?;
-                }
-                f.write_char('}')
-            }
-        }
-    }
-}
-
-struct Parser<'a> {
-    text: &'a str,
-    /// A border of characters.
-    at: usize,
-}
-
-impl Parser<'_> {
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
@@ -131,12 +51,20 @@ impl Parser<'_> {
         ))
     }
 
-    fn value(&mut self, depth: usize) -> Result<Value> {
-        if depth > LIMITS.depth {
-            let error = Error::limit("depth", depth, LIMITS.depth);
-            return Err(error.context(format_args!("byte {}", self.at)));
+    /// An error when there is more of `what` than allowed.
+    fn within(&self, what: &str, found: usize, limit: usize) -> Result<()> {
+        if found <= limit {
+            return Ok(());
         }
+        let error = Error::limit(what, found, limit);
+        Err(error.context(format_args!("byte {}", self.at)))
+    }
+
+    /// `depth`: of the list or object that comes, if one does.
+    fn value(&mut self, depth: usize) -> Result<Value> {
         self.space();
+        self.n_values += 1;
+        self.within("number of values", self.n_values, self.limits.values)?;
         match self.peek() {
             Some(b'{') => self.object(depth),
             Some(b'[') => self.list(depth),
@@ -166,6 +94,7 @@ impl Parser<'_> {
     }
 
     fn list(&mut self, depth: usize) -> Result<Value> {
+        self.within("depth", depth, self.limits.depth)?;
         self.at += 1;
         let mut items = Vec::new();
         if self.take(b']') {
@@ -183,6 +112,7 @@ impl Parser<'_> {
     }
 
     fn object(&mut self, depth: usize) -> Result<Value> {
+        self.within("depth", depth, self.limits.depth)?;
         self.at += 1;
         let (mut members, mut names) = (Vec::new(), HashSet::new());
         if self.take(b'}') {
@@ -218,6 +148,7 @@ impl Parser<'_> {
             let plain = rest
                 .find(|c: char| c == '"' || c == '\\' || c < ' ')
                 .unwrap_or(rest.len());
+            self.within("string bytes", out.len() + plain, self.limits.string_bytes)?;
             out += &rest[..plain];
             self.at += plain;
             match self.peek() {
@@ -315,35 +246,5 @@ impl Parser<'_> {
             self.at += 1;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn faults_are_named_with_their_place() {
-        let deep = "[".repeat(40);
-        for (text, expected) in [
-            ("{\"a\": tru}", "byte 6: found 't', expected a value"),
-            ("[1, 2", "byte 5: found the end, expected ',' or ']'"),
-            (
-                "{\"a\":1,\"a\":2}",
-                "byte 10: found ':', expected no second \"a\"",
-            ),
-            (&deep, "byte 33: depth 33 exceeds the limit 32"),
-        ] {
-            assert_eq!(Value::parse(text).unwrap_err().to_string(), expected);
-        }
-    }
-
-    #[test]
-    fn strings_are_escaped() {
-        let text = "a\"b\\c\n\u{1}é</script>";
-        let expected = "\"a\\\"b\\\\c\\u000a\\u0001é\\u003c/script>\"";
-        assert_eq!(quote(text), expected);
-        assert_eq!(Value::parse(expected).unwrap(), Value::Text(text.into()));
-        assert_eq!(Value::Number(f64::NAN).to_string(), "null");
     }
 }
