@@ -15,7 +15,7 @@
 //! |---|---|---|
 //! | 0 | [`units`] [`error`] [`rng`] | small types |
 //! | 1 | [`options`] [`os`] [`quant`] [`json`] | options; files, memory, signals; number formats; JSON |
-//! | 2 | [`gguf`] [`routes`] | the container: names and extents, not meaning; traces of which experts were chosen |
+//! | 2 | [`gguf`] [`routes`] [`http`] | the container: names and extents, not meaning; traces of which experts were chosen; requests and responses |
 //! | 3 | [`model`] [`text`] [`sampler`] | the model's numbers and tensors; tokens; the choice of a token |
 //! | 4 | [`supply`] [`backend`] | how experts reach a kernel; the kernels |
 //! | 5 | [`graph`] | the forward pass, generic over the backend |
@@ -41,6 +41,7 @@ pub mod engine;
 pub mod error;
 pub mod gguf;
 pub mod graph;
+pub mod http;
 pub mod json;
 pub mod model;
 pub mod options;

@@ -1,7 +1,7 @@
 //! JSON against another implementation of it.
 #![allow(clippy::unwrap_used)]
 
-use infall::json::Value;
+use infall::json::{LIMITS, Value};
 
 /// serde_json's reading of the same text.
 fn twin(value: serde_json::Value) -> Value {
@@ -102,4 +102,35 @@ fn texts_are_read_as_serde_reads_them() {
         );
         assert!(Value::parse(text).is_err(), "{text}");
     }
+}
+
+#[test]
+fn values_inside_each_other_end_at_the_limit() {
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let nested = |n: usize| format!("{}1{}", open.repeat(n), close.repeat(n));
+        Value::parse(&nested(64)).unwrap();
+        for n in [65, 10_000, 1_000_000] {
+            let error = Value::parse(&nested(n)).unwrap_err().to_string();
+            assert!(error.ends_with("depth 65 exceeds the limit 64"), "{error}");
+            Value::parse(&open.repeat(n)).unwrap_err();
+        }
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused_with_their_place() {
+    for (bytes, at) in [
+        (&b"\xff"[..], 0),
+        (b"\"\xc3\"", 1),
+        (b"\"\xed\xa0\x80\"", 1),
+        (b"\"ab\xc0\x80\"", 3),
+        (b"[\"\xf4\x90\x80\x80\"]", 2),
+        (b"\xef\xbb\xbf1\xfe", 4),
+    ] {
+        let error = Value::read(bytes, &LIMITS).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("byte {at}: ")), "{error}");
+        assert!(serde_json::from_slice::<serde_json::Value>(bytes).is_err());
+    }
+    // A byte order mark is no JSON.
+    Value::read(b"\xef\xbb\xbf1", &LIMITS).unwrap_err();
 }

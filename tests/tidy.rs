@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const ROWS: &[&[&str]] = &[
     &["units", "error", "rng"],
     &["options", "os", "quant", "json"],
-    &["gguf", "routes"],
+    &["gguf", "routes", "http"],
     &["model", "text", "sampler"],
     &["supply", "backend"],
     &["graph"],
@@ -21,7 +21,7 @@ const ROWS: &[&[&str]] = &[
 
 /// What a row may use in spite of its place: `cli` shows and parses, it knows no tensors.
 const CLI_MAY_USE: &[&str] = &[
-    "bench", "engine", "report", "synth", "options", "error", "json", "units",
+    "bench", "engine", "report", "synth", "options", "error", "http", "json", "units",
 ];
 
 /// Files that may hold unsafe code.

@@ -18,6 +18,7 @@ mod map;
 mod memory;
 pub mod meter;
 mod new_file;
+pub mod poll;
 pub mod share;
 pub mod sim;
 pub mod slots;
