@@ -23,7 +23,11 @@ fn outcomes<'a>(limits: &Limits, pieces: impl IntoIterator<Item = &'a [u8]>) -> 
         }
         // A line without its end, and what came with it; the line of a chunk has 256 bytes.
         let most = limits.line_bytes.max(limits.field_bytes).max(256) + piece.len();
-        assert!(parser.unread_bytes() <= 2 * most, "{}", parser.unread_bytes());
+        assert!(
+            parser.unread_bytes() <= 2 * most,
+            "{}",
+            parser.unread_bytes()
+        );
     }
     all
 }
@@ -98,7 +102,15 @@ fn requests_behind_each_other_keep_their_order() {
     );
     let told: Vec<_> = found
         .iter()
-        .map(|r| (r.method, &*r.path, &*r.host, r.body.as_slice(), r.keep_alive))
+        .map(|r| {
+            (
+                r.method,
+                &*r.path,
+                &*r.host,
+                r.body.as_slice(),
+                r.keep_alive,
+            )
+        })
         .collect();
     let wiki: &[u8] = b"Wikipedia in chunks";
     assert_eq!(
@@ -157,9 +169,17 @@ fn wrong_headers_have_one_status_each() {
     ] {
         refused(&LIMITS, lines.as_bytes(), code);
     }
-    refused(&LIMITS, b"GET / HTTP/1.1\r\nHost: h\r\nA: \xff\r\n\r\n", 400);
+    refused(
+        &LIMITS,
+        b"GET / HTTP/1.1\r\nHost: h\r\nA: \xff\r\n\r\n",
+        400,
+    );
     // The first bytes of TLS, with a line end somewhere.
-    refused(&LIMITS, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n", 400);
+    refused(
+        &LIMITS,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n",
+        400,
+    );
 }
 
 #[test]
@@ -180,7 +200,10 @@ fn a_body_has_one_length_or_chunks() {
         ("Content-Length: 16777217", 413),
         ("Content-Length: 1\r\nTransfer-Encoding: chunked", 400),
         ("Transfer-Encoding: chunked\r\nContent-Length: 1", 400),
-        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", 400),
+        (
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            400,
+        ),
         ("Transfer-Encoding: gzip, chunked", 501),
         ("Transfer-Encoding: chunked, identity", 501),
         ("Transfer-Encoding: identity", 501),
@@ -223,7 +246,8 @@ fn wrong_chunks_are_refused() {
         ("1\r\nx\r\n1000000\r\n", 413),
     ];
     for (chunks, code) in wrong {
-        let text = format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+        let text =
+            format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
         refused(&LIMITS, text.as_bytes(), code);
     }
 }
@@ -299,10 +323,23 @@ fn a_waiting_client_is_told_to_go_on_only_if_there_is_a_body_to_wait_for() {
         parser.push(text.as_bytes());
         parser.step()
     };
-    assert_eq!(step(&format!("{head}Content-Length: 1\r\n\r\n")), Step::Continue);
-    assert_eq!(step(&format!("{head}Transfer-Encoding: chunked\r\n\r\n")), Step::Continue);
-    for there in ["Content-Length: 0\r\n\r\n", "\r\n", "Content-Length: 1\r\n\r\nx"] {
-        assert!(matches!(step(&format!("{head}{there}")), Step::Request(_)), "{there}");
+    assert_eq!(
+        step(&format!("{head}Content-Length: 1\r\n\r\n")),
+        Step::Continue
+    );
+    assert_eq!(
+        step(&format!("{head}Transfer-Encoding: chunked\r\n\r\n")),
+        Step::Continue
+    );
+    for there in [
+        "Content-Length: 0\r\n\r\n",
+        "\r\n",
+        "Content-Length: 1\r\n\r\nx",
+    ] {
+        assert!(
+            matches!(step(&format!("{head}{there}")), Step::Request(_)),
+            "{there}"
+        );
     }
     let too_large = step(&format!("{head}Content-Length: 99999999\r\n\r\n"));
     assert!(matches!(too_large, Step::Refused(r) if r.status.code() == 413));

@@ -4,7 +4,7 @@
 #[path = "common/loopback.rs"]
 mod loopback;
 
-use infall::http::{LIMITS, Responder, Request, Status};
+use infall::http::{LIMITS, Request, Responder, Status};
 use infall::os::{meter::Process, poll::allow_open_files};
 use loopback::{Client, serve};
 use std::time::{Duration, Instant};

@@ -5,7 +5,7 @@
 mod loopback;
 
 use infall::error::ErrorKind;
-use infall::http::{ErrorBody, LIMITS, Limits, Method, Responder, Request, Server, Status};
+use infall::http::{ErrorBody, LIMITS, Limits, Method, Request, Responder, Server, Status};
 use loopback::{Client, StopAtEnd, serve, serve_by};
 use std::io::{ErrorKind as IoKind, Write};
 use std::sync::Mutex;
@@ -61,7 +61,10 @@ fn a_connection_serves_one_request_after_the_other() {
         // HEAD tells the length only.
         client.send("HEAD /head HTTP/1.1\r\nHost: h\r\n\r\n");
         let answer = client.head();
-        assert_eq!((answer.code, answer.field("content-length")), (200, Some("6")));
+        assert_eq!(
+            (answer.code, answer.field("content-length")),
+            (200, Some("6"))
+        );
         client.send("GET http://other/abs HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
         let answer = client.answer();
         assert_eq!(answer.text(), "/abs ");
@@ -103,7 +106,9 @@ fn old_clients_are_served() {
 fn a_client_that_waits_is_told_to_go_on() {
     serve(LIMITS, echo, |address| {
         let mut client = Client::connect(address);
-        client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+        client.send(
+            "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n",
+        );
         assert_eq!(client.head().code, 100);
         client.send("hi");
         assert_eq!(client.answer().text(), "/ hi");
@@ -163,8 +168,10 @@ fn pages_of_one_origin_may_ask() {
         }
     };
     let ask = |client: &mut Client, method: &str, origin: &str| {
-        let wants = "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization";
-        let text = format!("{method} /x HTTP/1.1\r\nHost: me:80\r\nOrigin: {origin}\r\n{wants}\r\n\r\n");
+        let wants =
+            "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization";
+        let text =
+            format!("{method} /x HTTP/1.1\r\nHost: me:80\r\nOrigin: {origin}\r\n{wants}\r\n\r\n");
         client.send(text);
         client.answer()
     };
@@ -174,7 +181,10 @@ fn pages_of_one_origin_may_ask() {
         assert_eq!((answer.code, answer.field("content-length")), (204, None));
         let allowed = |answer: &loopback::Answer| {
             let origin = answer.field("access-control-allow-origin");
-            (origin.map(str::to_string), answer.field("vary").map(str::to_string))
+            (
+                origin.map(str::to_string),
+                answer.field("vary").map(str::to_string),
+            )
         };
         let page = (Some("https://page.example".into()), Some("origin".into()));
         assert_eq!(allowed(&answer), page);
@@ -186,10 +196,20 @@ fn pages_of_one_origin_may_ask() {
         assert_eq!((answer.code, answer.text()), (200, "/x "));
         assert_eq!(allowed(&answer), page);
 
-        for foreign in ["https://page.example.org", "http://page.example", "null", "https://", ""] {
+        for foreign in [
+            "https://page.example.org",
+            "http://page.example",
+            "null",
+            "https://",
+            "",
+        ] {
             for method in ["OPTIONS", "POST"] {
                 let answer = ask(client, method, foreign);
-                assert_eq!((answer.code, allowed(&answer)), (403, (None, None)), "{foreign}");
+                assert_eq!(
+                    (answer.code, allowed(&answer)),
+                    (403, (None, None)),
+                    "{foreign}"
+                );
             }
         }
         // Its own pages, and whatever is no page.
@@ -203,10 +223,21 @@ fn pages_of_one_origin_may_ask() {
     });
     serve_by(server(Some("*")), echo, |address| {
         let answer = ask(&mut Client::connect(address), "POST", "app://any");
-        assert_eq!((answer.code, answer.field("access-control-allow-origin")), (200, Some("*")));
+        assert_eq!(
+            (answer.code, answer.field("access-control-allow-origin")),
+            (200, Some("*"))
+        );
     });
     serve_by(server(None), echo, |address| {
-        assert_eq!(ask(&mut Client::connect(address), "POST", "https://page.example").code, 403);
+        assert_eq!(
+            ask(
+                &mut Client::connect(address),
+                "POST",
+                "https://page.example"
+            )
+            .code,
+            403
+        );
     });
     let bound = Server::bind("127.0.0.1:0", LIMITS).unwrap();
     assert!(bound.with_origin("page.example").is_err());
@@ -218,7 +249,9 @@ fn errors_have_the_form_that_was_given() {
         content_type: "application/json",
         text: |status, message| format!("{{\"{}\":\"{message}\"}}", status.code()),
     };
-    let server = Server::bind("127.0.0.1:0", LIMITS).unwrap().with_errors(errors);
+    let server = Server::bind("127.0.0.1:0", LIMITS)
+        .unwrap()
+        .with_errors(errors);
     let handler = |request: Request, responder: &mut Responder<'_>| match &*request.path {
         "/nothing" => {}
         "/panic" => panic!("this panic is part of a test"),
@@ -236,7 +269,10 @@ fn errors_have_the_form_that_was_given() {
     serve_by(server, handler, |address| {
         let mut client = Client::connect(address);
         let answer = client.get("/nothing");
-        assert_eq!((answer.code, answer.text()), (500, "{\"500\":\"no answer was made\"}"));
+        assert_eq!(
+            (answer.code, answer.text()),
+            (500, "{\"500\":\"no answer was made\"}")
+        );
         let answer = client.get("/field");
         assert_eq!((answer.code, answer.text()), (429, "{\"429\":\"later\"}"));
         assert_eq!(answer.field("retry-after"), Some("2"));
@@ -251,7 +287,10 @@ fn errors_have_the_form_that_was_given() {
         let mut client = Client::connect(address);
         client.send("GET / HTTP/3.0\r\n");
         let answer = client.answer();
-        assert_eq!((answer.code, answer.text()), (505, "{\"505\":\"found HTTP/3.0, expected HTTP/1.1\"}"));
+        assert_eq!(
+            (answer.code, answer.text()),
+            (505, "{\"505\":\"found HTTP/3.0, expected HTTP/1.1\"}")
+        );
         assert_eq!(answer.field("content-type"), Some("application/json"));
         assert!(client.is_closed());
         assert_eq!(Client::connect(address).get("/fine").code, 200);
@@ -342,7 +381,10 @@ fn slow_clients_are_given_up() {
         // Time that passed, and not much more than the limit.
         let passed = |since: Instant, limit: Duration| {
             let found = since.elapsed();
-            assert!((limit..limit + ms(1000)).contains(&found), "{found:?} for {limit:?}");
+            assert!(
+                (limit..limit + ms(1000)).contains(&found),
+                "{found:?} for {limit:?}"
+            );
         };
         // Three wait for their ends at the same time as the others trickle.
         let (mut silent, at_silent) = connect();

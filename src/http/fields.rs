@@ -22,13 +22,17 @@ pub fn is_token(text: &[u8]) -> bool {
 /// Name in lower case and value of a line without its end.
 pub fn parse(line: &[u8]) -> Result<(String, String), Refusal> {
     if let [b' ' | b'\t', ..] = line {
-        return Err(Refusal::bad("header: found a line that goes on with the one before"));
+        return Err(Refusal::bad(
+            "header: found a line that goes on with the one before",
+        ));
     }
     let colon = memchr::memchr(b':', line);
     let colon = colon.ok_or_else(|| Refusal::bad("header: found a line without ':'"))?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
     if !is_token(name) {
-        return Err(Refusal::bad("header: found what is no name in front of ':'"));
+        return Err(Refusal::bad(
+            "header: found what is no name in front of ':'",
+        ));
     }
     let name = String::from_utf8_lossy(name).to_ascii_lowercase(); // a token is ASCII
     let value = std::str::from_utf8(value).ok();
@@ -87,9 +91,9 @@ fn content_length(text: &str, body_limit: usize) -> Result<usize, Refusal> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(Refusal::bad("header: content-length: expected digits"));
     }
-    let length: u64 = text.parse().map_err(|_| {
-        Refusal::bad("header: content-length: expected a number that fits 64 bits")
-    })?;
+    let length: u64 = text
+        .parse()
+        .map_err(|_| Refusal::bad("header: content-length: expected a number that fits 64 bits"))?;
     match usize::try_from(length) {
         Ok(length) if length <= body_limit => Ok(length),
         _ => Err(too_large(body_limit)),

@@ -43,7 +43,9 @@ pub enum Progress {
 #[derive(Clone, Copy)]
 enum Stage {
     /// The request line, or in front of it one empty line, which is skipped.
-    Line { may_be_empty: bool },
+    Line {
+        may_be_empty: bool,
+    },
     Fields,
     /// So many bytes more of a body.
     Sized(usize),

@@ -258,8 +258,5 @@ fn head(status: Status) -> String {
 
 /// Whether the same request may be answered better later.
 fn is_for_later(status: Status) -> bool {
-    matches!(
-        status,
-        Status::TooManyRequests | Status::ServiceUnavailable
-    )
+    matches!(status, Status::TooManyRequests | Status::ServiceUnavailable)
 }

@@ -14,9 +14,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How late time limits and the stop may be noticed.
@@ -185,7 +185,9 @@ impl Connection {
 
     /// Sets what the body takes and gives what all of them take.
     fn count_body(&mut self, bytes: usize) -> usize {
-        let before = self.all_bodies.fetch_sub(self.body_bytes, Ordering::Relaxed);
+        let before = self
+            .all_bodies
+            .fetch_sub(self.body_bytes, Ordering::Relaxed);
         let others = before - self.body_bytes;
         self.all_bodies.fetch_add(bytes, Ordering::Relaxed);
         self.body_bytes = bytes;
@@ -438,11 +440,17 @@ impl Connections<'_> {
 
     fn accept(&mut self, now: Instant) {
         for _ in 0..ACCEPTED_AT_ONCE {
-            let Some(listener) = &self.listener else { return };
+            let Some(listener) = &self.listener else {
+                return;
+            };
             match listener.accept() {
                 Ok((stream, _)) => self.admit(stream, now),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
-                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+                    ) => {}
                 // Out of files or memory, which asking again at once would not change.
                 Err(_) => {
                     self.deaf_until = Some(now + TICK);
@@ -454,7 +462,11 @@ impl Connections<'_> {
 
     fn admit(&mut self, stream: TcpStream, now: Instant) {
         // A client that is gone already is noticed when it is read.
-        if stream.set_nonblocking(true).and(stream.set_nodelay(true)).is_err() {
+        if stream
+            .set_nonblocking(true)
+            .and(stream.set_nodelay(true))
+            .is_err()
+        {
             return;
         }
         let n = self.open.len() + self.n_handled;

@@ -91,7 +91,10 @@ impl Target<'_> {
 fn absolute(text: &str) -> Result<(&str, &str), Refusal> {
     let wrong = || Refusal::bad("target: expected a path that begins with '/', or an http URL");
     let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
-    if !["http", "https"].iter().any(|s| scheme.eq_ignore_ascii_case(s)) {
+    if !["http", "https"]
+        .iter()
+        .any(|s| scheme.eq_ignore_ascii_case(s))
+    {
         return Err(wrong());
     }
     let (host, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -142,12 +145,30 @@ mod tests {
     fn lines_are_taken_apart() {
         for (line, method, path, query, host) in [
             ("GET / HTTP/1.1", Method::Get, "/", "", ""),
-            ("HEAD /a%20b%C3%a9%2fc?x=%20 HTTP/1.1", Method::Head, "/a bé/c", "x=%20", ""),
-            ("POST HTTP://h:80/v1?a?b HTTP/1.0", Method::Post, "/v1", "a?b", "h:80"),
+            (
+                "HEAD /a%20b%C3%a9%2fc?x=%20 HTTP/1.1",
+                Method::Head,
+                "/a bé/c",
+                "x=%20",
+                "",
+            ),
+            (
+                "POST HTTP://h:80/v1?a?b HTTP/1.0",
+                Method::Post,
+                "/v1",
+                "a?b",
+                "h:80",
+            ),
             ("GET https://[::1] HTTP/1.1", Method::Get, "/", "", "[::1]"),
             ("GET http://h?q HTTP/1.1", Method::Get, "/", "q", "h"),
             ("OPTIONS * HTTP/1.1", Method::Options, "*", "", ""),
-            ("DELETE //x//../ HTTP/1.9", Method::Delete, "//x//../", "", ""),
+            (
+                "DELETE //x//../ HTTP/1.9",
+                Method::Delete,
+                "//x//../",
+                "",
+                "",
+            ),
         ] {
             let found = request(line.as_bytes()).unwrap();
             assert_eq!(

@@ -95,9 +95,7 @@ impl<'a> Node<'a> {
         let expected = "whole number from 0";
         match self.value {
             Value::Count(n) => Ok(*n),
-            Value::Number(found) => {
-                Err(self.error(&format!("found {found}, expected {expected}")))
-            }
+            Value::Number(found) => Err(self.error(&format!("found {found}, expected {expected}"))),
             _ => Err(self.wrong(expected)),
         }
     }

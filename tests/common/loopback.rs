@@ -1,7 +1,7 @@
 //! A server on this machine and a client for it.
 #![allow(dead_code)] // each test file uses a part
 
-use infall::http::{Limits, Responder, Request, Server};
+use infall::http::{Limits, Request, Responder, Server};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,11 @@ pub fn serve<T>(
     handler: impl Fn(Request, &mut Responder<'_>) + Sync,
     client: impl FnOnce(SocketAddr) -> T,
 ) -> T {
-    serve_by(Server::bind("127.0.0.1:0", limits).unwrap(), handler, client)
+    serve_by(
+        Server::bind("127.0.0.1:0", limits).unwrap(),
+        handler,
+        client,
+    )
 }
 
 /// Serves with a server that was set up already.
@@ -116,7 +120,9 @@ impl Client {
     pub fn head(&mut self) -> Answer {
         let mut answer = Answer::default();
         let line = self.line();
-        let code = line.strip_prefix("HTTP/1.1 ").unwrap_or_else(|| panic!("found {line:?}"));
+        let code = line
+            .strip_prefix("HTTP/1.1 ")
+            .unwrap_or_else(|| panic!("found {line:?}"));
         answer.code = code[..3].parse().unwrap();
         loop {
             let line = self.line();
@@ -140,7 +146,9 @@ impl Client {
     pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.stream.read_line(&mut line).unwrap();
-        line.strip_suffix("\r\n").unwrap_or_else(|| panic!("found {line:?}")).into()
+        line.strip_suffix("\r\n")
+            .unwrap_or_else(|| panic!("found {line:?}"))
+            .into()
     }
 
     /// Whether the server says nothing more and closes.
