@@ -29,7 +29,9 @@ pub fn now() -> String {
 fn text(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let week_day = DAYS[(days % 7) as usize];
-    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let (mut year, mut day) = (1970, days);
     while day >= 365 + u64::from(is_leap(year)) {
         day -= 365 + u64::from(is_leap(year));

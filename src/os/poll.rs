@@ -68,13 +68,14 @@ pub fn allow_open_files(n: u64) -> u64 {
         rlim_cur: n.min(limit.rlim_max),
         ..limit
     };
-    // SAFETY: `asked` is complete and only read.
-    if asked.rlim_cur > limit.rlim_cur
-        && unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const asked) } == 0
-    {
-        return asked.rlim_cur;
+    if asked.rlim_cur <= limit.rlim_cur {
+        return limit.rlim_cur;
     }
-    limit.rlim_cur
+    // SAFETY: `asked` is complete and only read.
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const asked) } {
+        0 => asked.rlim_cur,
+        _ => limit.rlim_cur,
+    }
 }
 
 #[cfg(test)]
