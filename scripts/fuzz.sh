@@ -9,4 +9,5 @@ cd "$(dirname "$0")/.."
 case ${1:-} in
 '' | *[!0-9]*) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
-INFALL_FUZZ_SECONDS=$(($1 * 60)) exec nice cargo test --release --test fuzz -- --nocapture
+export INFALL_FUZZ_SECONDS=$(($1 * 60))
+exec nice cargo test --release --test fuzz -- --nocapture

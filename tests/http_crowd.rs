@@ -45,7 +45,11 @@ fn a_thousand_idle_and_two_hundred_slow_clients_leave_room_for_fifty() {
             assert_eq!(client.get("/").text(), "0");
         }
         let length = ROUNDS + 1;
-        let head = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+        // Their headers are as long as they may be.
+        let filler = "x".repeat(limits.field_bytes - 100);
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\nX: {filler}\r\n\r\n"
+        );
         slow.iter_mut().for_each(|client| client.send(&head));
         let begun = Instant::now();
         let mut slowest = Duration::ZERO;
@@ -66,6 +70,12 @@ fn a_thousand_idle_and_two_hundred_slow_clients_leave_room_for_fifty() {
             assert_eq!(now, before + 1 + limits.handlers);
         }
         let memory = Process::now().anon_bytes;
+        if let (Some(before), Some(now)) = (memory_before, memory) {
+            assert!(
+                now - before < limits.memory_bytes() as u64,
+                "{before} and {now}"
+            );
+        }
         for client in &mut slow {
             client.send("x");
             assert_eq!(client.answer().text(), length.to_string());

@@ -51,6 +51,8 @@ impl Server {
         let io = |e: std::io::Error| Error::io(format_args!("address {address}"), &e);
         let listener = TcpListener::bind(&address).map_err(io)?;
         listener.set_nonblocking(true).map_err(io)?;
+        // Clients above the usual 128 would try again after a second only.
+        poll::allow_waiting(&listener, limits.connections);
         let others = OTHER_FILES + TURNED_AWAY as u64;
         let n_files = poll::allow_open_files(limits.connections as u64 + others);
         let most = usize::try_from(n_files.saturating_sub(others)).unwrap_or(usize::MAX);

@@ -44,12 +44,12 @@ pub struct Limits {
     pub values: usize,
 }
 
-/// What files and requests may hold, unless their reader says less.
+/// What files and requests may hold, unless their reader says less: values of 100 MiB at most, and their text.
 pub const LIMITS: Limits = Limits {
     bytes: 16 << 20,
     depth: 64,
     string_bytes: 16 << 20,
-    values: 1 << 20,
+    values: 1 << 18,
 };
 
 impl Value {

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -53,6 +54,13 @@ pub fn wait(watches: &mut [Watch], at_most: Duration) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets up to `n` clients wait to be accepted, or as many as the system allows; a refusal changes nothing.
+pub fn allow_waiting(listener: &TcpListener, n: usize) {
+    let n = libc::c_int::try_from(n).unwrap_or(libc::c_int::MAX);
+    // SAFETY: listen takes no pointer, and the listener is open.
+    unsafe { libc::listen(listener.as_raw_fd(), n) };
 }
 
 /// Asks for `n` files that may be open at a time, and gives how many may be: fewer, where the system refuses more.
