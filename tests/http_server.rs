@@ -22,6 +22,9 @@ fn echo(request: Request, responder: &mut Responder<'_>) {
     responder.respond(Status::Ok, TEXT, &body).unwrap();
 }
 
+/// What a busy machine may add to a time.
+const SPARE: Duration = Duration::from_secs(10);
+
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
@@ -321,7 +324,7 @@ fn bodies_too_large_are_refused_early() {
         let n = sent(&mut client, b"", b"");
         assert!(n < 20, "{n} MiB");
         assert!(client.is_closed());
-        assert!(start.elapsed() < LIMITS.drain_time + ms(500));
+        assert!(start.elapsed() < LIMITS.drain_time + SPARE);
 
         let mut client = Client::connect(address);
         client.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n"));
@@ -352,7 +355,7 @@ fn all_bodies_together_are_bounded() {
             client
         };
         let mut two = [begin(), begin()];
-        std::thread::sleep(ms(100));
+        std::thread::sleep(ms(400));
         let mut third = begin();
         let answer = third.answer();
         assert_eq!((answer.code, answer.field("retry-after")), (503, Some("2")));
@@ -371,9 +374,9 @@ fn all_bodies_together_are_bounded() {
 #[test]
 fn slow_clients_are_given_up() {
     let limits = Limits {
-        head_time: ms(300),
-        body_time: ms(500),
-        idle_time: ms(800),
+        head_time: ms(600),
+        body_time: ms(900),
+        idle_time: ms(1200),
         ..LIMITS
     };
     serve(limits, echo, |address| {
@@ -382,7 +385,7 @@ fn slow_clients_are_given_up() {
         let passed = |since: Instant, limit: Duration| {
             let found = since.elapsed();
             assert!(
-                (limit..limit + ms(1000)).contains(&found),
+                (limit..limit + SPARE).contains(&found),
                 "{found:?} for {limit:?}"
             );
         };
@@ -475,7 +478,7 @@ fn a_client_that_does_not_read_is_given_up_and_one_that_left_is_noticed() {
             let error = news.recv().unwrap();
             assert_eq!(error.kind(), ErrorKind::Closed);
             assert_eq!(error.to_string(), "client: took nothing more for 300ms");
-            assert!(start.elapsed() < ms(3000));
+            assert!(start.elapsed() < limits.write_time + SPARE);
             // What was sent is a part, and the client can see that.
             assert_eq!(client.head().code, 200);
         }
@@ -511,7 +514,7 @@ fn requests_above_the_queue_are_told_to_come_again() {
         let mut first = ask("/1");
         wait_for("the first is handled", || n_begun.load(Relaxed) == 1);
         let mut second = ask("/2");
-        std::thread::sleep(ms(100));
+        std::thread::sleep(ms(400));
         let mut third = ask("/3");
         let answer = third.answer();
         assert_eq!((answer.code, answer.field("retry-after")), (503, Some("2")));
@@ -592,7 +595,7 @@ fn the_server_ends_when_it_is_told_and_what_was_begun_with_it() {
         wait_for("both are handled", || n_begun.load(Relaxed) == 2);
         let mut waiting = ask("/waiting");
         let mut idle = Client::connect(address);
-        std::thread::sleep(ms(100));
+        std::thread::sleep(ms(400));
         drop(stop_at_end);
         let start = Instant::now();
 
@@ -606,7 +609,7 @@ fn the_server_ends_when_it_is_told_and_what_was_begun_with_it() {
         assert!(start.elapsed() >= limits.stop_time);
         drop((short, waiting, idle, long));
         served.join().unwrap().unwrap();
-        assert!(start.elapsed() < limits.stop_time + limits.drain_time);
+        assert!(start.elapsed() < limits.stop_time + limits.drain_time + SPARE);
         assert_eq!(n_begun.load(Relaxed), 2);
         // The address is free again.
         Server::bind(address, limits).unwrap();
