@@ -380,7 +380,11 @@ fn slow_clients_are_given_up() {
         ..LIMITS
     };
     serve(limits, echo, |address| {
-        let connect = || (Client::connect(address), Instant::now());
+        // The clocks start before the server can know.
+        let connect = || {
+            let since = Instant::now();
+            (Client::connect(address), since)
+        };
         // Time that passed, and not much more than the limit.
         let passed = |since: Instant, limit: Duration| {
             let found = since.elapsed();
@@ -392,8 +396,8 @@ fn slow_clients_are_given_up() {
         // Three wait for their ends at the same time as the others trickle.
         let (mut silent, at_silent) = connect();
         let (mut idle, _) = connect();
-        assert_eq!(idle.get("/").code, 200);
         let at_idle = Instant::now();
+        assert_eq!(idle.get("/").code, 200);
         let (mut trickles, at_trickle) = connect();
         let (mut body, at_body) = connect();
         body.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n");
