@@ -23,7 +23,7 @@ fn echo(request: Request, responder: &mut Responder<'_>) {
 }
 
 /// What a busy machine may add to a time.
-const SPARE: Duration = Duration::from_secs(10);
+const SPARE: Duration = Duration::from_secs(30);
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -33,7 +33,7 @@ fn ms(n: u64) -> Duration {
 fn wait_for(what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
         std::thread::sleep(ms(2));
     }
 }
