@@ -8,11 +8,17 @@
 //!                    which the sum reaches top_p of the whole (of the top_k best, if given); draw
 //! ```
 //!
-//! Equal logits, options and state of the generator give the same token.
+//! Equal logits, options and state of the generator give the same token. A guide leaves some tokens only; the others are
+//! as if they were not there.
+
+pub mod json_mask;
+pub mod mask;
 
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 use crate::units::TokenId;
+use json_mask::JsonGuide;
+use mask::Mask;
 
 /// The most candidates that `top_k` can ask for.
 const MAX_TOP_K: usize = 1024;
@@ -71,6 +77,7 @@ pub struct Sampler {
     rng: Rng,
     /// Tokens that may be drawn; kept for its memory.
     candidates: Vec<Candidate>,
+    guide: Option<JsonGuide>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -100,24 +107,53 @@ impl Sampler {
             options,
             rng: Rng::new(options.seed),
             candidates: Vec::new(),
+            guide: None,
         })
     }
 
-    /// Chooses one of the tokens whose logits are given, by id.
+    /// From now on the guide says which tokens may be chosen, and is told each; `None` lets all be chosen again.
+    pub fn set_guide(&mut self, guide: Option<JsonGuide>) {
+        self.guide = guide;
+    }
+
+    /// The guide, as far as it has come.
+    pub fn guide(&self) -> Option<&JsonGuide> {
+        self.guide.as_ref()
+    }
+
+    /// Chooses one of the tokens whose logits are given, by id; with a guide, one of those it allows.
     ///
     /// Only the first call allocates, as long as the number of logits does not grow.
-    /// Errors: `Format` when there is no logit, one is NaN or infinite, or all are minus infinity.
+    /// Errors: `Format` when there is no logit, one is NaN or infinite, or all that may be chosen are minus infinity.
     pub fn sample(&mut self, logits: &[f32]) -> Result<TokenId> {
-        let likeliest = argmax(logits)?;
+        let Some(mut guide) = self.guide.take() else {
+            return self.sample_from(logits, |_| true);
+        };
+        let chosen = match guide.mask() {
+            Some(mask) => self.sample_allowed(logits, mask),
+            None => self.sample_from(logits, |_| true),
+        };
+        let taken = chosen.and_then(|token| guide.accept(token).map(|()| token));
+        self.guide = Some(guide);
+        taken
+    }
+
+    /// As [`Sampler::sample`] without a guide, from the tokens of a mask.
+    pub fn sample_allowed(&mut self, logits: &[f32], mask: &Mask) -> Result<TokenId> {
+        self.sample_from(logits, |token| mask.allows(token))
+    }
+
+    fn sample_from(&mut self, logits: &[f32], allows: impl Fn(TokenId) -> bool) -> Result<TokenId> {
+        let likeliest = argmax(logits, &allows)?;
         if self.options.temperature <= 0.0 {
             return Ok(likeliest);
         }
-        self.collect(logits, logits[likeliest.0 as usize]);
+        self.collect(logits, logits[likeliest.0 as usize], allows);
         Ok(self.draw().unwrap_or(likeliest))
     }
 
     /// Fills `candidates` with the tokens that the options leave, in the order in which they are drawn.
-    fn collect(&mut self, logits: &[f32], largest: f32) {
+    fn collect(&mut self, logits: &[f32], largest: f32, allows: impl Fn(TokenId) -> bool) {
         let SamplerOptions {
             temperature,
             top_k,
@@ -128,7 +164,9 @@ impl Sampler {
         let candidates = &mut self.candidates;
         candidates.clear();
         candidates.reserve(logits.len());
-        let all = (0..).map(TokenId).zip(logits).map(|(token, logit)| {
+        let all = (0..).map(TokenId).zip(logits);
+        let all = all.filter(|(token, _)| allows(*token));
+        let all = all.map(|(token, logit)| {
             let p = ((logit - largest) / temperature).exp();
             Candidate { token, p }
         });
@@ -173,8 +211,8 @@ fn sum(candidates: &[Candidate]) -> f64 {
     candidates.iter().map(|c| f64::from(c.p)).sum()
 }
 
-/// The largest logit's token, the lowest id on ties.
-fn argmax(logits: &[f32]) -> Result<TokenId> {
+/// The token with the largest logit of those allowed, the lowest id on ties.
+fn argmax(logits: &[f32], allows: impl Fn(TokenId) -> bool) -> Result<TokenId> {
     let mut best: Option<(usize, f32)> = None;
     for (i, logit) in logits.iter().enumerate() {
         if logit.is_nan() || *logit == f32::INFINITY {
@@ -182,13 +220,17 @@ fn argmax(logits: &[f32]) -> Result<TokenId> {
                 "logit of token {i}: found {logit}, expected a number"
             )));
         }
-        if best.is_none_or(|(_, largest)| *logit > largest) {
+        let better = best.is_none_or(|(_, largest)| *logit > largest);
+        if better && allows(TokenId(i as u32)) {
             best = Some((i, *logit));
         }
     }
     match best {
         Some((i, logit)) if logit > f32::NEG_INFINITY => Ok(TokenId(i as u32)),
         Some(_) => Err(Error::format("logits: all are -inf, expected numbers")),
+        None if !logits.is_empty() => Err(Error::format(
+            "logits: none belongs to a token that may be chosen",
+        )),
         None => Err(Error::format(
             "logits: found none, expected one for each token",
         )),

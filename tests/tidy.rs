@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// `engine` is what `cli` sees of everything below.
 const ROWS: &[&[&str]] = &[
     &["units", "error", "rng"],
-    &["options", "os", "quant", "json"],
+    &["options", "os", "quant", "json", "json_text"],
     &["gguf", "routes", "http"],
     &["model", "text", "sampler"],
     &["supply", "backend"],
