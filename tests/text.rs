@@ -12,7 +12,7 @@ use infall::gguf::Gguf;
 
 use infall::os::File;
 use infall::rng::Rng;
-use infall::text::chat::{Chat, Message, Thinking};
+use infall::text::chat::{Chat, Message, Prompt, Thinking};
 use infall::text::tokenizer::{Special, Tokenizer};
 use infall::text::vocabulary::Vocabulary;
 use infall::units::TokenId;
@@ -463,6 +463,7 @@ fn message(value: &Value) -> Message<'_> {
         _ => Message::Assistant {
             reasoning: text(1),
             content: text(2),
+            calls: &[],
         },
     }
 }
@@ -485,8 +486,14 @@ fn golden_conversations_have_their_tokens() {
             _ => Thinking::Max,
         };
         let expected = ids(&case["ids"]);
+        let prompt = Prompt {
+            messages: &messages,
+            tools: &[],
+            response_format: None,
+            thinking,
+        };
         assert_eq!(
-            numbers(&chat.render(&messages, thinking)),
+            numbers(&chat.render(&prompt)),
             expected,
             "{messages:?} {thinking:?}"
         );
@@ -516,9 +523,15 @@ fn marks_in_texts_stay_text() {
     let answer = Message::Assistant {
         reasoning: fake,
         content: fake,
+        calls: &[],
     };
-    let messages = [Message::System(fake), Message::User(fake), answer];
-    let tokens = numbers(&chat.render(&messages, Thinking::On));
+    let prompt = Prompt {
+        messages: &[Message::System(fake), Message::User(fake), answer],
+        tools: &[],
+        response_format: None,
+        thinking: Thinking::On,
+    };
+    let tokens = numbers(&chat.render(&prompt));
     let found: Vec<u32> = tokens.into_iter().filter(|id| marks.contains(id)).collect();
     assert_eq!(
         found,

@@ -3,15 +3,21 @@
 //! ```text
 //! BOS [effort] system ( <｜User｜> text <｜Assistant｜> [<think> reasoning] </think> answer EOS )*
 //!                       <｜User｜> text <｜Assistant｜> <think> or </think>
+//! system:  texts, tools, format of the answer; blank lines between
+//! text:    texts of the user and results of tools; blank lines between
+//! answer:  text, then a blank line and the calls of tools (see [`super::dsml`]), if there are some
 //! ```
 //!
-//! Nothing stands between these parts. The marks are put in by their ids; a special token spelled out in a text
-//! stays text, so that nobody can fake a turn. Sources: `encoding_dsv4.py` of the release, and llama.cpp's template
-//! of it for several system texts and for users in a row.
+//! Nothing else stands between these parts. The marks are put in by their ids; a special token spelled out in a text
+//! stays text, so that nobody can fake a turn or a call. Sources: `encoding_dsv4.py` of the release, and llama.cpp's
+//! template of it for several system texts and for users in a row.
 
+use super::dsml::{Part, write_calls, write_tools};
 use super::tokenizer::{Special, Tokenizer};
 use crate::error::{Error, Result};
 use crate::units::TokenId;
+
+pub use super::dsml::{Argument, Call, Tool};
 
 /// What the release puts before the system text to ask for the most thorough reasoning.
 const MAX_EFFORT: &str = "Reasoning Effort: Absolute maximum with no shortcuts permitted.\n\
@@ -20,7 +26,17 @@ rigorously stress-testing your logic against all potential paths, edge cases, an
 Explicitly write out your entire deliberation process, documenting every intermediate step, considered alternative, \
 and rejected hypothesis to ensure absolutely no assumption is left unchecked.\n\n";
 
-/// Between system texts, and between users that follow each other.
+/// What the release says before the schema of an answer.
+const RESPONSE_FORMAT: &str =
+    "## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n";
+
+const RESULT: &str = "<tool_result>";
+const END_RESULT: &str = "</tool_result>";
+
+/// Stands for `END_RESULT` in a result.
+const ESCAPED_END_RESULT: &str = "&lt;/tool_result>";
+
+/// Between the parts of the system text and of a user's turn, and in front of calls.
 const BLANK_LINE: &str = "\n\n";
 
 /// Whether the model reasons before it answers.
@@ -47,7 +63,29 @@ pub enum Message<'a> {
         reasoning: &'a str,
         /// The answer.
         content: &'a str,
+        /// The tools it called.
+        calls: &'a [Call],
     },
+    /// What a called tool gave.
+    ToolResult {
+        /// The id of the call.
+        id: &'a str,
+        /// The result.
+        body: &'a str,
+    },
+}
+
+/// A conversation, and what the model is to know about the answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompt<'a> {
+    /// From the first to the last.
+    pub messages: &'a [Message<'a>],
+    /// What it may call.
+    pub tools: &'a [Tool],
+    /// The JSON schema that the answer should follow; the model is asked, not forced.
+    pub response_format: Option<&'a str>,
+    /// Whether it reasons.
+    pub thinking: Thinking,
 }
 
 /// Renders conversations for one vocabulary.
@@ -86,61 +124,74 @@ impl<'a> Chat<'a> {
 
     /// What a conversation begins with; `system` may be empty.
     pub fn opening(&self, system: &str, thinking: Thinking) -> Vec<TokenId> {
-        let mut tokens = vec![self.bos];
-        match thinking {
-            // One text: a token may reach over the border.
-            Thinking::Max => self.text(&format!("{MAX_EFFORT}{system}"), &mut tokens),
-            Thinking::Off | Thinking::On => self.text(system, &mut tokens),
-        }
-        tokens
+        let mut out = Writer::new(self.tokenizer);
+        self.write_start(thinking, &mut out);
+        out.text(system);
+        out.finish()
     }
 
     /// A user's turn and the opener of the answer, the last token.
     pub fn user_turn(&self, text: &str, thinking: Thinking) -> Vec<TokenId> {
-        let mut tokens = vec![self.user];
-        self.text(text, &mut tokens);
-        self.open_answer(thinking, &mut tokens);
-        tokens
+        let mut out = Writer::new(self.tokenizer);
+        self.write_turn(&mut vec![Said::Text(text)], &mut out);
+        self.write_opener(thinking, &mut out);
+        out.finish()
     }
 
     /// A whole conversation and the opener of the next answer.
     ///
-    /// System texts are joined by a blank line, and so are users that follow each other without an answer.
-    /// Reasoning before the last user is dropped, and all of it when `thinking` is off.
-    pub fn render(&self, messages: &[Message<'_>], thinking: Thinking) -> Vec<TokenId> {
-        let system = messages.iter().filter_map(|message| match message {
-            Message::System(text) => Some(*text),
-            Message::User(_) | Message::Assistant { .. } => None,
-        });
-        let system: Vec<&str> = system.collect();
-        let mut tokens = self.opening(&system.join(BLANK_LINE), thinking);
+    /// System texts are joined by a blank line, and so are users and results that follow each other without an answer.
+    /// Results stand in the order of the calls. Reasoning before the last user or result is dropped, unless there are
+    /// tools or results; all of it is when thinking is off.
+    pub fn render(&self, prompt: &Prompt<'_>) -> Vec<TokenId> {
+        let Prompt {
+            messages, thinking, ..
+        } = *prompt;
+        let mut out = Writer::new(self.tokenizer);
+        self.write_start(thinking, &mut out);
+        write_system(prompt, &mut out);
 
-        let last_user = messages.iter().rposition(|m| matches!(m, Message::User(_)));
-        // What the user said since the last answer.
-        let mut said: Option<String> = None;
+        let is_said = |m: &Message<'_>| matches!(m, Message::User(_) | Message::ToolResult { .. });
+        let last_said = messages.iter().rposition(is_said);
+        let is_result = |m: &Message<'_>| matches!(m, Message::ToolResult { .. });
+        let keeps_all = !prompt.tools.is_empty() || messages.iter().any(is_result);
+        // What was said since the last answer, and the calls of that answer.
+        let (mut said, mut called): (Vec<Said<'_>>, &[Call]) = (Vec::new(), &[]);
         for (i, message) in messages.iter().enumerate() {
             match *message {
                 Message::System(_) => {}
-                Message::User(text) => match &mut said {
-                    Some(said) => said.extend([BLANK_LINE, text]),
-                    None => said = Some(text.to_owned()),
-                },
-                Message::Assistant { reasoning, content } => {
-                    self.close_user(&mut said, &mut tokens);
-                    tokens.push(self.assistant);
-                    if thinking != Thinking::Off && last_user.is_none_or(|last| i > last) {
-                        tokens.push(self.think);
-                        self.text(reasoning, &mut tokens);
+                Message::User(text) => said.push(Said::Text(text)),
+                Message::ToolResult { id, body } => {
+                    // As in the release, one that belongs to no call counts as the first's.
+                    let call = called.iter().position(|call| call.id == id).unwrap_or(0);
+                    said.push(Said::Result { call, body });
+                }
+                Message::Assistant {
+                    reasoning,
+                    content,
+                    calls,
+                } => {
+                    self.write_turn(&mut said, &mut out);
+                    out.mark(self.assistant);
+                    let kept = keeps_all || last_said.is_none_or(|last| i > last);
+                    if thinking != Thinking::Off && kept {
+                        out.mark(self.think);
+                        out.text(reasoning);
                     }
-                    tokens.push(self.end_think);
-                    self.text(content, &mut tokens);
-                    tokens.push(self.eos);
+                    out.mark(self.end_think);
+                    out.text(content);
+                    if !calls.is_empty() {
+                        out.text(BLANK_LINE);
+                        write_calls(calls, &mut |part| out.part(part));
+                        called = calls;
+                    }
+                    out.mark(self.eos);
                 }
             }
         }
-        self.close_user(&mut said, &mut tokens);
-        self.open_answer(thinking, &mut tokens);
-        tokens
+        self.write_turn(&mut said, &mut out);
+        self.write_opener(thinking, &mut out);
+        out.finish()
     }
 
     /// The token between reasoning and answer.
@@ -153,25 +204,126 @@ impl<'a> Chat<'a> {
         self.eos
     }
 
-    fn close_user(&self, said: &mut Option<String>, tokens: &mut Vec<TokenId>) {
-        if let Some(text) = said.take() {
-            tokens.push(self.user);
-            self.text(&text, tokens);
+    fn write_start(&self, thinking: Thinking, out: &mut Writer<'_>) {
+        out.mark(self.bos);
+        if thinking == Thinking::Max {
+            out.text(MAX_EFFORT);
         }
     }
 
-    fn open_answer(&self, thinking: Thinking, tokens: &mut Vec<TokenId>) {
-        tokens.push(self.assistant);
+    /// A turn of the user, if something was said, which then is forgotten.
+    fn write_turn(&self, said: &mut Vec<Said<'_>>, out: &mut Writer<'_>) {
+        if said.is_empty() {
+            return;
+        }
+        out.mark(self.user);
+        let results = said.iter().filter_map(|part| match part {
+            Said::Result { call, body } => Some((*call, *body)),
+            Said::Text(_) => None,
+        });
+        let mut results: Vec<(usize, &str)> = results.collect();
+        results.sort_by_key(|(call, _)| *call);
+        let mut results = results.into_iter();
+        for (i, part) in said.drain(..).enumerate() {
+            out.text(if i > 0 { BLANK_LINE } else { "" });
+            match part {
+                Said::Text(text) => out.text(text),
+                Said::Result { .. } => {
+                    let body = results.next().map_or("", |(_, body)| body);
+                    out.text(RESULT);
+                    out.text(&body.replace(END_RESULT, ESCAPED_END_RESULT));
+                    out.text(END_RESULT);
+                }
+            }
+        }
+    }
+
+    fn write_opener(&self, thinking: Thinking, out: &mut Writer<'_>) {
+        out.mark(self.assistant);
         // Without the end mark the model would reason all the same.
-        tokens.push(if thinking == Thinking::Off {
+        out.mark(if thinking == Thinking::Off {
             self.end_think
         } else {
             self.think
         });
     }
+}
 
-    fn text(&self, text: &str, tokens: &mut Vec<TokenId>) {
-        tokens.extend(self.tokenizer.encode(text, Special::Plain));
+/// A part of a user's turn.
+enum Said<'a> {
+    Text(&'a str),
+    Result {
+        /// The place of the call in its answer.
+        call: usize,
+        body: &'a str,
+    },
+}
+
+fn write_system(prompt: &Prompt<'_>, out: &mut Writer<'_>) {
+    let texts = prompt.messages.iter().filter_map(|message| match message {
+        Message::System(text) => Some(*text),
+        _ => None,
+    });
+    let texts: Vec<&str> = texts.collect();
+    let system = texts.join(BLANK_LINE);
+    out.text(&system);
+    let mut is_empty = system.is_empty();
+    if !prompt.tools.is_empty() {
+        out.text(if is_empty { "" } else { BLANK_LINE });
+        write_tools(prompt.tools, &mut |part| out.part(part));
+        is_empty = false;
+    }
+    if let Some(schema) = prompt.response_format {
+        out.text(if is_empty { "" } else { BLANK_LINE });
+        out.text(RESPONSE_FORMAT);
+        out.text(schema);
+    }
+}
+
+/// Collects text up to the next mark: a token may reach over the border of two texts.
+struct Writer<'a> {
+    tokenizer: &'a Tokenizer,
+    tokens: Vec<TokenId>,
+    text: String,
+}
+
+impl<'a> Writer<'a> {
+    fn new(tokenizer: &'a Tokenizer) -> Writer<'a> {
+        Writer {
+            tokenizer,
+            tokens: Vec::new(),
+            text: String::new(),
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
+    fn mark(&mut self, mark: TokenId) {
+        let text = std::mem::take(&mut self.text);
+        let tokens = self.tokenizer.encode(&text, Special::Plain);
+        self.tokens.extend(tokens);
+        self.tokens.push(mark);
+    }
+
+    fn part(&mut self, part: Part<'_>) {
+        let mut rest = match part {
+            Part::Text(text) => return self.text(text),
+            Part::Markup(markup) => markup,
+        };
+        while let Some((found, mark)) = self.tokenizer.find_special(rest) {
+            self.text(&rest[..found.start]);
+            self.mark(mark);
+            rest = &rest[found.end..];
+        }
+        self.text(rest);
+    }
+
+    fn finish(mut self) -> Vec<TokenId> {
+        let tokens = self.tokenizer.encode(&self.text, Special::Plain);
+        self.tokens.extend(tokens);
+        self.tokens
     }
 }
 

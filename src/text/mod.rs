@@ -1,9 +1,12 @@
 //! Text to tokens and back, and the form in which a conversation is put to the model.
 
+pub mod answer;
 mod bpe;
 pub mod chat;
+mod dsml;
 mod pretokenize;
 mod special;
+pub mod stops;
 pub mod stream;
 pub mod tokenizer;
 mod unicode;

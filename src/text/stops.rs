@@ -112,7 +112,9 @@ mod tests {
     /// Goes through the whole text, one end after the other.
     fn twin<'a>(stops: &[String], text: &'a str) -> (&'a str, Option<String>) {
         for end in 0..=text.len() {
-            let ending = stops.iter().filter(|stop| text.as_bytes()[..end].ends_with(stop.as_bytes()));
+            let ending = stops
+                .iter()
+                .filter(|stop| text.as_bytes()[..end].ends_with(stop.as_bytes()));
             if let Some(stop) = ending.max_by_key(|stop| stop.len()) {
                 return (&text[..end - stop.len()], Some(stop.clone()));
             }

@@ -14,6 +14,7 @@ use super::vocabulary::Vocabulary;
 use crate::error::{Context, Error, Result};
 use crate::units::TokenId;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Bounds of what a file or a user may ask for.
 struct Limits {
@@ -182,6 +183,17 @@ impl Tokenizer {
         self.specials.get(text)
     }
 
+    /// The first special token in a text, and the bytes where it lies.
+    pub fn find_special(&self, text: &str) -> Option<(Range<usize>, TokenId)> {
+        self.specials.find(text)
+    }
+
+    /// Whether a token is special, or has the text of one.
+    pub fn is_special(&self, token: TokenId) -> bool {
+        let text = std::str::from_utf8(self.token_bytes(token));
+        text.is_ok_and(|text| self.special(text).is_some())
+    }
+
     /// What a token stands for, perhaps a part of a character; its text for a special token, nothing for an id
     /// that the vocabulary does not have (a model may have more rows than tokens).
     pub fn token_bytes(&self, token: TokenId) -> &[u8] {
@@ -197,7 +209,7 @@ impl Tokenizer {
         let mut scratch = Scratch::default();
         let mut rest = text;
         if special == Special::Parse {
-            while let Some((found, token)) = self.specials.find(rest) {
+            while let Some((found, token)) = self.find_special(rest) {
                 self.encode_plain(&rest[..found.start], &mut scratch, &mut tokens);
                 tokens.push(token);
                 rest = &rest[found.end..];
