@@ -3,9 +3,12 @@
 and the Python package `tokenizers`.
 
     scripts/golden_chat.py deepseek-ai-DeepSeek-V4.jinja tests/golden/dsv4-vocab.gguf > tests/golden/chat.jsonl
+    scripts/golden_chat.py deepseek-ai-DeepSeek-V4.jinja tests/golden/dsv4-vocab.gguf tools > tests/golden/tools.jsonl
 
 One line a conversation: its messages as [role, text] or ["assistant", reasoning, answer], the thinking mode, and the
 ids up to the opener of the next answer. No text spells out a special token, so that whole renderings can be encoded.
+The second file has tools: a message is ["assistant", reasoning, answer, [[id, name, arguments] ...]] or
+["tool", id, result] too; functions, arguments and the schema of the answer are JSON texts.
 """
 import json
 import sys
@@ -32,20 +35,66 @@ CONVERSATIONS = [
     [["user", ""]],
 ]
 
+WEATHER = """{"name": "get_weather", "description": "Tells the \\"weather\\" of a place.\\n<b>Now</b> & here, it's 早い.",
+ "parameters": {"type": "object", "properties": {"place": {"type": "string"}, "days": {"type": "integer", "maximum": 1.5}},
+ "required": ["place"]}, "strict": true}"""
+CLOCK = """{"name":"clock","parameters":{}}"""
+CALLS = [
+    ["c1", "get_weather", """{"place": "Café \\"Zürich\\"\\n<3 & more", "days": 3, "z": [1, 2.5, {"a": null}], "a": "", "u": "\\u00e9"}"""],
+    ["c2", "clock", "{}"],
+]
+ASK = ["user", "What is the weather?"]
+CALLING = ["assistant", "A tool knows.", "I ask.", CALLS]
+TOOL_CONVERSATIONS = [
+    # messages, functions, schema of the answer
+    [[ASK], [WEATHER], None],
+    [[SYSTEM, ASK], [WEATHER, CLOCK], None],
+    [[SYSTEM, ASK], [], """{"type": "object"}"""],
+    [[ASK], [CLOCK], """{"type": "object"}"""],
+    [[ASK], [], """{"type": "object"}"""],
+    [[ASK, CALLING, ["tool", "c1", "sun\n{}"], ["tool", "c2", ""]], [WEATHER, CLOCK], None],
+    [[ASK, ["assistant", "", "", CALLS[1:]], ["tool", "c2", "12:00"], ["user", "Thanks."]], [CLOCK], None],
+    [[ASK, CALLING, ["tool", "c1", "a"], ["tool", "c2", "b"], ["assistant", "So.", "Sun."], USER], [], None],
+    [[ASK, ["assistant", "Why not.", "Hi."], USER, ["assistant", "Hm.", "Ho."]], [CLOCK], None],
+    [[ASK, ["assistant", "x", "y\n", CALLS], ["tool", "c1", "1"], ["tool", "c2", "2"], ["assistant", "z", "", CALLS[1:]], ["tool", "c2", "3"]], [WEATHER], None],
+]
+
 
 def dictionary(message):
     role, *texts = message
+    if role == "tool":
+        return {"role": role, "tool_call_id": texts[0], "content": texts[1]}
     if role == "assistant":
-        return {"role": role, "reasoning_content": texts[0], "content": texts[1]}
+        calls = [{"id": i, "function": {"name": n, "arguments": a}} for i, n, a in (texts[2:] or [[]])[0]]
+        return {"role": role, "reasoning_content": texts[0], "content": texts[1], "tool_calls": calls}
     return {"role": role, "content": texts[0]}
+
+
+def tools(template, tokenizer):
+    for messages, functions, schema in TOOL_CONVERSATIONS:
+        for mode in ["off", "on"]:
+            text = template.render(
+                messages=[dictionary(m) for m in messages],
+                tools=[{"type": "function", "function": json.loads(f)} for f in functions],
+                thinking=mode != "off",
+                add_generation_prompt=True,
+                bos_token="<｜begin▁of▁sentence｜>",
+                **({"response_format": json.loads(schema)} if schema else {}),
+            )
+            case = {"messages": messages, "tools": functions, "schema": schema, "thinking": mode, "ids": tokenizer.encode(text).ids}
+            print(json.dumps(case, ensure_ascii=False, separators=(",", ":")))
 
 
 def main():
     environment = jinja2.Environment()
     environment.filters["from_json"] = json.loads
+    # As the release writes JSON; Jinja's own filter escapes for HTML and sorts.
+    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     with open(sys.argv[1]) as file:
         template = environment.from_string(file.read())
     tokenizer = load(sys.argv[2], True)
+    if sys.argv[3:] == ["tools"]:
+        return tools(template, tokenizer)
     for messages in CONVERSATIONS:
         for mode in ["off", "on", "max"]:
             text = template.render(

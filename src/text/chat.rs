@@ -82,7 +82,8 @@ pub struct Prompt<'a> {
     pub messages: &'a [Message<'a>],
     /// What it may call.
     pub tools: &'a [Tool],
-    /// The JSON schema that the answer should follow; the model is asked, not forced.
+    /// The JSON schema that the answer should follow, best spaced by [`crate::json_text::respaced`]; the model is
+    /// asked, not forced.
     pub response_format: Option<&'a str>,
     /// Whether it reasons.
     pub thinking: Thinking,
