@@ -23,15 +23,17 @@ use std::time::Duration;
 
 pub use crate::backend::profile::{Profile, Stage, Stages};
 pub use crate::gguf::{Gguf, TensorInfo};
+pub use crate::json_text::recogniser::Rules as JsonRules;
 pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
 pub use crate::os::{interrupt, meter};
 pub use crate::plan::Plan;
+pub use crate::sampler::json_mask::{JsonGuide, JsonVocabulary};
 pub use crate::sampler::{Sampler, SamplerOptions};
 pub use crate::session::Prefill;
 pub use crate::session::store::{self as sessions, Store};
 pub use crate::supply::{Stats as SupplyStats, StatsTable as SupplyTable, default_strategy};
-pub use crate::text::{chat, stream, tokenizer};
+pub use crate::text::{answer, chat, stops, stream, tokenizer};
 
 mod machine;
 
@@ -102,6 +104,18 @@ pub fn header(path: &Path) -> Result<Gguf> {
 /// Errors: as [`header`], and a vocabulary that contradicts itself.
 pub fn vocabulary(path: &Path) -> Result<Tokenizer> {
     tokenizer_of(&header(path)?)
+}
+
+/// The tokens of which answers that are JSON can be made; see [`Sampler::set_guide`].
+///
+/// Errors: `Unsupported` when no token ends an answer.
+pub fn json_vocabulary(tokenizer: &Tokenizer) -> Result<JsonVocabulary> {
+    let eos = tokenizer
+        .eos()
+        .ok_or_else(|| Error::unsupported("no JSON with this vocabulary: it has no end token"))?;
+    let tokens = (0..tokenizer.len() as u32).map(TokenId);
+    let plain = |token| (!tokenizer.is_special(token)).then(|| tokenizer.token_bytes(token));
+    JsonVocabulary::new(tokens.map(plain), eos)
 }
 
 /// Measures how fast the experts of a model can be read; see [`probe::read_experts`].

@@ -4,6 +4,7 @@
 mod common;
 
 use common::golden;
+use infall::engine::json_vocabulary;
 use infall::gguf::Gguf;
 use infall::json_text::recogniser::Rules;
 use infall::os::File;
@@ -26,17 +27,10 @@ fn real() -> &'static (Tokenizer, Arc<JsonVocabulary>) {
         let tokenizer =
             Tokenizer::new(Vocabulary::read(&Gguf::read(&file).unwrap()).unwrap()).unwrap();
         let start = Instant::now();
-        let vocabulary = Arc::new(vocabulary(&tokenizer));
+        let vocabulary = Arc::new(json_vocabulary(&tokenizer).unwrap());
         eprintln!("sorting the vocabulary: {:?}", start.elapsed());
         (tokenizer, vocabulary)
     })
-}
-
-fn vocabulary(tokenizer: &Tokenizer) -> JsonVocabulary {
-    let tokens = (0..tokenizer.len() as u32).map(TokenId);
-    let tokens =
-        tokens.map(|token| (!tokenizer.is_special(token)).then(|| tokenizer.token_bytes(token)));
-    JsonVocabulary::new(tokens, EOS).unwrap()
 }
 
 /// Random logits over some tokens with a wish for those that open, close and separate, so that values end.

@@ -126,7 +126,8 @@ fn no_state_is_a_dead_end() {
     const WAY_OUT: &[u8] = b"\"}]:0ue1dc\\80\x80\xa0\x90 ";
     for seed in 1..3000 {
         let mut rng = Rng::new(seed);
-        let rules = [Rules::WRITTEN, Rules::WRITTEN_OBJECT, Rules::TEXT][rng.below(3)];
+        // Not `TEXT`: its numbers may exceed binary64, which serde_json refuses.
+        let rules = [Rules::WRITTEN, Rules::WRITTEN_OBJECT][rng.below(2)];
         let (mut state, mut bytes) = (Recogniser::new(rules), Vec::new());
         for _ in 0..rng.below(80) {
             let start = rng.below(256) as u8;

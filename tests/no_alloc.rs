@@ -7,10 +7,15 @@ mod common;
 use common::{Loaded, golden, micro_ids};
 use infall::backend::Backend;
 use infall::graph::{RouteProbe, Routing};
+use infall::json_text::recogniser::Rules;
 use infall::options::{Budget, Options};
 use infall::routes;
+use infall::sampler::json_mask::{JsonGuide, JsonVocabulary};
+use infall::sampler::{Sampler, SamplerOptions};
 use infall::supply::STRATEGIES;
+use infall::units::TokenId;
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 struct Counting;
@@ -57,7 +62,32 @@ fn trace() -> RouteProbe {
 }
 
 #[test]
-fn decoding_allocates_nothing() {
+fn decoding_and_choosing_allocate_nothing() {
+    decoding();
+    choosing_json();
+}
+
+/// Answers that are JSON: a mask for each token, from the second on.
+fn choosing_json() {
+    let bytes: Vec<[u8; 1]> = (0..=255).map(|byte| [byte]).collect();
+    let tokens = bytes.iter().map(|byte| Some(&byte[..])).chain([None]);
+    let vocabulary = Arc::new(JsonVocabulary::new(tokens, TokenId(256)).unwrap());
+    let mut sampler = Sampler::new(SamplerOptions::default()).unwrap();
+    sampler.set_guide(Some(JsonGuide::new(
+        vocabulary,
+        Rules::WRITTEN_OBJECT,
+        None,
+    )));
+    let logits = [0.0; 257];
+    sampler.sample(&logits).unwrap();
+    let before = CALLS.load(Ordering::Relaxed);
+    for _ in 0..300 {
+        sampler.sample(&logits).unwrap();
+    }
+    assert_eq!(CALLS.load(Ordering::Relaxed) - before, 0);
+}
+
+fn decoding() {
     for (strategy, watched) in STRATEGIES.iter().flat_map(|s| [(s, false), (s, true)]) {
         let mut options = Options::new(golden("micro-q2.gguf"));
         (options.threads, options.ctx, options.prefill_chunk) = (2, 400, 64);

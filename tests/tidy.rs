@@ -21,7 +21,16 @@ const ROWS: &[&[&str]] = &[
 
 /// What a row may use in spite of its place: `cli` shows and parses, it knows no tensors.
 const CLI_MAY_USE: &[&str] = &[
-    "bench", "engine", "report", "synth", "options", "error", "http", "json", "units",
+    "bench",
+    "engine",
+    "report",
+    "synth",
+    "options",
+    "error",
+    "http",
+    "json",
+    "json_text",
+    "units",
 ];
 
 /// Files that may hold unsafe code.

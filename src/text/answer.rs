@@ -12,8 +12,8 @@
 use super::dsml::{self, Argument, Call};
 use super::stops::begun;
 use super::stream::Utf8Stream;
-use crate::json_text::check;
 use crate::json_text::recogniser::Rules;
+use crate::json_text::{check, quote};
 
 /// Bounds on calls; what exceeds them is text.
 struct Limits {
@@ -106,7 +106,7 @@ impl AnswerParser {
             Place::Text => emit(Event::Text(&self.pending)),
             Place::Calls(block) => emit(Event::Malformed {
                 text: &self.pending,
-                reason: &wrong("", block.expected()),
+                reason: &wrong("", &[], block.expected()),
             }),
         }
     }
@@ -243,15 +243,17 @@ fn begins(text: &str, marks: &[&str]) -> Found {
     }
 }
 
-/// A line about text that is not as it must be.
-fn wrong(found: &str, expected: &str) -> String {
-    let found: String = found.chars().take(24).collect();
+/// A line about text that is not as it must be; it shows no more than what was needed to tell.
+fn wrong(found: &str, marks: &[&str], expected: &str) -> String {
+    let alike = |mark: &&str| {
+        let pairs = found.chars().zip(mark.chars());
+        pairs.take_while(|(a, b)| a == b).count()
+    };
+    let n = 1 + marks.iter().map(alike).max().unwrap_or(0);
+    let found: String = found.chars().take(n).collect();
     match found.as_str() {
         "" => format!("calls: found the end, expected {expected}"),
-        _ => format!(
-            "calls: found '{}', expected {expected}",
-            found.escape_debug()
-        ),
+        _ => format!("calls: found '{found}', expected {expected}"),
     }
 }
 
@@ -308,7 +310,7 @@ impl Block {
         let which = match begins(rest, marks) {
             Found::Mark(which) => which,
             Found::Start => return Ok(None),
-            Found::Other => return Err(wrong(rest, self.expected())),
+            Found::Other => return Err(wrong(rest, marks, self.expected())),
         };
         match self.expect {
             Expect::Begin => self.expect = Expect::Call,
@@ -324,20 +326,20 @@ impl Block {
 
     /// Takes a name in quotes, and one of `ends` with which the quotes end.
     fn name(&mut self, rest: &str, ends: &[&str]) -> Result<Option<usize>, String> {
-        let quote = rest.find('"');
-        if quote.unwrap_or(rest.len()) > LIMITS.name_bytes {
+        let end = rest.find('"');
+        if end.unwrap_or(rest.len()) > LIMITS.name_bytes {
             return Err(format!(
                 "calls: name of more than {} bytes",
                 LIMITS.name_bytes
             ));
         }
-        let Some(quote) = quote else { return Ok(None) };
-        let which = match begins(&rest[quote..], ends) {
+        let Some(end) = end else { return Ok(None) };
+        let which = match begins(&rest[end..], ends) {
             Found::Mark(which) => which,
             Found::Start => return Ok(None),
-            Found::Other => return Err(wrong(&rest[quote..], "the end of a tag")),
+            Found::Other => return Err(wrong(&rest[end..], ends, "the end of a tag")),
         };
-        let name = dsml::NAME_END.unescape(&rest[..quote]);
+        let name = dsml::NAME_END.unescape(&rest[..end]);
         if matches!(self.expect, Expect::Name) {
             if name.is_empty() {
                 return Err("calls: found an empty name, expected that of a tool".into());
@@ -346,7 +348,7 @@ impl Block {
             self.expect = Expect::Parameter;
         } else {
             if self.call.arguments.iter().any(|(key, _)| *key == name) {
-                return Err(wrong(&name, "each parameter once"));
+                return Err(format!("calls: found parameter {} twice", quote(&name)));
             }
             self.call
                 .arguments
@@ -356,7 +358,7 @@ impl Block {
                 searched: 0,
             };
         }
-        Ok(Some(quote + ends[which].len()))
+        Ok(Some(end + ends[which].len()))
     }
 
     fn parameter(&mut self, rest: &str) -> Result<Option<usize>, String> {
@@ -378,7 +380,7 @@ impl Block {
                 Ok(Some(dsml::PARAMETER.len()))
             }
             Found::Start => Ok(None),
-            Found::Other => Err(wrong(&rest[line..], self.expected())),
+            Found::Other => Err(wrong(&rest[line..], marks, self.expected())),
         }
     }
 
