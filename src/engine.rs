@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use crate::backend::profile::{Profile, Stage, Stages};
 pub use crate::gguf::{Gguf, TensorInfo};
-pub use crate::json_text::recogniser::Rules as JsonRules;
+pub use crate::json::recogniser::Rules as JsonRules;
 pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
 pub use crate::os::{interrupt, meter};

@@ -14,7 +14,7 @@
 //! | row | modules | task |
 //! |---|---|---|
 //! | 0 | [`units`] [`error`] [`rng`] | small types |
-//! | 1 | [`options`] [`os`] [`quant`] [`json`] [`json_text`] | options; files, memory, signals; number formats; JSON |
+//! | 1 | [`options`] [`os`] [`quant`] [`json`] | options; files, memory, signals; number formats; JSON |
 //! | 2 | [`gguf`] [`routes`] [`http`] | the container: names and extents, not meaning; traces of which experts were chosen; requests and responses |
 //! | 3 | [`model`] [`text`] [`sampler`] | the model's numbers and tensors; tokens; the choice of a token |
 //! | 4 | [`supply`] [`backend`] | how experts reach a kernel; the kernels |
@@ -43,7 +43,7 @@ pub mod gguf;
 pub mod graph;
 pub mod http;
 pub mod json;
-pub mod json_text;
+
 pub mod model;
 pub mod options;
 pub mod os;

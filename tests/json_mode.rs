@@ -6,7 +6,7 @@ mod common;
 use common::golden;
 use infall::engine::json_vocabulary;
 use infall::gguf::Gguf;
-use infall::json_text::recogniser::Rules;
+use infall::json::recogniser::Rules;
 use infall::os::File;
 use infall::rng::Rng;
 use infall::sampler::json_mask::{JsonGuide, JsonVocabulary};

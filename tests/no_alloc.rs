@@ -7,7 +7,7 @@ mod common;
 use common::{Loaded, golden, micro_ids};
 use infall::backend::Backend;
 use infall::graph::{RouteProbe, Routing};
-use infall::json_text::recogniser::Rules;
+use infall::json::recogniser::Rules;
 use infall::options::{Budget, Options};
 use infall::routes;
 use infall::sampler::json_mask::{JsonGuide, JsonVocabulary};

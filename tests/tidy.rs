@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// `engine` is what `cli` sees of everything below.
 const ROWS: &[&[&str]] = &[
     &["units", "error", "rng"],
-    &["options", "os", "quant", "json", "json_text"],
+    &["options", "os", "quant", "json"],
     &["gguf", "routes", "http"],
     &["model", "text", "sampler"],
     &["supply", "backend"],
@@ -21,16 +21,7 @@ const ROWS: &[&[&str]] = &[
 
 /// What a row may use in spite of its place: `cli` shows and parses, it knows no tensors.
 const CLI_MAY_USE: &[&str] = &[
-    "bench",
-    "engine",
-    "report",
-    "synth",
-    "options",
-    "error",
-    "http",
-    "json",
-    "json_text",
-    "units",
+    "bench", "serve", "engine", "report", "synth", "options", "error", "http", "json", "units",
 ];
 
 /// Files that may hold unsafe code.

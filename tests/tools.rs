@@ -6,7 +6,7 @@ mod common;
 
 use common::golden;
 use infall::gguf::Gguf;
-use infall::json_text::respaced;
+use infall::json::source::respaced;
 use infall::os::File;
 use infall::rng::Rng;
 use infall::text::answer::{AnswerParser, Event};

@@ -5,6 +5,8 @@
 
 mod node;
 mod parser;
+pub mod recogniser;
+pub mod source;
 
 pub use node::Node;
 

@@ -10,7 +10,7 @@
 
 use super::mask::Mask;
 use crate::error::{Error, Result};
-use crate::json_text::recogniser::{Recogniser, Rules};
+use crate::json::recogniser::{Recogniser, Rules};
 use crate::units::TokenId;
 use std::sync::Arc;
 

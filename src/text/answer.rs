@@ -12,8 +12,8 @@
 use super::dsml::{self, Argument, Call};
 use super::stops::begun;
 use super::stream::Utf8Stream;
-use crate::json_text::recogniser::Rules;
-use crate::json_text::{check, quote};
+use crate::json::recogniser::Rules;
+use crate::json::source::{check, quote};
 
 /// Bounds on calls; what exceeds them is text.
 struct Limits {

@@ -82,7 +82,7 @@ pub struct Prompt<'a> {
     pub messages: &'a [Message<'a>],
     /// What it may call.
     pub tools: &'a [Tool],
-    /// The JSON schema that the answer should follow, best spaced by [`crate::json_text::respaced`]; the model is
+    /// The JSON schema that the answer should follow, best spaced by [`crate::json::source::respaced`]; the model is
     /// asked, not forced.
     pub response_format: Option<&'a str>,
     /// Whether it reasons.

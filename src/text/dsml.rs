@@ -14,8 +14,8 @@
 //! escaped. Source: `encoding_dsv4.py` of the release, which escapes nothing.
 
 use crate::error::{Context, Error, Result};
-use crate::json_text::recogniser::Rules;
-use crate::json_text::{as_string, check, members, quote, respaced};
+use crate::json::recogniser::Rules;
+use crate::json::source::{as_string, check, members, quote, respaced};
 
 /// Opens the calls of an answer.
 pub(super) const BLOCK: &str = "<｜DSML｜tool_calls>";

@@ -1,9 +1,7 @@
 //! JSON that stays text: nothing is lost to a value, a number keeps its digits and a name its place. Source: RFC 8259.
 
-pub mod recogniser;
-
+use super::recogniser::{Recogniser, Rules};
 use crate::error::{Error, Result};
-use recogniser::{Recogniser, Rules};
 use std::collections::HashSet;
 use std::ops::Range;
 

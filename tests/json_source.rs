@@ -1,8 +1,8 @@
 //! JSON that stays text, against serde_json: the recogniser byte by byte, strings in both forms.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use infall::json_text::recogniser::{Recogniser, Rules};
-use infall::json_text::{as_string, quote};
+use infall::json::recogniser::{Recogniser, Rules};
+use infall::json::source::{as_string, quote};
 use infall::rng::Rng;
 
 fn after(bytes: &[u8], rules: Rules) -> Option<Recogniser> {
