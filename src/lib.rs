@@ -21,7 +21,7 @@
 //! | 5 | [`graph`] | the forward pass, generic over the backend |
 //! | 6 | [`session`] [`plan`] [`synth`] | a conversation and its KV cache, in memory and in files; every byte decided beforehand; random models |
 //! | 7 | [`engine`] [`report`] | all of it, opened and ready; rows of the experiment, and what is made of them |
-//! | 8 | [`bench`](mod@bench) | how fast it computes, what memory and disks allow, one run of the experiment |
+//! | 8 | [`bench`](mod@bench) [`serve`] | how fast it computes, what memory and disks allow, one run of the experiment; the server |
 //! | 9 | [`cli`] | the command line |
 //!
 //! `tests/tidy.rs` holds the code against this table.
@@ -53,6 +53,7 @@ pub mod report;
 pub mod rng;
 pub mod routes;
 pub mod sampler;
+pub mod serve;
 pub mod session;
 pub mod supply;
 pub mod synth;

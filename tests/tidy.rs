@@ -15,7 +15,7 @@ const ROWS: &[&[&str]] = &[
     &["graph"],
     &["session", "plan", "synth"],
     &["engine", "report"],
-    &["bench"],
+    &["bench", "serve"],
     &["cli"],
 ];
 

@@ -1,0 +1,108 @@
+//! What passes between the APIs and the engine: a question in tokens, and the parts of its answer as they come.
+
+use crate::engine::JsonRules;
+use crate::engine::SamplerOptions;
+use crate::engine::chat::Call;
+use crate::units::TokenId;
+
+/// A question, whichever API it came by.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The whole prompt, with everything that was said before.
+    pub tokens: Vec<TokenId>,
+    /// Whether the prompt ends with the opener of reasoning.
+    pub reasoning: bool,
+    /// Whether the answer may call tools; without, what looks like a call is text.
+    pub tools: bool,
+    /// Tokens of the answer at most; without, as many as the context holds.
+    pub max_tokens: Option<usize>,
+    /// How tokens are chosen.
+    pub sampling: SamplerOptions,
+    /// Strings that end the answer; they are searched in its text, not in the reasoning.
+    pub stops: Vec<String>,
+    /// The answer is to be JSON under these rules.
+    pub json: Option<JsonRules>,
+    /// For each token of the text its log-probability, and those of this many others.
+    pub logprobs: Option<usize>,
+}
+
+/// A part of an answer. [`Part::Done`] and [`Part::Failed`] are the last.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Part {
+    /// The prompt is read; told after each chunk.
+    Reading(Reading),
+    /// More of the reasoning.
+    Reasoning(String),
+    /// More of the text, and the tokens that it came with, if log-probabilities were asked for.
+    Text(String, Vec<TokenLogprob>),
+    /// Calls of tools, all of them.
+    Calls(Vec<Call>),
+    /// More of the text, which began as calls of tools but is none, and why.
+    Malformed {
+        /// The text.
+        text: String,
+        /// What was found and what was expected.
+        reason: String,
+    },
+    /// All of the answer was given.
+    Done(Done),
+    /// The engine could not go on, and why.
+    Failed(String),
+}
+
+/// How far the prompt is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading {
+    /// Tokens of the prompt that the engine has, those it had before included.
+    pub done: usize,
+    /// Tokens of the prompt.
+    pub all: usize,
+    /// Tokens read in a second so far.
+    pub tokens_per_s: f64,
+}
+
+impl Reading {
+    /// Seconds until the rest is read, if it goes on like this.
+    pub fn seconds_left(&self) -> f64 {
+        (self.all - self.done) as f64 / self.tokens_per_s.max(1e-9)
+    }
+}
+
+/// A token and how likely it was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// Its bytes, which may be a part of a character.
+    pub bytes: Vec<u8>,
+    /// The natural logarithm of its probability among all tokens, at temperature 1.
+    pub logprob: f64,
+    /// The likeliest tokens at this place, the likeliest first; as many as were asked for.
+    pub top: Vec<(Vec<u8>, f64)>,
+}
+
+/// How an answer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its turn.
+    EndOfTurn,
+    /// A stop string, which is not part of the text.
+    StopString(String),
+    /// The tokens asked for, or the end of the context.
+    Length,
+    /// It called tools.
+    Calls,
+}
+
+/// The figures of a finished answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    /// How it ended.
+    pub finish: Finish,
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
+    /// Tokens of the prompt that were not computed, since the engine had them.
+    pub n_cached: usize,
+    /// Tokens of the answer, those of reasoning and calls included.
+    pub n_answer: usize,
+    /// Tokens of the reasoning.
+    pub n_reasoning: usize,
+}
