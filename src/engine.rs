@@ -1,13 +1,11 @@
 //! The engine as the command line and the server see it: open a model, hold sessions, generate tokens.
 
-use crate::backend::Backend;
-use crate::backend::Chosen;
+use crate::backend::{self, Backend};
 use crate::backend::cpu::Cpu;
 use crate::error::{Context, Error, Result};
 use crate::graph::weights::Weights;
 use crate::graph::{Graph, Lengths, RouteProbe, Routing};
 use crate::options::{DEFAULT_CTX, Options};
-use crate::os::File;
 use crate::os::share::Device;
 use crate::routes;
 use crate::session::file::Origin;
@@ -26,7 +24,7 @@ pub use crate::gguf::{Gguf, TensorInfo};
 pub use crate::json::recogniser::Rules as JsonRules;
 pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
-pub use crate::os::{interrupt, meter};
+pub use crate::os::{File, interrupt, meter};
 pub use crate::plan::Plan;
 pub use crate::sampler::json_mask::{JsonGuide, JsonVocabulary};
 pub use crate::sampler::{Sampler, SamplerOptions};
@@ -54,11 +52,13 @@ pub struct Prepared {
 /// A model, ready to compute.
 pub struct Engine {
     machine: Box<dyn Machine>,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     name: String,
     strategy: &'static str,
     streams: bool,
     ctx: usize,
+    /// Tokens that go through one layer before the next in prefill.
+    sweep: usize,
     notes: Vec<String>,
     fixed_locked: u64,
     file: File,
@@ -79,6 +79,19 @@ pub enum Stop {
     ContextFull,
     /// The caller said stop.
     Asked,
+}
+
+/// A token that was chosen.
+#[derive(Clone, Copy)]
+pub struct Chosen<'a> {
+    /// What computed it.
+    pub engine: &'a Engine,
+    /// The token.
+    pub token: TokenId,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+    /// What it was chosen from, `[n_vocab]`.
+    pub logits: &'a [f32],
 }
 
 /// What a generation did.
@@ -307,9 +320,9 @@ impl Prepared {
             notes,
             fixed_locked,
         } = match plan.backend {
-            Chosen::Cpu => loading.on(Cpu::new(options.kernels, plan.n_threads)?, None)?,
+            backend::Chosen::Cpu => loading.on(Cpu::new(options.kernels, plan.n_threads)?, None)?,
             #[cfg(any(target_os = "macos", feature = "metal-sim"))]
-            Chosen::Metal(_) => {
+            backend::Chosen::Metal(_) => {
                 let metal = crate::backend::metal::Metal::new()?;
                 let memory = metal.memory();
                 loading.on(metal, Some(&(memory as _)))?
@@ -318,11 +331,12 @@ impl Prepared {
         machine.set_route_probe(trace);
         Ok(Engine {
             machine,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             name: name.clone(),
             strategy: plan.strategy,
             streams: plan.streams,
             ctx: plan.ctx,
+            sweep: plan.lengths.sweep,
             notes,
             fixed_locked,
             file,
@@ -444,8 +458,24 @@ impl Engine {
     }
 
     /// The model's tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
+    }
+
+    /// Layers of the model.
+    pub fn n_layer(&self) -> usize {
+        self.machine.supply_table().n_layer()
+    }
+
+    /// Tokens that a session holds at most.
+    pub fn ctx(&self) -> usize {
+        self.ctx
+    }
+
+    /// Tokens that go through one layer before the next in prefill: pieces of a prompt of this length, or a multiple of
+    /// it, read no expert more often than the whole does.
+    pub fn sweep(&self) -> usize {
+        self.sweep
     }
 
     /// What the supply of experts did so far.
@@ -535,6 +565,17 @@ impl Engine {
         Ok(())
     }
 
+    /// Tokens of the longest saved session that `tokens` begin with.
+    ///
+    /// Errors: as [`Engine::restore_prefix`].
+    pub fn saved_prefix(&mut self, store: &Store, tokens: &[TokenId]) -> Result<usize> {
+        let origin = self.origin()?;
+        let longest = store.prefixes(&origin, tokens)?.entries.into_iter().next();
+        longest.map_or(Ok(0), |entry| {
+            Ok(store.read(&entry.name)?.header().n_tokens as usize)
+        })
+    }
+
     /// Puts the longest saved session that `tokens` begin with in the place of what this one holds, and returns how many
     /// tokens that are: 0 when there is none, and the session is empty then. What could not be used is told to `note`.
     ///
@@ -567,7 +608,7 @@ impl Engine {
         Ok(0)
     }
 
-    /// Chooses up to `n` tokens behind what the session holds and gives each to `emit` with its bytes.
+    /// Chooses up to `n` tokens behind what the session holds and gives each to `emit`.
     /// Stops at the end-of-turn token, at the end of the context, or when `emit` answers false.
     ///
     /// Errors: a failed read, logits that are no numbers, and those of `emit`.
@@ -576,7 +617,7 @@ impl Engine {
         session: &mut Session,
         sampler: &mut Sampler,
         n: usize,
-        emit: &mut dyn FnMut(TokenId, &[u8]) -> Result<bool>,
+        emit: &mut dyn FnMut(Chosen<'_>) -> Result<bool>,
     ) -> Result<Generated> {
         let mut done = Generated {
             n_tokens: 0,
@@ -603,7 +644,13 @@ impl Engine {
                 });
             }
             done.n_tokens += 1;
-            if !emit(token, self.tokenizer.token_bytes(token))? {
+            let chosen = Chosen {
+                engine: self,
+                token,
+                bytes: self.tokenizer.token_bytes(token),
+                logits: session.logits(),
+            };
+            if !emit(chosen)? {
                 return Ok(Generated {
                     stop: Stop::Asked,
                     ..done

@@ -217,6 +217,17 @@ pub struct SupplyOptions {
     pub lock: bool,
 }
 
+/// What a server holds, besides what one session takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// Sessions in memory.
+    pub sessions: usize,
+    /// Points of each to which it can come back.
+    pub checkpoints: usize,
+    /// Bytes of everything that is no session.
+    pub server_bytes: u64,
+}
+
 /// What an engine is opened with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -246,6 +257,8 @@ pub struct Options {
     pub prefill_chunk: usize,
     /// Tokens that go through one layer before the next in prefill.
     pub prefill_sweep: usize,
+    /// What a server holds.
+    pub serving: Option<Serving>,
 }
 
 /// Context length when `--ctx` is not given.
@@ -293,6 +306,7 @@ impl Options {
             ctx: 0,
             prefill_chunk: 512,
             prefill_sweep: 4096,
+            serving: None,
         }
     }
 

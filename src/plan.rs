@@ -70,6 +70,8 @@ impl Plan {
             n => n,
         };
         let graph = tally::needs(&model.config, options.kv, ctx, lengths, backend.page())?;
+        let serving = options.serving.as_ref();
+        let sessions = serving.map_or(1, |serving| serving.sessions as u64);
         let mut plan = Plan {
             strategy: "",
             why: None,
@@ -82,7 +84,7 @@ impl Plan {
             n_experts: 0,
             budget: 0,
             uses: vec![
-                ("KV cache", graph.kv),
+                ("KV cache", graph.kv * sessions),
                 ("activations", graph.scratch + model.weights.vector_bytes()),
                 (
                     "kernels",
@@ -93,6 +95,13 @@ impl Plan {
             available,
             notes: Vec::new(),
         };
+        if let Some(serving) = &options.serving {
+            // One more is made while a prompt is read.
+            let n_points = sessions * serving.checkpoints as u64 + 1;
+            plan.uses
+                .push(("checkpoints", n_points * graph.checkpoint));
+            plan.uses.push(("server", serving.server_bytes));
+        }
         if options.trace_routes.is_some() {
             let c = &model.config;
             let token_len = routes::token_len(c.n_layer, c.n_expert, c.n_expert_used);

@@ -141,8 +141,8 @@ fn greedy_tokens_are_those_of_a_generation_on_every_strategy() {
         ..SamplerOptions::default()
     };
     let mut ids = Vec::new();
-    let mut emit = |id: infall::units::TokenId, _: &[u8]| {
-        ids.push(id.0);
+    let mut emit = |chosen: infall::engine::Chosen<'_>| {
+        ids.push(chosen.token.0);
         Ok(true)
     };
     let mut sampler = Sampler::new(greedy).unwrap();

@@ -6,7 +6,7 @@ use super::{note, print};
 use crate::engine::chat::Thinking;
 use crate::engine::stream::Utf8Stream;
 use crate::engine::{
-    Engine, Generated, Prefill, Sampler, SamplerOptions, Session, SessionCheckpoint, SupplyStats,
+    Chosen, Engine, Generated, Prefill, Sampler, SamplerOptions, Session, SessionCheckpoint, SupplyStats,
     SupplyTable, interrupt,
 };
 use crate::error::Result;
@@ -299,13 +299,13 @@ pub fn answer(
 
     let mut text = Utf8Stream::default();
     let mut tokens = Vec::new();
-    let mut emit = |token: TokenId, bytes: &[u8]| {
+    let mut emit = |chosen: Chosen<'_>| {
         let now = Instant::now();
         stats.first_token.get_or_insert(now - start + restored.time);
         stats.decode = now - prefilled;
         stats.n_generated += 1;
-        tokens.push(token);
-        print(text.push(bytes))?;
+        tokens.push(chosen.token);
+        print(text.push(chosen.bytes))?;
         Ok(!interrupt::requested())
     };
     let generated = engine.generate(session, &mut settings.sampler, settings.n, &mut emit)?;

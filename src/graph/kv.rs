@@ -148,6 +148,17 @@ impl<B: Storage> KvCache<B> {
         self.whole
     }
 
+    /// Bytes of a [`Checkpoint`], whose rows take whole pages of `page` bytes.
+    pub fn checkpoint_bytes(&self, page: u64) -> u64 {
+        let layer = |layer: &LayerCache<B>| {
+            let ring = (layer.ring_row_bytes * self.window) as u64;
+            let states = layer.compressed.iter().chain(&layer.index);
+            let states = states.map(|c| 4 * (c.state_shape.0 * c.state_shape.1) as u64);
+            ring.next_multiple_of(page) + states.sum::<u64>()
+        };
+        self.layers.iter().map(layer).sum()
+    }
+
     /// Forgets all tokens and keeps the memory.
     pub fn clear(&mut self) {
         self.len = 0;

@@ -17,6 +17,8 @@ pub struct Needs {
     pub kv: u64,
     /// Activations of a chunk, and the streams of a sweep.
     pub scratch: u64,
+    /// A point that a session can come back to.
+    pub checkpoint: u64,
 }
 
 /// Counts what a cache of `ctx` tokens, and chunks and sweeps of these lengths, will take, where every allocation is a
@@ -31,7 +33,7 @@ pub fn needs(
     page: u64,
 ) -> Result<Needs> {
     let mut cache = Tally { page, bytes: 0 };
-    KvCache::new(config, &mut cache, kv, ctx)?;
+    let checkpoint = KvCache::new(config, &mut cache, kv, ctx)?.checkpoint_bytes(page);
     let mut scratch = Tally { page, bytes: 0 };
     Scratch::new(
         config,
@@ -43,6 +45,7 @@ pub fn needs(
     Ok(Needs {
         kv: cache.bytes,
         scratch: scratch.bytes,
+        checkpoint,
     })
 }
 
@@ -118,5 +121,6 @@ mod tests {
         )
         .unwrap();
         assert_eq!(needs.kv, raw + compressed + states);
+        assert_eq!(needs.checkpoint, raw + states);
     }
 }

@@ -2,9 +2,249 @@
 //!
 //! ```text
 //! http threads                                        the thread that has the engine
-//! api: request -> Ask --> desk: a bounded line  -----> answer: prefix kept, prompt read, tokens chosen
-//!      response <- Part <---------------------------   metrics: what happened, for /metrics and the page
+//! api: request -> Ask --> desk: a bounded line  -----> answer: prefix kept (live), prompt read, tokens chosen
+//!      response <- Part <---------------------------          |
+//! metrics, events, page <---------- board <-------------------+
 //! ```
 
+mod answer;
+mod answer_text;
+pub mod api;
 pub mod ask;
+mod board;
 pub mod desk;
+mod events;
+mod gate;
+mod live;
+mod logprobs;
+mod memory;
+mod metrics;
+mod page;
+
+use crate::engine::chat::{Chat, Thinking};
+use crate::engine::{Engine, File, Plan, SamplerOptions, Store, json_vocabulary};
+use crate::error::{Error, Result};
+use crate::http::{self, Method, Request, Responder, Server, Status};
+use answer::Answerer;
+use api::{Api, Served};
+use board::Board;
+use desk::Desk;
+use live::Live;
+use memory::Memory;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Pages that can look at events at a time.
+const MOST_WATCHERS: usize = 4;
+
+/// Requests that are handled besides those that wait for the engine or look at events.
+const QUICK_REQUESTS: usize = 4;
+
+/// What a body takes while it is read, as a multiple of its bytes: the text, what was said and its tokens, which may be
+/// as many as bytes and stand there twice.
+const READING_FACTOR: usize = 12;
+
+/// What the values of a body take at most besides their text.
+const VALUE_BYTES: usize = 400 << 16;
+
+/// How a server is opened.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where clients find it: a name or a number.
+    pub host: String,
+    /// At which port; 0 is any free one.
+    pub port: u16,
+    /// What clients must show.
+    pub key: Option<String>,
+    /// Serve others than this machine although nobody needs to show a key.
+    pub open_to_all: bool,
+    /// Pages of this origin may ask; `*` for all.
+    pub origin: Option<String>,
+    /// Questions that may wait.
+    pub queue: usize,
+    /// Whether the model reasons when a client does not say.
+    pub thinking: Thinking,
+    /// How tokens are chosen when a client does not say.
+    pub sampling: SamplerOptions,
+}
+
+/// A server that has its address and does not answer yet.
+pub struct Bound {
+    server: Server,
+    settings: Settings,
+}
+
+/// Bounds on what clients may take, for a line of `queue` questions.
+pub fn limits(queue: usize) -> http::Limits {
+    http::Limits {
+        body_bytes: 8 << 20,
+        all_body_bytes: 32 << 20,
+        handlers: queue + 1 + MOST_WATCHERS + QUICK_REQUESTS,
+        stop_time: Duration::from_secs(10),
+        ..http::LIMITS
+    }
+}
+
+/// Bytes that a server takes at most besides its sessions, with a vocabulary of `vocabulary` bytes and `n_vocab` tokens.
+pub fn needed_bytes(queue: usize, ctx: usize, vocabulary: u64, n_vocab: usize) -> u64 {
+    let limits = limits(queue);
+    let reading = READING_FACTOR * limits.body_bytes + VALUE_BYTES;
+    // The prompts of the line, the one in work and those that were just refused a place.
+    let prompts = 4 * ctx * limits.handlers;
+    // The order in which tokens are tried for answers in JSON.
+    let json = vocabulary + 32 * n_vocab as u64;
+    (limits.memory_bytes() + reading + prompts) as u64 + json
+}
+
+impl Settings {
+    /// Takes the address.
+    ///
+    /// Errors: `Usage` for other machines without a key; an origin that is none; an address that cannot be had.
+    pub fn bind(self) -> Result<Bound> {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let address = match host.contains(':') {
+            true => format!("[{host}]:{}", self.port),
+            false => format!("{host}:{}", self.port),
+        };
+        let mut server =
+            Server::bind(address.as_str(), limits(self.queue))?.with_errors(api::ERRORS);
+        if !server.address().ip().is_loopback() && self.key.is_none() && !self.open_to_all {
+            return Err(Error::usage(format!(
+                "--host {}: other machines could ask, expected --api-key or --api-key-file (--no-key allows all to ask)",
+                self.host
+            )));
+        }
+        if let Some(origin) = &self.origin {
+            server = server.with_origin(origin)?;
+        }
+        Ok(Bound {
+            server,
+            settings: self,
+        })
+    }
+}
+
+impl Bound {
+    /// Where clients find it.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Answers until `stop` is set; then what is being answered has 10 s to end. With a store, sessions are saved there
+    /// before they are lost, at the end too. What goes wrong and is no client's fault is told to `note`.
+    ///
+    /// Errors: memory or threads are refused; a vocabulary without a chat form.
+    pub fn run(
+        self,
+        mut engine: Engine,
+        plan: &Plan,
+        store: Option<Store>,
+        (sessions, checkpoints): (usize, usize),
+        stop: &AtomicBool,
+        note: &dyn Fn(&str),
+    ) -> Result<()> {
+        let Bound { server, settings } = self;
+        Chat::new(engine.tokenizer())?;
+        let live = Live::new(&mut engine, sessions, checkpoints, store)?;
+        let board = Board::new(&engine, plan);
+        let desk = Arc::new(Desk::new(settings.queue));
+        let served = Served {
+            model: engine.name().to_owned(),
+            ctx: engine.ctx(),
+            key: settings.key.clone(),
+            thinking: settings.thinking,
+            sampling: settings.sampling,
+        };
+        let front = Front {
+            api: Api::new(desk.clone(), engine.tokenizer().clone(), served),
+            gate: gate::Gate::new(server.address().ip(), settings.key),
+            memory: Memory::new(engine.model_file()?),
+            board: &board,
+            desk: &desk,
+            n_watchers: AtomicUsize::new(0),
+            stop,
+        };
+        let mut answerer = Answerer {
+            json: json_vocabulary(engine.tokenizer()).ok().map(Arc::new),
+            engine,
+            live,
+            desk: &desk,
+            board: &board,
+            note,
+        };
+        std::thread::scope(|scope| {
+            let handle = |request: Request, responder: &mut Responder<'_>| {
+                // Errors only tell that the client left.
+                let _ = front.handle(&request, responder);
+            };
+            let serving = std::thread::Builder::new()
+                .name("http".into())
+                .spawn_scoped(scope, move || server.run(&handle, stop))
+                .map_err(|e| Error::io("thread of the server", &e))?;
+            answerer.run(&|| serving.is_finished());
+            desk.close();
+            let served = serving.join();
+            served.unwrap_or_else(|_| Err(Error::unsupported("the server's thread panicked")))
+        })
+    }
+}
+
+/// What requests meet.
+struct Front<'a> {
+    api: Api,
+    gate: gate::Gate,
+    memory: Memory,
+    board: &'a Board,
+    desk: &'a Desk,
+    n_watchers: AtomicUsize,
+    stop: &'a AtomicBool,
+}
+
+impl Front<'_> {
+    fn handle(&self, request: &Request, responder: &mut Responder<'_>) -> Result<()> {
+        if !self.gate.is_for_us(request) {
+            let message = "header: host: found another name, expected that of this machine";
+            return responder.error(Status::Forbidden, message);
+        }
+        if self.api.handle(request, responder) {
+            return Ok(());
+        }
+        let path = request.path.as_str();
+        if !matches!(path, "/" | "/metrics" | "/events") {
+            let message = format!("{path}: found no such path");
+            return responder.error(Status::NotFound, &message);
+        }
+        if !matches!(request.method, Method::Get | Method::Head) {
+            let message = format!("{path}: expected GET or HEAD");
+            return responder.error(Status::MethodNotAllowed, &message);
+        }
+        if path == "/" {
+            return page::respond(responder);
+        }
+        if !self.gate.may_watch(request) {
+            return responder.error(Status::Unauthorized, "found no valid key");
+        }
+        match path {
+            "/metrics" => {
+                let text = metrics::text(self.board, self.desk, &self.memory);
+                let fields = [("content-type", metrics::CONTENT_TYPE)];
+                responder.respond(Status::Ok, &fields, text.as_bytes())
+            }
+            _ => self.events(responder),
+        }
+    }
+
+    fn events(&self, responder: &mut Responder<'_>) -> Result<()> {
+        let n = self.n_watchers.fetch_add(1, Ordering::Relaxed);
+        let sent = if n < MOST_WATCHERS {
+            events::stream((self.board, self.desk, &self.memory), responder, self.stop)
+        } else {
+            let message = format!("{MOST_WATCHERS} pages look at events already");
+            responder.error(Status::ServiceUnavailable, &message)
+        };
+        self.n_watchers.fetch_sub(1, Ordering::Relaxed);
+        sent
+    }
+}
