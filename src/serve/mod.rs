@@ -6,5 +6,6 @@
 //!      response <- Part <---------------------------   metrics: what happened, for /metrics and the page
 //! ```
 
+pub mod api;
 pub mod ask;
 pub mod desk;
