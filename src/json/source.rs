@@ -90,6 +90,38 @@ pub fn members(text: &str) -> Result<Vec<(String, &str)>> {
     Ok(members)
 }
 
+/// The items of an array as they stand, without spaces around them.
+///
+/// Errors: `Format` when the text is no array.
+pub fn items(text: &str) -> Result<Vec<&str>> {
+    check(text, Rules::TEXT)?;
+    let (mut items, mut depth, mut item) = (Vec::new(), 0, None::<Range<usize>>);
+    for lexeme in (Lexemes { text, at: 0 }) {
+        let word = &text[lexeme.clone()];
+        if depth == 0 && word != "[" {
+            let found = word.chars().next().unwrap_or_default();
+            return Err(Error::format(format!("found '{found}', expected an array")));
+        }
+        if matches!(word, "}" | "]") {
+            depth -= 1;
+        }
+        match word {
+            "," | "]" if depth == usize::from(word == ",") => {
+                items.extend(item.take().map(|item| &text[item]));
+            }
+            _ if depth > 0 || word != "[" => {
+                let start = item.map_or(lexeme.start, |range| range.start);
+                item = Some(start..lexeme.end);
+            }
+            _ => {}
+        }
+        if matches!(word, "{" | "[") {
+            depth += 1;
+        }
+    }
+    Ok(items)
+}
+
 /// The text of a JSON string of its own, `None` for another value.
 ///
 /// `value` must be valid JSON without spaces around it, as [`members`] gives it.
@@ -209,6 +241,18 @@ mod tests {
         assert_eq!(members("{ }").unwrap(), []);
         assert_eq!(as_string(r#""\/\"""#).unwrap(), "/\"");
         assert_eq!(as_string("12"), None);
+    }
+
+    #[test]
+    fn items_stand_as_they_were_written() {
+        let text = " [ 1.50 ,[2,[ 3]], {\"a\":[ \"],\" ]},\"x\" ]";
+        let expected = ["1.50", "[2,[ 3]]", "{\"a\":[ \"],\" ]}", "\"x\""];
+        assert_eq!(items(text).unwrap(), expected);
+        assert_eq!(items("[ ]").unwrap(), [""; 0]);
+        assert_eq!(items("[[]]").unwrap(), ["[]"]);
+        let error = items("{}").unwrap_err().to_string();
+        assert_eq!(error, "found '{', expected an array");
+        assert!(items("[1,]").is_err());
     }
 
     #[test]

@@ -1,0 +1,158 @@
+//! What the APIs of OpenAI's family share: tools, the form of an answer, figures, log-probabilities.
+
+use super::conversation::{Conversation, Format};
+use super::fault::{Family, error_body};
+use super::object::{Json, list, object};
+use super::params::text;
+use super::reply::Event;
+use super::spot::Spot;
+use crate::engine::chat::{Call, Tool};
+use crate::error::Result;
+use crate::http::Status;
+use crate::json::Node;
+use crate::serve::ask::{Done, Finish, TokenLogprob};
+
+/// What stands for a log-probability of minus infinity, which JSON cannot say.
+const IMPOSSIBLE: f64 = -9999.0;
+
+/// A warning when the model is asked for both calls and JSON.
+const NOT_HELD: &str =
+    "the answer may call tools, so that it is asked to be JSON, but not held to it";
+
+/// Reads `tools` and `tool_choice`. A tool of `/v1/chat/completions` stands in `function`; one of `/v1/responses` is
+/// `flat`.
+///
+/// Errors: `Format`, for a choice other than none and auto, too.
+pub fn tools(request: &Spot<'_>, flat: bool, conversation: &mut Conversation) -> Result<()> {
+    if let Some(choice) = request.node.get("tool_choice")? {
+        match choice.text() {
+            Ok("none") => return Ok(()),
+            Ok("auto") => {}
+            Ok(other) => {
+                return Err(choice.error(&format!("found '{other}', expected none or auto")));
+            }
+            Err(_) => return Err(choice.error("found a named tool, expected none or auto")),
+        }
+    }
+    let Some(tools) = request.get("tools")? else {
+        return Ok(());
+    };
+    for spot in tools.items()? {
+        let kind = spot.node.need("type")?;
+        if kind.text()? != "function" {
+            return Err(kind.error(&format!("found '{}', expected function", kind.text()?)));
+        }
+        let tool = if flat {
+            let parameters = spot.get("parameters")?;
+            let name = spot.node.need("name")?.text()?;
+            let description = text(&spot.node, "description")?;
+            Tool::new(name, description, parameters.map(|p| p.text))
+        } else {
+            let function = spot.need("function")?;
+            function.node.need("name")?.text()?;
+            Tool::from_function(function.text)
+        };
+        let tool = tool.map_err(|e| spot.node.error(&e.to_string()))?;
+        conversation.push_tool(&spot.node, tool)?;
+    }
+    Ok(())
+}
+
+/// Reads the form of the answer: `type`, and for `json_schema` a `schema`, which stands in a member of that name in
+/// `/v1/chat/completions`. Gives a warning when the answer is not held to it.
+pub fn format(at: Option<Spot<'_>>, conversation: &mut Conversation) -> Result<Option<String>> {
+    let Some(at) = at else { return Ok(None) };
+    let kind = at.node.need("type")?;
+    conversation.format = match kind.text()? {
+        "text" => None,
+        "json_object" => Some(Format::object()),
+        "json_schema" => {
+            let around = at.get("json_schema")?.unwrap_or(at);
+            let schema = around.need("schema")?;
+            Some(Format::schema(&schema.node, schema.text)?)
+        }
+        other => {
+            let expected = "expected text, json_object or json_schema";
+            return Err(kind.error(&format!("found '{other}', {expected}")));
+        }
+    };
+    let is_free = conversation.format.is_some() && conversation.has_tools();
+    Ok(is_free.then(|| NOT_HELD.to_owned()))
+}
+
+/// A call in what the model said before, with its arguments as JSON in a string.
+pub fn call(id: &str, name: &str, arguments: &Node<'_>) -> Result<Call> {
+    // Some clients send nothing for no arguments.
+    let json = match arguments.text()?.trim() {
+        "" => "{}",
+        json => json,
+    };
+    Call::from_json(id, name, json).map_err(|e| arguments.error(&e.to_string()))
+}
+
+/// The number of likeliest tokens asked for, at most `most`.
+pub fn n_top(at: &Node<'_>, most: u64) -> Result<usize> {
+    match at.count()? {
+        n if n <= most => Ok(n as usize),
+        n => Err(at.error(&format!("found {n}, expected at most {most}"))),
+    }
+}
+
+/// Why an answer ended.
+pub fn finish_reason(finish: &Finish) -> &'static str {
+    match finish {
+        Finish::EndOfTurn | Finish::StopString(_) => "stop",
+        Finish::Length => "length",
+        Finish::Calls => "tool_calls",
+    }
+}
+
+/// The figures of an answer, as `/v1/chat/completions` and `/v1/completions` name them.
+pub fn usage(done: &Done) -> Json {
+    let cached = object([("cached_tokens", done.n_cached.into())]);
+    let reasoning = object([("reasoning_tokens", done.n_reasoning.into())]);
+    object([
+        ("prompt_tokens", done.n_prompt.into()),
+        ("completion_tokens", done.n_answer.into()),
+        ("total_tokens", (done.n_prompt + done.n_answer).into()),
+        ("prompt_tokens_details", cached),
+        ("completion_tokens_details", reasoning),
+    ])
+}
+
+/// Tokens with their log-probabilities, as `/v1/chat/completions` and `/v1/responses` tell them.
+pub fn logprobs(tokens: &[TokenLogprob]) -> Json {
+    let one = |bytes: &[u8], logprob: f64| {
+        let text = String::from_utf8_lossy(bytes);
+        let bytes = bytes.iter().map(|byte| usize::from(*byte).into());
+        object([
+            ("token", (&*text).into()),
+            ("logprob", finite(logprob).into()),
+            ("bytes", list(bytes)),
+        ])
+    };
+    list(tokens.iter().map(|token| {
+        let top = token.top.iter();
+        let top = top.map(|(bytes, logprob)| one(bytes, *logprob));
+        one(&token.bytes, token.logprob).with("top_logprobs", list(top))
+    }))
+}
+
+/// What a stream ends with.
+pub fn end_of_stream() -> Event {
+    Event {
+        name: "",
+        data: "[DONE]".into(),
+    }
+}
+
+/// The end of a stream that failed.
+pub fn failed(why: &str, out: &mut Vec<Event>) {
+    let error = error_body(Family::OpenAi, Status::InternalServerError, why, None);
+    out.push(Event::new("", &error));
+}
+
+/// A log-probability as JSON can say it.
+pub fn finite(logprob: f64) -> f64 {
+    logprob.max(IMPOSSIBLE)
+}
