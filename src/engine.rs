@@ -1,7 +1,7 @@
 //! The engine as the command line and the server see it: open a model, hold sessions, generate tokens.
 
-use crate::backend::{self, Backend};
 use crate::backend::cpu::Cpu;
+use crate::backend::{self, Backend};
 use crate::error::{Context, Error, Result};
 use crate::graph::weights::Weights;
 use crate::graph::{Graph, Lengths, RouteProbe, Routing};
@@ -15,7 +15,7 @@ use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
 use crate::units::{Bytes, LayerId, Phase, TokenId};
 use machine::Machine;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +62,7 @@ pub struct Engine {
     notes: Vec<String>,
     fixed_locked: u64,
     file: File,
+    path: PathBuf,
     /// Where tensor data begins in it.
     data_start: u64,
     /// Makes the machine smaller, as long as the engine lives.
@@ -340,6 +341,7 @@ impl Prepared {
             notes,
             fixed_locked,
             file,
+            path: options.model,
             data_start,
             _held: held,
         })
@@ -454,7 +456,19 @@ impl Engine {
 
     /// Strategy, backend and kernel table.
     pub fn describe(&self) -> String {
-        format!("strategy {}, {}", self.strategy, self.machine.describe())
+        format!("strategy {}, {}", self.strategy, self.describe_backend())
+    }
+
+    /// Backend and kernel table.
+    pub fn describe_backend(&self) -> String {
+        self.machine.describe()
+    }
+
+    /// The model's file, to look at its part of the page cache.
+    ///
+    /// Errors: it cannot be opened again.
+    pub fn model_file(&self) -> Result<File> {
+        File::open(&self.path)
     }
 
     /// The model's tokenizer.

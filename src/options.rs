@@ -224,8 +224,10 @@ pub struct Serving {
     pub sessions: usize,
     /// Points of each to which it can come back.
     pub checkpoints: usize,
-    /// Bytes of everything that is no session.
-    pub server_bytes: u64,
+    /// Prompts there at a time.
+    pub prompts: usize,
+    /// Bytes of everything that depends neither on the model nor on the context.
+    pub bytes: u64,
 }
 
 /// What an engine is opened with.

@@ -98,9 +98,11 @@ impl Plan {
         if let Some(serving) = &options.serving {
             // One more is made while a prompt is read.
             let n_points = sessions * serving.checkpoints as u64 + 1;
-            plan.uses
-                .push(("checkpoints", n_points * graph.checkpoint));
-            plan.uses.push(("server", serving.server_bytes));
+            plan.uses.push(("checkpoints", n_points * graph.checkpoint));
+            // A prompt is at most as long as the context. Answers in JSON need the order of the tokens by their text.
+            let prompts = (4 * ctx * serving.prompts) as u64;
+            let json = tokenizer + 32 * model.config.n_vocab as u64;
+            plan.uses.push(("server", serving.bytes + prompts + json));
         }
         if options.trace_routes.is_some() {
             let c = &model.config;

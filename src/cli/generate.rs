@@ -6,8 +6,8 @@ use super::{note, print};
 use crate::engine::chat::Thinking;
 use crate::engine::stream::Utf8Stream;
 use crate::engine::{
-    Chosen, Engine, Generated, Prefill, Sampler, SamplerOptions, Session, SessionCheckpoint, SupplyStats,
-    SupplyTable, interrupt,
+    Chosen, Engine, Generated, Prefill, Sampler, SamplerOptions, Session, SessionCheckpoint,
+    SupplyStats, SupplyTable, interrupt,
 };
 use crate::error::Result;
 use crate::units::{Bytes, Phase, TokenId};

@@ -20,6 +20,7 @@ mod progress;
 mod report;
 mod run;
 mod run_report;
+mod serve;
 mod sessions;
 mod synth;
 mod tokenize;
@@ -28,6 +29,7 @@ mod whole_file;
 const COMMANDS: &[Command] = &[
     run::COMMAND,
     chat::COMMAND,
+    serve::COMMAND,
     inspect::COMMAND,
     plan::COMMAND,
     io_probe::COMMAND,

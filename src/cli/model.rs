@@ -132,6 +132,11 @@ pub fn prepare_for(args: &Args, n: usize) -> Result<Prepared> {
     if options.ctx == 0 {
         options.ctx = n;
     }
+    prepare_with(options, args)
+}
+
+/// As [`prepare`], with options that are more than the flags say.
+pub fn prepare_with(options: Options, args: &Args) -> Result<Prepared> {
     let prepared = Prepared::new(options)?;
     if !args.has("--quiet") {
         note(&format!("{}\n", prepared.plan().summary()));

@@ -5,14 +5,11 @@ use super::kv_dir::{self, KV_DIR_FLAGS};
 use super::model::{self, MODEL_FLAGS};
 use super::{Source, note, read_text};
 use crate::engine::chat::Thinking;
-use crate::engine::{Prepared, SamplerOptions, interrupt};
+use crate::engine::{SamplerOptions, interrupt};
 use crate::error::{Error, Result};
-use crate::options::{Options, Serving};
+use crate::options::Options;
 use crate::serve::{self, Settings};
 use std::path::Path;
-
-/// Points of a session to which it can come back.
-const CHECKPOINTS: usize = 8;
 
 /// Bounds on the flags.
 const LIMITS: Limits = Limits {
@@ -78,8 +75,16 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(args: &Args) -> Result<()> {
-    let sessions = within("--sessions", args.number("--sessions")?.unwrap_or(1), LIMITS.sessions)?;
-    let queue = within("--queue", args.number("--queue")?.unwrap_or(8), LIMITS.queue)?;
+    let sessions = within(
+        "--sessions",
+        args.number("--sessions")?.unwrap_or(1),
+        LIMITS.sessions,
+    )?;
+    let queue = within(
+        "--queue",
+        args.number("--queue")?.unwrap_or(8),
+        LIMITS.queue,
+    )?;
     let defaults = SamplerOptions::default();
     let settings = Settings {
         host: args.text("--host")?.unwrap_or("127.0.0.1").into(),
@@ -101,24 +106,19 @@ fn run(args: &Args) -> Result<()> {
     // What cannot be had should not come to light after the model was loaded.
     let server = settings.bind()?;
     let options = Options {
-        serving: Some(Serving {
-            sessions,
-            checkpoints: CHECKPOINTS,
-            queue,
-        }),
+        serving: Some(serve::needs(sessions, queue)),
         ..model::options(args)?
     };
-    let prepared = Prepared::new(options)?;
-    model::show(&prepared, args);
+    let prepared = model::prepare_with(options, args)?;
     let plan = prepared.plan().clone();
     let engine = model::load(prepared, args)?;
-    let stop = interrupt::install()?;
+    let stop = interrupt::install_for_servers()?;
     note(&format!(
         "listening at http://{}/ (Ctrl-C ends)\n",
         server.address()
     ));
     let tell = |text: &str| note(&format!("note: {text}\n"));
-    server.run(engine, &plan, store, (sessions, CHECKPOINTS), stop, &tell)
+    server.run(engine, &plan, store, sessions, stop, &tell)
 }
 
 fn within(flag: &str, found: usize, most: usize) -> Result<usize> {

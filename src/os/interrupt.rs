@@ -16,16 +16,26 @@ const EXIT_CODE: libc::c_int = 130;
 ///
 /// Errors: `Io` when the system refuses.
 pub fn install() -> Result<()> {
+    handle(libc::SIGINT, "handler for SIGINT")
+}
+
+/// As [`install`], for SIGTERM too, and gives the flag.
+///
+/// Errors: as [`install`].
+pub fn install_for_servers() -> Result<&'static AtomicBool> {
+    install()?;
+    handle(libc::SIGTERM, "handler for SIGTERM")?;
+    Ok(&REQUESTED)
+}
+
+fn handle(signal: libc::c_int, what: &str) -> Result<()> {
     // SAFETY: all-zero is a valid sigaction (no flags, an empty mask, the default handler).
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_interrupt as extern "C" fn(libc::c_int) as libc::sighandler_t;
     // SAFETY: `action` is complete and lives through the call, the old action is not asked for, and the
     // handler does only what is allowed in one: an atomic swap and _exit.
-    if unsafe { libc::sigaction(libc::SIGINT, &raw const action, std::ptr::null_mut()) } != 0 {
-        return Err(Error::io(
-            "handler for SIGINT",
-            &std::io::Error::last_os_error(),
-        ));
+    if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
+        return Err(Error::io(what, &std::io::Error::last_os_error()));
     }
     Ok(())
 }

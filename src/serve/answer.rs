@@ -42,7 +42,8 @@ impl Answerer<'_> {
             }
             self.board.rest(&self.engine, self.live.lengths());
         }
-        self.live.save(&mut self.engine, &mut |text| (self.note)(text));
+        self.live
+            .save(&mut self.engine, &mut |text| (self.note)(text));
     }
 
     fn answer(&mut self, work: &Work) {
@@ -165,4 +166,3 @@ impl Answerer<'_> {
         }))
     }
 }
-

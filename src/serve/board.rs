@@ -2,6 +2,7 @@
 
 use super::ask::{Done, Reading};
 use crate::engine::{Engine, Plan, SupplyStats};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ pub struct Board {
 
 /// What does not change while the server runs.
 pub struct Fixed {
-    /// The model file.
+    /// The name of the model file, without its end.
     pub model: String,
     /// How experts are supplied.
     pub strategy: &'static str,
@@ -97,12 +98,13 @@ pub struct Watcher<'a>(&'a Board);
 
 impl Board {
     /// The board of an engine that does nothing yet.
-    pub fn new(engine: &Engine, plan: &Plan, kernels: &str) -> Board {
+    pub fn new(engine: &Engine, plan: &Plan) -> Board {
+        let model = Path::new(engine.name()).file_stem();
         Board {
             fixed: Fixed {
-                model: engine.name().to_owned(),
+                model: model.map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
                 strategy: plan.strategy,
-                backend: kernels.to_owned(),
+                backend: engine.describe_backend(),
                 ctx: engine.ctx(),
                 ledger: plan.uses.clone(),
                 began: Instant::now(),

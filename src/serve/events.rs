@@ -81,10 +81,7 @@ fn state(
     let ledger = ledger.map(|(name, bytes)| Value::List(vec![text(name), Value::Count(*bytes)]));
     let all: u64 = board.fixed.ledger.iter().map(|(_, bytes)| bytes).sum();
     let sessions = now.sessions.iter().map(|n| {
-        let members = [
-            ("tokens", count(*n)),
-            ("ctx", count(board.fixed.ctx)),
-        ];
+        let members = [("tokens", count(*n)), ("ctx", count(board.fixed.ctx))];
         object(members)
     });
     object([

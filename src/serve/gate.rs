@@ -30,8 +30,11 @@ impl Gate {
     /// cannot send header fields.
     pub fn may_watch(&self, request: &Request) -> bool {
         let Some(key) = &self.key else { return true };
-        let mut given = request.query.split('&').filter_map(|pair| pair.strip_prefix("key="));
-        auth::shows(request, key) || given.any(|given| auth::are_equal(given, key))
+        let mut given = request
+            .query
+            .split('&')
+            .filter_map(|pair| pair.strip_prefix("key="));
+        auth::shows(request, key) || given.any(|given| auth::is_same(given, key))
     }
 }
 
@@ -41,8 +44,8 @@ fn is_local(host: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
         None => host.split(':').next().unwrap_or(host),
     };
-    let is_name = name.eq_ignore_ascii_case("localhost")
-        || name.to_ascii_lowercase().ends_with(".localhost");
+    let is_name =
+        name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost");
     is_name || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 

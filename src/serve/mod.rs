@@ -22,9 +22,10 @@ mod metrics;
 mod page;
 
 use crate::engine::chat::{Chat, Thinking};
-use crate::engine::{Engine, File, Plan, SamplerOptions, Store, json_vocabulary};
+use crate::engine::{Engine, Plan, SamplerOptions, Store, json_vocabulary};
 use crate::error::{Error, Result};
 use crate::http::{self, Method, Request, Responder, Server, Status};
+use crate::options::Serving;
 use answer::Answerer;
 use api::{Api, Served};
 use board::Board;
@@ -36,18 +37,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+/// Points of a session to which it can come back.
+const CHECKPOINTS: usize = 8;
+
 /// Pages that can look at events at a time.
 const MOST_WATCHERS: usize = 4;
 
 /// Requests that are handled besides those that wait for the engine or look at events.
 const QUICK_REQUESTS: usize = 4;
 
-/// What a body takes while it is read, as a multiple of its bytes: the text, what was said and its tokens, which may be
+/// What a body takes while it is read, as a multiple of its bytes: the text, what was said, and its tokens, which may be
 /// as many as bytes and stand there twice.
-const READING_FACTOR: usize = 12;
+const READING_FACTOR: u64 = 12;
 
 /// What the values of a body take at most besides their text.
-const VALUE_BYTES: usize = 400 << 16;
+const VALUE_BYTES: u64 = 400 << 16;
 
 /// How a server is opened.
 #[derive(Clone, Debug)]
@@ -87,15 +91,16 @@ pub fn limits(queue: usize) -> http::Limits {
     }
 }
 
-/// Bytes that a server takes at most besides its sessions, with a vocabulary of `vocabulary` bytes and `n_vocab` tokens.
-pub fn needed_bytes(queue: usize, ctx: usize, vocabulary: u64, n_vocab: usize) -> u64 {
+/// What a server with a line of `queue` questions holds.
+pub fn needs(sessions: usize, queue: usize) -> Serving {
     let limits = limits(queue);
-    let reading = READING_FACTOR * limits.body_bytes + VALUE_BYTES;
-    // The prompts of the line, the one in work and those that were just refused a place.
-    let prompts = 4 * ctx * limits.handlers;
-    // The order in which tokens are tried for answers in JSON.
-    let json = vocabulary + 32 * n_vocab as u64;
-    (limits.memory_bytes() + reading + prompts) as u64 + json
+    let reading = READING_FACTOR * limits.body_bytes as u64 + VALUE_BYTES;
+    Serving {
+        sessions,
+        checkpoints: CHECKPOINTS,
+        prompts: limits.handlers,
+        bytes: limits.memory_bytes() as u64 + reading,
+    }
 }
 
 impl Settings {
@@ -141,17 +146,17 @@ impl Bound {
         mut engine: Engine,
         plan: &Plan,
         store: Option<Store>,
-        (sessions, checkpoints): (usize, usize),
+        sessions: usize,
         stop: &AtomicBool,
         note: &dyn Fn(&str),
     ) -> Result<()> {
         let Bound { server, settings } = self;
         Chat::new(engine.tokenizer())?;
-        let live = Live::new(&mut engine, sessions, checkpoints, store)?;
+        let live = Live::new(&mut engine, sessions, CHECKPOINTS, store)?;
         let board = Board::new(&engine, plan);
         let desk = Arc::new(Desk::new(settings.queue));
         let served = Served {
-            model: engine.name().to_owned(),
+            model: board.fixed.model.clone(),
             ctx: engine.ctx(),
             key: settings.key.clone(),
             thinking: settings.thinking,
@@ -174,14 +179,15 @@ impl Bound {
             board: &board,
             note,
         };
+        let handle = |request: Request, responder: &mut Responder<'_>| {
+            // Errors only tell that the client left.
+            let _ = front.handle(&request, responder);
+        };
+        let handle = &handle;
         std::thread::scope(|scope| {
-            let handle = |request: Request, responder: &mut Responder<'_>| {
-                // Errors only tell that the client left.
-                let _ = front.handle(&request, responder);
-            };
             let serving = std::thread::Builder::new()
                 .name("http".into())
-                .spawn_scoped(scope, move || server.run(&handle, stop))
+                .spawn_scoped(scope, move || server.run(handle, stop))
                 .map_err(|e| Error::io("thread of the server", &e))?;
             answerer.run(&|| serving.is_finished());
             desk.close();

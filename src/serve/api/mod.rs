@@ -8,7 +8,7 @@
 //! Whatever a client calls the model, the one that is loaded answers, and the answer tells its name. Fields that are not
 //! known are ignored; what is known and cannot be done is refused with its place.
 
-mod auth;
+pub mod auth;
 mod chat;
 mod conversation;
 mod fault;
