@@ -2,7 +2,7 @@
 //! as DeepSeek's API has them.
 
 use super::conversation::{Conversation, Said, Turn, content};
-use super::object::{Json, list, null, object};
+use super::object::{Json, list, object};
 use super::reply::{Answer, Dialect, Event, Question};
 use super::spot::Spot;
 use super::{Api, ids, openai, params};
@@ -45,10 +45,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
             id: ids::id("chatcmpl-"),
             created: ids::now_s(),
             model: api.served.model.clone(),
-            has_usage: match at.get("stream_options")? {
-                Some(options) => params::flag(&options, "include_usage")?,
-                None => false,
-            },
+            has_usage: openai::wants_usage(at)?,
             has_logprobs: logprobs.is_some(),
             n_calls: 0,
         }),
@@ -87,16 +84,21 @@ fn turn(message: &Node<'_>) -> Result<Turn> {
             id: message.need("tool_call_id")?.text()?.to_owned(),
             body: said()?,
         },
-        "assistant" => Turn::Assistant(Said {
-            reasoning: params::text(message, "reasoning_content")?
-                .unwrap_or("")
-                .to_owned(),
-            content: said()?,
-            calls: match message.get("tool_calls")? {
-                Some(calls) => calls.items()?.map(|c| call(&c)).collect::<Result<_>>()?,
-                None => Vec::new(),
-            },
-        }),
+        "assistant" => {
+            let mut answer = Said {
+                reasoning: params::text(message, "reasoning_content")?
+                    .unwrap_or("")
+                    .to_owned(),
+                content: said()?,
+                calls: Vec::new(),
+            };
+            if let Some(calls) = message.get("tool_calls")? {
+                for at in calls.items()? {
+                    answer.push(&at, call(&at)?)?;
+                }
+            }
+            Turn::Assistant(answer)
+        }
         other => {
             let expected = "expected system, developer, user, assistant or tool";
             return Err(role.error(&format!("found '{other}', {expected}")));
@@ -134,14 +136,14 @@ impl Chat {
 
     fn chunk(&self, choices: Json) -> Json {
         let chunk = self.head("chat.completion.chunk").with("choices", choices);
-        chunk.with_some("usage", self.has_usage.then(null))
+        chunk.with_some("usage", self.has_usage.then_some(Json::NULL))
     }
 
     fn delta(&self, delta: Json) -> Json {
         object([
             ("index", 0_usize.into()),
             ("delta", delta),
-            ("finish_reason", null()),
+            ("finish_reason", Json::NULL),
         ])
     }
 
@@ -151,9 +153,12 @@ impl Chat {
 
     fn logprobs(&self, tokens: &[TokenLogprob]) -> Json {
         if self.has_logprobs {
-            object([("content", openai::logprobs(tokens)), ("refusal", null())])
+            object([
+                ("content", openai::logprobs(tokens)),
+                ("refusal", Json::NULL),
+            ])
         } else {
-            null()
+            Json::NULL
         }
     }
 }
@@ -185,7 +190,7 @@ impl Dialect for Chat {
         let message = object([
             ("role", "assistant".into()),
             ("content", has_text.then_some(&answer.text).into()),
-            ("refusal", null()),
+            ("refusal", Json::NULL),
         ]);
         let choice = object([
             ("index", 0_usize.into()),

@@ -77,6 +77,15 @@ pub struct Said {
     pub calls: Vec<Call>,
 }
 
+impl Said {
+    /// Adds a call.
+    pub fn push(&mut self, at: &Node<'_>, call: Call) -> Result<()> {
+        check(at, "calls", self.calls.len() + 1, LIMITS.calls)?;
+        self.calls.push(call);
+        Ok(())
+    }
+}
+
 /// The form of an answer.
 pub struct Format {
     /// What it is held to.
@@ -90,7 +99,6 @@ impl Format {
     ///
     /// Errors: `Format` when it is no object.
     pub fn schema(at: &Node<'_>, schema: &str) -> Result<Format> {
-        at.members()?;
         let kind = at.get("type")?.and_then(|kind| kind.text().ok());
         Ok(Format {
             rules: match kind {
@@ -123,9 +131,6 @@ impl Conversation {
 
     /// Adds a turn; `at` is where it stands in the request.
     pub fn push(&mut self, at: &Node<'_>, turn: Turn) -> Result<()> {
-        if let Turn::Assistant(said) = &turn {
-            check(at, "calls", said.calls.len(), LIMITS.calls)?;
-        }
         check(at, "messages", self.turns.len() + 1, LIMITS.turns)?;
         self.turns.push(turn);
         Ok(())
@@ -141,16 +146,16 @@ impl Conversation {
         Ok(())
     }
 
-    /// Adds a call to what the model said last; to a new turn if someone else spoke since.
-    pub fn push_call(&mut self, at: &Node<'_>, call: Call) -> Result<()> {
-        if !matches!(self.turns.last(), Some(Turn::Assistant(_))) {
+    /// What the model said last, to add to it; a new turn if someone else spoke since, or that one `is_over`.
+    pub fn said(&mut self, at: &Node<'_>, is_over: fn(&Said) -> bool) -> Result<&mut Said> {
+        let goes_on = matches!(self.turns.last(), Some(Turn::Assistant(said)) if !is_over(said));
+        if !goes_on {
             self.push(at, Turn::Assistant(Said::default()))?;
         }
-        if let Some(Turn::Assistant(said)) = self.turns.last_mut() {
-            check(at, "calls", said.calls.len() + 1, LIMITS.calls)?;
-            said.calls.push(call);
+        match self.turns.last_mut() {
+            Some(Turn::Assistant(said)) => Ok(said),
+            _ => unreachable!("the last turn is the model's"),
         }
-        Ok(())
     }
 
     /// Whether the model may call tools.
@@ -161,11 +166,6 @@ impl Conversation {
     /// What was said last.
     pub fn last(&self) -> Option<&Turn> {
         self.turns.last()
-    }
-
-    /// As [`Conversation::last`], to add to it.
-    pub fn last_mut(&mut self) -> Option<&mut Turn> {
-        self.turns.last_mut()
     }
 
     /// The question that the conversation puts: its tokens, and what the answer may be. Nothing is said about how

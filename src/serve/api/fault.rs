@@ -1,7 +1,7 @@
 //! Why there is no answer, in the words of either family of APIs. Sources: the error pages of OpenAI's and Anthropic's
 //! API references.
 
-use super::object::{Json, null, object};
+use super::object::{Json, object};
 use crate::error::Error;
 use crate::http::{self, Responder, Status};
 use crate::serve::desk::Refused;
@@ -110,7 +110,7 @@ pub fn error_body(family: Family, status: Status, message: &str, code: Option<&s
             let error = object([
                 ("message", message.into()),
                 ("type", kind.into()),
-                ("param", null()),
+                ("param", Json::NULL),
                 ("code", code.into()),
             ]);
             object([("error", error)])

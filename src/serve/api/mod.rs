@@ -10,14 +10,19 @@
 
 pub mod auth;
 mod chat;
+mod completions;
 mod conversation;
 mod fault;
 mod ids;
+mod message;
+mod messages;
 mod models;
 mod object;
 mod openai;
 mod params;
 mod reply;
+mod response;
+mod responses;
 mod spot;
 
 use super::desk::Desk;
@@ -73,35 +78,46 @@ pub struct Api {
 
 /// What can be asked for.
 #[derive(Clone, Copy)]
-enum Route<'a> {
+enum Route {
     Health,
     Models,
-    Model(&'a str),
+    /// Any: whatever it is called, it is the one that is loaded.
+    Model,
     Chat,
+    Completions,
+    Responses,
+    Messages,
+    CountTokens,
 }
 
-impl Route<'_> {
-    fn of(path: &str) -> Option<Route<'_>> {
+impl Route {
+    fn of(path: &str) -> Option<Route> {
         Some(match path {
             "/health" => Route::Health,
             "/v1/models" => Route::Models,
             "/v1/chat/completions" => Route::Chat,
-            _ => Route::Model(path.strip_prefix("/v1/models/")?),
+            "/v1/completions" => Route::Completions,
+            "/v1/responses" => Route::Responses,
+            "/v1/messages" => Route::Messages,
+            "/v1/messages/count_tokens" => Route::CountTokens,
+            path if path.starts_with("/v1/models/") => Route::Model,
+            _ => return None,
         })
     }
 
     fn allowed(self) -> &'static str {
         match self {
-            Route::Health | Route::Models | Route::Model(_) => "GET, HEAD",
+            Route::Health | Route::Models | Route::Model => "GET, HEAD",
             _ => "POST",
         }
     }
 
     fn family(self, request: &Request) -> Family {
         match self {
-            Route::Models | Route::Model(_) if request.header("anthropic-version").is_some() => {
+            Route::Models | Route::Model if request.header("anthropic-version").is_some() => {
                 Family::Anthropic
             }
+            Route::Messages | Route::CountTokens => Family::Anthropic,
             _ => Family::OpenAi,
         }
     }
@@ -133,7 +149,7 @@ impl Api {
 
     fn answer(
         &self,
-        route: Route<'_>,
+        route: Route,
         request: &Request,
         responder: &mut Responder<'_>,
     ) -> Result<(), Fault> {
@@ -154,8 +170,17 @@ impl Api {
         let json = match route {
             Route::Health => object([("status", "ok".into())]),
             Route::Models => models::list(&self.served, self.since),
-            Route::Model(_) => models::model(&self.served, self.since),
+            Route::Model => models::model(&self.served, self.since),
+            Route::CountTokens => {
+                let n = self.read(&request.body, messages::count)?;
+                object([("input_tokens", n.into())])
+            }
             Route::Chat => return self.ask(&request.body, chat::question, responder),
+            Route::Completions => {
+                return self.ask(&request.body, completions::question, responder);
+            }
+            Route::Responses => return self.ask(&request.body, responses::question, responder),
+            Route::Messages => return self.ask(&request.body, messages::question, responder),
         };
         send(&json, responder);
         Ok(())

@@ -1,11 +1,12 @@
 //! JSON as answers are made of it: text from the start, so that what a tool is called with keeps its digits.
 
 use crate::json::source::quote;
+use std::borrow::Cow;
 use std::fmt;
 
 /// A JSON value, written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Json(String);
+pub struct Json(Cow<'static, str>);
 
 /// An object with these members.
 pub fn object<'a>(members: impl IntoIterator<Item = (&'a str, Json)>) -> Json {
@@ -16,26 +17,25 @@ pub fn object<'a>(members: impl IntoIterator<Item = (&'a str, Json)>) -> Json {
 
 /// An array of these items.
 pub fn list(items: impl IntoIterator<Item = Json>) -> Json {
-    let items: Vec<String> = items.into_iter().map(|item| item.0).collect();
-    Json(format!("[{}]", items.join(",")))
-}
-
-/// `null`
-pub fn null() -> Json {
-    Json("null".into())
+    let items: Vec<Cow<'_, str>> = items.into_iter().map(|item| item.0).collect();
+    Json::written(format!("[{}]", items.join(",")))
 }
 
 impl Json {
+    /// `null`
+    pub const NULL: Json = Json(Cow::Borrowed("null"));
+
     /// A value that is JSON already.
     pub fn written(json: impl Into<String>) -> Json {
-        Json(json.into())
+        Json(Cow::Owned(json.into()))
     }
 
     /// An object with one more member.
     pub fn with(mut self, name: &str, value: impl Into<Json>) -> Json {
-        assert_eq!(self.0.pop(), Some('}'), "only objects have members");
-        let comma = if self.0.len() > 1 { "," } else { "" };
-        self.0 += &format!("{comma}{}:{}}}", quote(name), value.into());
+        let text = self.0.to_mut();
+        assert_eq!(text.pop(), Some('}'), "only objects have members");
+        let comma = if text.len() > 1 { "," } else { "" };
+        *text += &format!("{comma}{}:{}}}", quote(name), value.into());
         self
     }
 
@@ -56,31 +56,31 @@ impl fmt::Display for Json {
 
 impl From<&str> for Json {
     fn from(text: &str) -> Json {
-        Json(quote(text))
+        Json::written(quote(text))
     }
 }
 
 impl From<&String> for Json {
     fn from(text: &String) -> Json {
-        Json(quote(text))
+        Json::written(quote(text))
     }
 }
 
 impl From<bool> for Json {
     fn from(flag: bool) -> Json {
-        Json(flag.to_string())
+        Json::written(flag.to_string())
     }
 }
 
 impl From<u64> for Json {
     fn from(n: u64) -> Json {
-        Json(n.to_string())
+        Json::written(n.to_string())
     }
 }
 
 impl From<usize> for Json {
     fn from(n: usize) -> Json {
-        Json(n.to_string())
+        Json::written(n.to_string())
     }
 }
 
@@ -88,9 +88,9 @@ impl From<usize> for Json {
 impl From<f64> for Json {
     fn from(x: f64) -> Json {
         if x.is_finite() {
-            Json(x.to_string())
+            Json::written(x.to_string())
         } else {
-            null()
+            Json::NULL
         }
     }
 }
@@ -98,7 +98,7 @@ impl From<f64> for Json {
 /// `null` without a value.
 impl<T: Into<Json>> From<Option<T>> for Json {
     fn from(value: Option<T>) -> Json {
-        value.map_or_else(null, Into::into)
+        value.map_or(Json::NULL, Into::into)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::conversation::{Conversation, Format};
 use super::fault::{Family, error_body};
 use super::object::{Json, list, object};
-use super::params::text;
+use super::params::{flag, text};
 use super::reply::Event;
 use super::spot::Spot;
 use crate::engine::chat::{Call, Tool};
@@ -96,6 +96,12 @@ pub fn n_top(at: &Node<'_>, most: u64) -> Result<usize> {
         n if n <= most => Ok(n as usize),
         n => Err(at.error(&format!("found {n}, expected at most {most}"))),
     }
+}
+
+/// Whether a stream ends with the figures.
+pub fn wants_usage(at: &Node<'_>) -> Result<bool> {
+    let options = at.get("stream_options")?;
+    options.map_or(Ok(false), |options| flag(&options, "include_usage"))
 }
 
 /// Why an answer ended.
