@@ -24,7 +24,7 @@ THOUGHTS = "The user asks about page caches. I recall what a read does, then wha
 ANSWER = """A **page cache** keeps what was read from a file in memory that nobody else asks for. Three things follow:
 
 1. The first read waits for the disk, the next one does not.
-2. Memory looks *used* though it can be given back:
+2. Memory looks used though it can be given back:
    - at once, if the pages are clean;
    - after a write, if they are `dirty`.
 3. A program that reads past it (`O_DIRECT`) must keep its own copies.
