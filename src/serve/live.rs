@@ -94,12 +94,12 @@ impl Live {
             if reused < kept.session.tokens().len() / 2 {
                 kept.save(engine, store, note);
             }
-            let saved = engine.saved_prefix(store, wanted).unwrap_or_else(|error| {
+            let saved = engine.saved_prefix(store, tokens).unwrap_or_else(|error| {
                 note(&error.to_string());
                 0
             });
             if saved >= reused + LEAST_SAVED {
-                kept.restore(engine, store, wanted, note)?;
+                kept.restore(engine, store, tokens, note)?;
                 return Ok(Which(which));
             }
         }
@@ -193,16 +193,16 @@ impl Kept {
         Ok(())
     }
 
-    /// Takes the longest saved beginning of `wanted` in the place of what it holds.
+    /// Takes the longest saved beginning of `tokens` in the place of what it holds.
     fn restore(
         &mut self,
         engine: &mut Engine,
         store: &Store,
-        wanted: &[TokenId],
+        tokens: &[TokenId],
         note: &mut dyn FnMut(&str),
     ) -> Result<()> {
         self.points.clear();
-        let restored = engine.restore_prefix(&mut self.session, store, wanted, note);
+        let restored = engine.restore_prefix(&mut self.session, store, tokens, note);
         self.saved = restored.unwrap_or_else(|error| {
             note(&error.to_string());
             0
