@@ -195,6 +195,9 @@ impl Api {
     ) -> Result<(), Fault> {
         let question = self.read(body, read)?;
         let n = question.ask.tokens.len();
+        if n == 0 {
+            return Err(Fault::Request("prompt: found no tokens".into()));
+        }
         if n > self.served.ctx {
             return Err(Fault::TooLong(n, self.served.ctx));
         }
