@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub fn real() -> Arc<Tokenizer> {
     static REAL: OnceLock<Arc<Tokenizer>> = OnceLock::new();
     let read = || {
-        let file = File::open(&super::golden("dsv4-vocab.gguf")).unwrap();
+        let file = File::open(&super::common::golden("dsv4-vocab.gguf")).unwrap();
         let vocabulary = Vocabulary::read(&Gguf::read(&file).unwrap()).unwrap();
         Arc::new(Tokenizer::new(vocabulary).unwrap())
     };
