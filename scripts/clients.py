@@ -330,7 +330,8 @@ def anthropic_models(c):
 
 @check
 def anthropic_message(c):
-    answer = message(c, "hi", system="Be brief.", temperature=0.5, top_k=5, stop_sequences=["\n\n\n"])
+    chosen = {"temperature": 0.5, "top_k": 5}  # fields that newer clients do not know
+    answer = message(c, "hi", system="Be brief.", stop_sequences=["\n\n\n"], extra_body=chosen)
     same((answer.model, answer.role, answer.type), (c.model, "assistant", "message"))
     assert answer.stop_reason in ("end_turn", "max_tokens")
     assert answer.content[0].text
@@ -413,7 +414,7 @@ def anthropic_pings(c):
 
 @check
 def anthropic_errors(c):
-    error = raises(anthropic.BadRequestError, 400, message, c, "hi", temperature=3)
+    error = raises(anthropic.BadRequestError, 400, message, c, "hi", extra_body={"temperature": 3})
     same(error.body["error"]["type"], "invalid_request_error")
     raises(anthropic.BadRequestError, 400, message, c, "hi", max_tokens=0)
     fields = {"tools": CUSTOM_TOOLS, "tool_choice": {"type": "any"}}

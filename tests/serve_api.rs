@@ -535,6 +535,14 @@ fn answers_are_held_to_json() {
             with(input, value!({"text": {"format": {"type": "text"}}})),
             None,
         ),
+        (
+            "/v1/messages",
+            with(
+                said("hi"),
+                value!({"output_config": {"format": {"type": "json_schema", "schema": schema}}}),
+            ),
+            Some((Rules::WRITTEN_OBJECT, schema.clone())),
+        ),
     ];
     one(|server| {
         for (path, request, expected) in cases {
@@ -861,7 +869,7 @@ fn messages() {
             answer["usage"],
             value!({
                 "input_tokens": ask.tokens.len() - 2, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 2,
-                "output_tokens": 4,
+                "output_tokens": 4, "output_tokens_details": {"thinking_tokens": 2},
             })
         );
         assert_eq!(
@@ -966,6 +974,16 @@ fn messages() {
                 .any(|(_, c)| c["delta"]["partial_json"] == CALL)
         );
 
+        let request = value!({
+            "max_tokens": 5, "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
+            "thinking": {"type": "adaptive"}, "output_config": {"effort": "max"},
+        });
+        json(&server.post(PATH, &request));
+        let expected = [Message::System("s"), Message::User("u")];
+        assert_eq!(
+            server.last().tokens,
+            rendered(&expected, &[], None, Thinking::Max)
+        );
         for (word, reason, sequence) in [
             ("hi", "end_turn", Value::Null),
             ("@length", "max_tokens", Value::Null),

@@ -13,6 +13,7 @@ mod chat;
 mod completions;
 mod conversation;
 mod fault;
+mod format;
 mod ids;
 mod message;
 mod messages;
