@@ -5,7 +5,7 @@ use super::conversation::{Conversation, Said, Turn, content};
 use super::object::{Json, list, object};
 use super::reply::{Answer, Dialect, Event, Question};
 use super::spot::Spot;
-use super::{Api, ids, openai, params};
+use super::{Api, format, ids, openai, params};
 use crate::engine::chat::{Call, Thinking};
 use crate::error::Result;
 use crate::json::Node;
@@ -24,7 +24,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
         conversation.push(&message, turn)?;
     }
     openai::tools(request, false, &mut conversation)?;
-    let warning = openai::format(request.get("response_format")?, &mut conversation)?;
+    let warning = format::read(request.get("response_format")?, &mut conversation)?;
     let logprobs = match (params::flag(at, "logprobs")?, at.get("top_logprobs")?) {
         (true, Some(n)) => Some(openai::n_top(&n, MAX_TOP)?),
         (true, None) => Some(0),

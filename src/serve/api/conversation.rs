@@ -1,11 +1,11 @@
 //! A conversation as a request brings it, whichever API it came by, and its tokens.
 
+use super::format::Format;
+use crate::engine::SamplerOptions;
 use crate::engine::chat::{Call, Chat, Message, Prompt, Thinking, Tool};
 use crate::engine::tokenizer::Tokenizer;
-use crate::engine::{JsonRules, SamplerOptions};
 use crate::error::Result;
 use crate::json::Node;
-use crate::json::source::respaced;
 use crate::serve::ask::Ask;
 use crate::units::TokenId;
 
@@ -83,38 +83,6 @@ impl Said {
         check(at, "calls", self.calls.len() + 1, LIMITS.calls)?;
         self.calls.push(call);
         Ok(())
-    }
-}
-
-/// The form of an answer.
-pub struct Format {
-    /// What it is held to.
-    pub rules: JsonRules,
-    /// What it is asked to follow.
-    schema: String,
-}
-
-impl Format {
-    /// JSON by a schema, which is given as it stands in the request.
-    ///
-    /// Errors: `Format` when it is no object.
-    pub fn schema(at: &Node<'_>, schema: &str) -> Result<Format> {
-        let kind = at.get("type")?.and_then(|kind| kind.text().ok());
-        Ok(Format {
-            rules: match kind {
-                Some("object") => JsonRules::WRITTEN_OBJECT,
-                _ => JsonRules::WRITTEN,
-            },
-            schema: respaced(schema)?,
-        })
-    }
-
-    /// Any JSON object.
-    pub fn object() -> Format {
-        Format {
-            rules: JsonRules::WRITTEN_OBJECT,
-            schema: "{\"type\": \"object\"}".into(),
-        }
     }
 }
 

@@ -56,12 +56,17 @@ impl Kind {
     }
 }
 
-fn usage(n_prompt: usize, n_cached: usize, n_answer: usize) -> Json {
+fn usage(done: &Done) -> Json {
+    let thinking = object([("thinking_tokens", done.n_reasoning.into())]);
     object([
-        ("input_tokens", (n_prompt - n_cached).into()),
+        (
+            "input_tokens",
+            done.n_prompt.saturating_sub(done.n_cached).into(),
+        ),
         ("cache_creation_input_tokens", 0_usize.into()),
-        ("cache_read_input_tokens", n_cached.into()),
-        ("output_tokens", n_answer.into()),
+        ("cache_read_input_tokens", done.n_cached.into()),
+        ("output_tokens", done.n_answer.into()),
+        ("output_tokens_details", thinking),
     ])
 }
 
@@ -153,14 +158,17 @@ impl Dialect for Message {
 
     fn whole(&mut self, answer: &Answer, done: &Done) -> Json {
         self.close(&mut Vec::new());
-        let usage = usage(done.n_prompt, done.n_cached, done.n_answer);
-        self.json(stop(&done.finish), usage)
+        self.json(stop(&done.finish), usage(done))
             .with_some("infall_warnings", answer.warnings())
     }
 
     fn begin(&mut self, out: &mut Vec<Event>) {
-        let nothing = [("stop_reason", Json::NULL), ("stop_sequence", Json::NULL)];
-        let message = self.json(nothing, usage(self.n_prompt, 0, 0));
+        let unknown = [("stop_reason", Json::NULL), ("stop_sequence", Json::NULL)];
+        let so_far = object([
+            ("input_tokens", self.n_prompt.into()),
+            ("output_tokens", 0_usize.into()),
+        ]);
+        let message = self.json(unknown, so_far);
         self.tell("message_start", Some(("message", message)), out);
     }
 
@@ -206,7 +214,7 @@ impl Dialect for Message {
             ("type", "message_delta".into()),
             ("delta", object(stop(&done.finish))),
         ])
-        .with("usage", usage(done.n_prompt, done.n_cached, done.n_answer))
+        .with("usage", usage(done))
         .with_some("infall_warnings", answer.warnings());
         out.push(Event::new("message_delta", &json));
         self.tell("message_stop", None, out);

@@ -5,7 +5,7 @@ use super::conversation::{Conversation, Said, Turn, content, part_text};
 use super::message::Message;
 use super::reply::Question;
 use super::spot::Spot;
-use super::{Api, params};
+use super::{Api, format, params};
 use crate::engine::chat::{Call, Thinking, Tool};
 use crate::error::Result;
 use crate::serve::ask::Ask;
@@ -14,15 +14,16 @@ use crate::serve::ask::Ask;
 pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
     let at = &request.node;
     at.need("max_tokens")?;
+    let (conversation, warning) = conversation(api, request)?;
     let ask = Ask {
         max_tokens: params::positive(at, &["max_tokens"])?,
         sampling: params::sampling(at, api.served.sampling)?,
         stops: params::stops(at, "stop_sequences")?,
-        ..conversation(api, request)?.ask(&api.tokenizer)?
+        ..conversation.ask(&api.tokenizer)?
     };
     Ok(Question {
         streams: params::flag(at, "stream")?,
-        warnings: Vec::new(),
+        warnings: warning.into_iter().collect(),
         dialect: Box::new(Message::new(&api.served.model, ask.tokens.len())),
         ask,
     })
@@ -30,16 +31,23 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
 
 /// Tokens of the prompt that a request would have.
 pub fn count(api: &Api, request: &Spot<'_>) -> Result<usize> {
-    let tokens = conversation(api, request)?.tokens(&api.tokenizer)?;
-    Ok(tokens.len())
+    let (conversation, _) = conversation(api, request)?;
+    Ok(conversation.tokens(&api.tokenizer)?.len())
 }
 
-fn conversation(api: &Api, request: &Spot<'_>) -> Result<Conversation> {
+/// The conversation, and what the client should know of it.
+fn conversation(api: &Api, request: &Spot<'_>) -> Result<(Conversation, Option<String>)> {
     let at = &request.node;
-    let mut conversation = Conversation::new(match params::thinking(at)? {
-        Some(true) => Thinking::On,
-        Some(false) => Thinking::Off,
-        None => api.served.thinking,
+    let config = request.get("output_config")?;
+    let effort = match &config {
+        Some(config) => params::effort(&config.node, "effort")?,
+        None => None,
+    };
+    let mut conversation = Conversation::new(match (params::thinking(at)?, effort) {
+        (Some(true), Some(Thinking::Max)) => Thinking::Max,
+        (Some(true), _) => Thinking::On,
+        (Some(false), _) => Thinking::Off,
+        (None, _) => api.served.thinking,
     });
     if let Some(system) = at.get("system")? {
         conversation.push(&system, Turn::System(content(&system)?))?;
@@ -49,12 +57,16 @@ fn conversation(api: &Api, request: &Spot<'_>) -> Result<Conversation> {
         let role = message.node.need("role")?;
         match role.text()? {
             "user" => push_user(&message, &mut conversation)?,
+            "system" => {
+                let text = content(&message.node.need("content")?)?;
+                conversation.push(&message.node, Turn::System(text))?;
+            }
             "assistant" => {
                 let said = said(&message)?;
                 conversation.push(&message.node, Turn::Assistant(said))?;
             }
             other => {
-                let expected = "expected user or assistant";
+                let expected = "expected user, assistant or system";
                 return Err(role.error(&format!("found '{other}', {expected}")));
             }
         }
@@ -64,7 +76,9 @@ fn conversation(api: &Api, request: &Spot<'_>) -> Result<Conversation> {
         return Err(messages.node.error(fault));
     }
     push_tools(request, &mut conversation)?;
-    Ok(conversation)
+    let form = config.map(|config| config.get("format")).transpose()?;
+    let warning = format::read(form.flatten(), &mut conversation)?;
+    Ok((conversation, warning))
 }
 
 /// Adds what the user and the tools said.

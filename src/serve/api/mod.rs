@@ -13,6 +13,7 @@ mod chat;
 mod completions;
 mod conversation;
 mod fault;
+mod format;
 mod ids;
 mod message;
 mod messages;
@@ -195,6 +196,9 @@ impl Api {
     ) -> Result<(), Fault> {
         let question = self.read(body, read)?;
         let n = question.ask.tokens.len();
+        if n == 0 {
+            return Err(Fault::Request("prompt: found no tokens".into()));
+        }
         if n > self.served.ctx {
             return Err(Fault::TooLong(n, self.served.ctx));
         }

@@ -1,6 +1,6 @@
-//! What the APIs of OpenAI's family share: tools, the form of an answer, figures, log-probabilities.
+//! What the APIs of OpenAI's family share: tools, figures, log-probabilities.
 
-use super::conversation::{Conversation, Format};
+use super::conversation::Conversation;
 use super::fault::{Family, error_body};
 use super::object::{Json, list, object};
 use super::params::{flag, text};
@@ -14,10 +14,6 @@ use crate::serve::ask::{Done, Finish, TokenLogprob};
 
 /// What stands for a log-probability of minus infinity, which JSON cannot say.
 const IMPOSSIBLE: f64 = -9999.0;
-
-/// A warning when the model is asked for both calls and JSON.
-const NOT_HELD: &str =
-    "the answer may call tools, so that it is asked to be JSON, but not held to it";
 
 /// Reads `tools` and `tool_choice`. A tool of `/v1/chat/completions` stands in `function`; one of `/v1/responses` is
 /// `flat`.
@@ -56,28 +52,6 @@ pub fn tools(request: &Spot<'_>, flat: bool, conversation: &mut Conversation) ->
         conversation.push_tool(&spot.node, tool)?;
     }
     Ok(())
-}
-
-/// Reads the form of the answer: `type`, and for `json_schema` a `schema`, which stands in a member of that name in
-/// `/v1/chat/completions`. Gives a warning when the answer is not held to it.
-pub fn format(at: Option<Spot<'_>>, conversation: &mut Conversation) -> Result<Option<String>> {
-    let Some(at) = at else { return Ok(None) };
-    let kind = at.node.need("type")?;
-    conversation.format = match kind.text()? {
-        "text" => None,
-        "json_object" => Some(Format::object()),
-        "json_schema" => {
-            let around = at.get("json_schema")?.unwrap_or(at);
-            let schema = around.need("schema")?;
-            Some(Format::schema(&schema.node, schema.text)?)
-        }
-        other => {
-            let expected = "expected text, json_object or json_schema";
-            return Err(kind.error(&format!("found '{other}', {expected}")));
-        }
-    };
-    let is_free = conversation.format.is_some() && conversation.has_tools();
-    Ok(is_free.then(|| NOT_HELD.to_owned()))
 }
 
 /// A call in what the model said before, with its arguments as JSON in a string.

@@ -6,7 +6,7 @@ use super::object::{Json, list, object};
 use super::reply::Question;
 use super::response::Response;
 use super::spot::Spot;
-use super::{Api, openai, params};
+use super::{Api, format, openai, params};
 use crate::error::Result;
 use crate::json::Node;
 use crate::serve::ask::Ask;
@@ -41,8 +41,8 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
     }
     openai::tools(request, true, &mut conversation)?;
     let text = request.get("text")?;
-    let format = text.map(|text| text.get("format")).transpose()?.flatten();
-    let warning = openai::format(format, &mut conversation)?;
+    let form = text.map(|text| text.get("format")).transpose()?.flatten();
+    let warning = format::read(form, &mut conversation)?;
     let ask = Ask {
         max_tokens: params::positive(at, &["max_output_tokens"])?,
         sampling: params::sampling(at, api.served.sampling)?,
