@@ -28,7 +28,16 @@ impl Served {
 
     fn with_model(model: &Path, flags: &[&str]) -> Served {
         let mut process = Command::new(env!("CARGO_BIN_EXE_infall"))
-            .args(["serve", "--port", "0", "--ctx", "6000", "-m"])
+            .args([
+                "serve",
+                "--port",
+                "0",
+                "--threads",
+                "1",
+                "--ctx",
+                "6000",
+                "-m",
+            ])
             .arg(model)
             .args(flags)
             .stderr(Stdio::piped())
