@@ -10,7 +10,7 @@ use crate::os::share::Device;
 use crate::routes;
 use crate::session::file::Origin;
 pub use crate::supply::probe::Probe;
-use crate::supply::{ExpertUse, Opened, Opening, probe};
+use crate::supply::{Opened, Opening, probe};
 use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
 use crate::units::{Bytes, LayerId, Phase, TokenId};
@@ -21,6 +21,7 @@ use std::time::Duration;
 
 pub use crate::backend::profile::{Profile, Stage, Stages};
 pub use crate::gguf::{Gguf, TensorInfo};
+pub use crate::graph::SupplyWatch;
 pub use crate::json::recogniser::Rules as JsonRules;
 pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
@@ -30,7 +31,9 @@ pub use crate::sampler::json_mask::{JsonGuide, JsonVocabulary};
 pub use crate::sampler::{Sampler, SamplerOptions};
 pub use crate::session::Prefill;
 pub use crate::session::store::{self as sessions, Store};
-pub use crate::supply::{Stats as SupplyStats, StatsTable as SupplyTable, default_strategy};
+pub use crate::supply::{
+    ExpertUse, Stats as SupplyStats, StatsTable as SupplyTable, default_strategy,
+};
 pub use crate::text::{answer, chat, stops, stream, tokenizer};
 
 mod machine;
@@ -83,10 +86,8 @@ pub enum Stop {
 }
 
 /// A token that was chosen.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Chosen<'a> {
-    /// What computed it.
-    pub engine: &'a Engine,
     /// The token.
     pub token: TokenId,
     /// Its bytes.
@@ -476,11 +477,6 @@ impl Engine {
         &self.tokenizer
     }
 
-    /// Layers of the model.
-    pub fn n_layer(&self) -> usize {
-        self.machine.supply_table().n_layer()
-    }
-
     /// Tokens that a session holds at most.
     pub fn ctx(&self) -> usize {
         self.ctx
@@ -500,6 +496,11 @@ impl Engine {
     /// What became of each expert so far, `[n_layer, n_expert]`.
     pub fn expert_uses(&self) -> Vec<ExpertUse> {
         self.machine.expert_uses()
+    }
+
+    /// Tells `watch` from now on, after each layer, what the supply of experts does; see [`SupplyWatch`].
+    pub fn set_supply_watch(&mut self, watch: SupplyWatch) {
+        self.machine.set_supply_watch(Some(watch));
     }
 
     /// An empty session.
@@ -659,7 +660,6 @@ impl Engine {
             }
             done.n_tokens += 1;
             let chosen = Chosen {
-                engine: self,
                 token,
                 bytes: self.tokenizer.token_bytes(token),
                 logits: session.logits(),

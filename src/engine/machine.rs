@@ -4,7 +4,7 @@ use crate::backend::Backend;
 use crate::backend::profile::Profile;
 use crate::error::{Error, Result};
 use crate::graph::kv::Checkpoint;
-use crate::graph::{Graph, RouteProbe};
+use crate::graph::{Graph, RouteProbe, SupplyWatch};
 use crate::session::file::{Origin, Reader};
 use crate::session::store::Store;
 use crate::session::{self, Prefill};
@@ -47,6 +47,8 @@ pub trait Machine {
     fn expert_uses(&self) -> Vec<ExpertUse>;
     /// See [`Graph::set_route_probe`].
     fn set_route_probe(&mut self, probe: Option<RouteProbe>);
+    /// See [`Graph::set_supply_watch`].
+    fn set_supply_watch(&mut self, watch: Option<SupplyWatch>);
     /// See [`Backend::start_profile`].
     fn start_profile(&mut self);
     /// See [`Backend::profile`].
@@ -144,6 +146,10 @@ impl<B: Backend + 'static> Machine for Graph<B> {
 
     fn set_route_probe(&mut self, probe: Option<RouteProbe>) {
         self.set_route_probe(probe);
+    }
+
+    fn set_supply_watch(&mut self, watch: Option<SupplyWatch>) {
+        self.set_supply_watch(watch);
     }
 
     fn start_profile(&mut self) {

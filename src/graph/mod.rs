@@ -58,6 +58,10 @@ pub enum Routing<'a> {
 /// Sees what is chosen; its error is that of the pass.
 pub type RouteProbe = Box<dyn FnMut(Routing<'_>) -> Result<()> + Send>;
 
+/// Sees after each layer of a chunk what the supply of experts did so far, and can ask what became of each expert,
+/// `[n_layer, n_expert]`.
+pub type SupplyWatch = Box<dyn FnMut(Stats, &dyn Fn() -> Vec<ExpertUse>) + Send>;
+
 /// Which tokens of a chunk need logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -90,6 +94,7 @@ pub struct Graph<B: Backend> {
     kv: KvFormat,
     probe: Option<Probe>,
     route_probe: Option<RouteProbe>,
+    supply_watch: Option<SupplyWatch>,
     meter: StatsMeter,
 }
 
@@ -118,6 +123,7 @@ impl<B: Backend> Graph<B> {
             kv,
             probe: None,
             route_probe: None,
+            supply_watch: None,
         })
     }
 
@@ -184,6 +190,11 @@ impl<B: Backend> Graph<B> {
     /// Tells `probe` from now on which experts are chosen.
     pub fn set_route_probe(&mut self, probe: Option<RouteProbe>) {
         self.route_probe = probe;
+    }
+
+    /// Tells `watch` from now on what the supply of experts does.
+    pub fn set_supply_watch(&mut self, watch: Option<SupplyWatch>) {
+        self.supply_watch = watch;
     }
 
     /// Appends tokens to the cache and gives the wanted rows of logits `[n_vocab]` to `sink`, in order; what the
@@ -279,6 +290,9 @@ impl<B: Backend> Graph<B> {
                 }
                 let part = first..first + chunk.len();
                 self.layer(LayerId(l), tokens, part, pos, kv)?;
+                if let Some(watch) = &mut self.supply_watch {
+                    watch(self.supply.stats(), &|| self.supply.uses());
+                }
                 first += chunk.len();
             }
         }

@@ -40,7 +40,7 @@ impl Answerer<'_> {
             if let Some(work) = self.desk.next(TICK) {
                 self.answer(&work);
             }
-            self.board.rest(&self.engine, self.live.lengths());
+            self.board.rest(self.live.lengths());
         }
         self.live
             .save(&mut self.engine, &mut |text| (self.note)(text));
@@ -130,8 +130,7 @@ impl Answerer<'_> {
             }
             read_to = end;
         }
-        self.board
-            .read(&self.engine, tokens.len() - first, began.elapsed());
+        self.board.read(tokens.len() - first, began.elapsed());
         Ok(Prefill::Done)
     }
 
@@ -151,7 +150,7 @@ impl Answerer<'_> {
         let (board, began, mut n_answer) = (self.board, Instant::now(), 0);
         let mut emit = |chosen: Chosen<'_>| {
             n_answer += 1;
-            board.decoding(chosen.engine, n_answer, most, began.elapsed());
+            board.decoding(n_answer, most, began.elapsed());
             Ok(text.take(chosen))
         };
         let generated = self.engine.generate(session, sampler, most, &mut emit)?;

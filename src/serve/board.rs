@@ -1,7 +1,7 @@
 //! What happens in the server, for those who look: the engine's thread writes, others read.
 
 use super::ask::{Done, Reading};
-use crate::engine::{Engine, Plan, SupplyStats};
+use crate::engine::{Engine, ExpertUse, Plan, SupplyStats};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,8 @@ pub struct Fixed {
     pub strategy: &'static str,
     /// What computes.
     pub backend: String,
+    /// Layers of the model.
+    pub n_layer: usize,
     /// Tokens of a session.
     pub ctx: usize,
     /// Memory by use, in bytes, as it was told at the start.
@@ -105,6 +107,7 @@ impl Board {
                 model: model.map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
                 strategy: plan.strategy,
                 backend: engine.describe_backend(),
+                n_layer: engine.supply_table().n_layer(),
                 ctx: engine.ctx(),
                 ledger: plan.uses.clone(),
                 began: Instant::now(),
@@ -126,12 +129,23 @@ impl Board {
     }
 
     /// Nothing is asked.
-    pub fn rest(&self, engine: &Engine, sessions: Vec<usize>) {
+    pub fn rest(&self, sessions: Vec<usize>) {
         let mut now = self.now();
         now.phase = Phase::Idle;
         (now.done, now.all) = (0, 0);
         now.sessions = sessions;
-        self.look_at_supply(&mut now, engine);
+    }
+
+    /// What the supply of experts did so far; `uses` tells what became of each expert.
+    pub fn supply(&self, stats: SupplyStats, uses: &dyn Fn() -> Vec<ExpertUse>) {
+        let mut now = self.now();
+        now.supply = stats;
+        let is_watched = self.watchers.load(Ordering::Relaxed) > 0;
+        let is_fresh = |looked: Instant| looked.elapsed() < EXPERTS_INTERVAL;
+        if is_watched && !now.looked.is_some_and(is_fresh) {
+            now.experts = Experts::new(&uses(), self.fixed.n_layer);
+            now.looked = Some(Instant::now());
+        }
     }
 
     /// A question with so many tokens.
@@ -150,17 +164,15 @@ impl Board {
     }
 
     /// A prompt was read, of which so many tokens were computed.
-    pub fn read(&self, engine: &Engine, n_tokens: usize, time: Duration) {
+    pub fn read(&self, n_tokens: usize, time: Duration) {
         let mut now = self.now();
         now.prefill_s += time.as_secs_f64();
         now.prefill_tps = Some(n_tokens as f64 / time.as_secs_f64().max(1e-9));
-        self.look_at_supply(&mut now, engine);
     }
 
     /// The token `n` of at most `most` was chosen, `time` after the prompt was read.
-    pub fn decoding(&self, engine: &Engine, n: usize, most: usize, time: Duration) {
+    pub fn decoding(&self, n: usize, most: usize, time: Duration) {
         let mut now = self.now();
-        self.look_at_supply(&mut now, engine);
         now.phase = Phase::Decode;
         (now.done, now.all) = (n, most);
         now.n_answer += 1;
@@ -187,17 +199,6 @@ impl Board {
         self.now().n_failed += 1;
     }
 
-    /// The counters of the supply, and for watchers the experts, not too often.
-    fn look_at_supply(&self, now: &mut Now, engine: &Engine) {
-        now.supply = engine.supply_stats();
-        let is_watched = self.watchers.load(Ordering::Relaxed) > 0;
-        let is_fresh = |looked: Instant| looked.elapsed() < EXPERTS_INTERVAL;
-        if is_watched && !now.looked.is_some_and(is_fresh) {
-            now.experts = Experts::of(engine);
-            now.looked = Some(Instant::now());
-        }
-    }
-
     fn now(&self) -> MutexGuard<'_, Now> {
         // Figures of which some are older than others are no harm.
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
@@ -211,8 +212,7 @@ impl Drop for Watcher<'_> {
 }
 
 impl Experts {
-    fn of(engine: &Engine) -> Experts {
-        let uses = engine.expert_uses();
+    fn new(uses: &[ExpertUse], n_layer: usize) -> Experts {
         let most = uses.iter().map(|e| e.touches).max().unwrap_or(0);
         let cell = |touches: u64, resident: bool| match (touches, resident) {
             (0, false) => b'.',
@@ -220,7 +220,7 @@ impl Experts {
             (n, true) => b'a' + level(n, most),
         };
         Experts {
-            n_expert: uses.len() / engine.n_layer().max(1),
+            n_expert: uses.len() / n_layer.max(1),
             cells: uses.iter().map(|e| cell(e.touches, e.resident)).collect(),
         }
     }

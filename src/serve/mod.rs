@@ -153,7 +153,11 @@ impl Bound {
         let Bound { server, settings } = self;
         Chat::new(engine.tokenizer())?;
         let live = Live::new(&mut engine, sessions, CHECKPOINTS, store)?;
-        let board = Board::new(&engine, plan);
+        let board = Arc::new(Board::new(&engine, plan));
+        let seen = board.clone();
+        let uses = engine.expert_uses();
+        board.supply(engine.supply_stats(), &|| uses.clone());
+        engine.set_supply_watch(Box::new(move |stats, uses| seen.supply(stats, uses)));
         let desk = Arc::new(Desk::new(settings.queue));
         let served = Served {
             model: board.fixed.model.clone(),
