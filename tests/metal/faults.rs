@@ -150,4 +150,11 @@ fn what_is_given_up_is_let_go() {
             commits - before
         );
     }
+    // At the end each is taken back by itself. Nothing is new then, so residency is not asked for; but by the thread.
+    let before = control::counts();
+    drop((session, loaded, memory));
+    let after = control::counts();
+    assert!(after.residency_commits > before.residency_commits + weights / 2);
+    assert!(after.residency_requests <= before.residency_requests + 10);
+    assert_eq!(control::live(), []);
 }
