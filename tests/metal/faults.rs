@@ -101,6 +101,39 @@ fn a_session_goes_on_after_a_failed_command_buffer() {
     assert_eq!(session.logits(), expected);
 }
 
+/// Nothing that a failed command buffer should have written is taken to be there.
+#[test]
+fn the_same_work_is_done_again_after_a_failed_command_buffer() {
+    if !control::can_run() {
+        return;
+    }
+    control::reset();
+    let tokens = &micro_ids()[..16];
+    let expected = {
+        let mut loaded = open(&streaming("nommap", 20));
+        let mut session = loaded.session();
+        session
+            .prefill(&mut loaded.graph, tokens, &mut |_| true)
+            .unwrap();
+        session.logits().to_vec()
+    };
+    for i in 0..4 {
+        let mut loaded = open(&streaming("nommap", 20));
+        let mut session = loaded.session();
+        let mut prefill = || {
+            session
+                .prefill(&mut loaded.graph, tokens, &mut |_| true)
+                .map(|_| session.logits().to_vec())
+        };
+        control::fail_command_buffer(i);
+        assert!(prefill().is_err(), "command buffer {i}");
+        assert!(
+            prefill().unwrap() == expected,
+            "command buffer {i}: other logits"
+        );
+    }
+}
+
 /// Before macOS 15 there are no residency sets: what is reached by address is named to each encoder.
 #[test]
 fn systems_without_residency_sets_give_the_same_bits() {
