@@ -12,10 +12,11 @@ cd "$(dirname "$0")/.."
 libsystem=$1
 shift
 
-tool() { command -v "$1" || command -v "$1-19" || { echo "skipped: the link for macOS (needs $1)" >&2; exit 0; }; }
-linker=$(tool ld64.lld)
-nm=$(tool llvm-nm)
-objdump=$(tool llvm-objdump)
+# Its name here; exiting is for the caller, as this runs in a shell of its own.
+tool() { command -v "$1" || command -v "$1-19" || { echo "skipped: the link for macOS (needs $1)" >&2; return 1; }; }
+linker=$(tool ld64.lld) || exit 0
+nm=$(tool llvm-nm) || exit 0
+objdump=$(tool llvm-objdump) || exit 0
 [ -f "$libsystem" ] || { echo "skipped: the link for macOS (needs a stub of libSystem)" >&2; exit 0; }
 
 sdk=$(mktemp -d)

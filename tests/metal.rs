@@ -21,3 +21,7 @@ mod model;
 mod pair;
 #[path = "metal/products.rs"]
 mod products;
+#[path = "metal/rows.rs"]
+mod rows;
+#[path = "metal/trace.rs"]
+mod trace;

@@ -221,6 +221,9 @@ impl<B: Backend> Graph<B> {
             let waited = self.backend.wait();
             result = result.and_then(|done| waited.map(|()| done));
         }
+        if result.is_err() {
+            self.scratch.rope.forget();
+        }
         // Whatever happened, nothing is read ahead for it any more.
         self.supply.rest();
         self.backend.stage(Stage::Other);

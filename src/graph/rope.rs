@@ -45,6 +45,11 @@ impl<B: Storage> Rope<B> {
         })
     }
 
+    /// Takes no angles to be there: a backend that failed may not have written them.
+    pub fn forget(&mut self) {
+        self.filled = (0, 0);
+    }
+
     /// Angles of the chunk of `n` tokens from position `pos`.
     pub fn fill(&mut self, backend: &mut B, pos: usize, n: usize) -> Result<()>
     where

@@ -37,6 +37,9 @@ fn some_of(n: usize) -> impl Iterator<Item = usize> {
 
 #[test]
 fn each_refused_allocation_is_an_error_and_leaves_nothing() {
+    if !control::can_run() {
+        return;
+    }
     for strategy in ["nommap", "residency-lru"] {
         control::reset();
         let expected = run(streaming(strategy, 20)).unwrap();
@@ -57,6 +60,9 @@ fn each_refused_allocation_is_an_error_and_leaves_nothing() {
 
 #[test]
 fn a_failed_command_buffer_is_an_error_and_the_next_run_works() {
+    if !control::can_run() {
+        return;
+    }
     control::reset();
     let expected = run(streaming("nommap", 20)).unwrap();
     let n = control::counts().commits;
@@ -75,6 +81,9 @@ fn a_failed_command_buffer_is_an_error_and_the_next_run_works() {
 
 #[test]
 fn a_session_goes_on_after_a_failed_command_buffer() {
+    if !control::can_run() {
+        return;
+    }
     control::reset();
     let mut loaded = open(&streaming("nommap", 20));
     let mut session = loaded.session();
@@ -92,9 +101,46 @@ fn a_session_goes_on_after_a_failed_command_buffer() {
     assert_eq!(session.logits(), expected);
 }
 
+/// Nothing that a failed command buffer should have written is taken to be there.
+#[test]
+fn the_same_work_is_done_again_after_a_failed_command_buffer() {
+    if !control::can_run() {
+        return;
+    }
+    control::reset();
+    control::set_order_check(false);
+    let tokens = &micro_ids()[..16];
+    let expected = {
+        let mut loaded = open(&streaming("nommap", 20));
+        let mut session = loaded.session();
+        session
+            .prefill(&mut loaded.graph, tokens, &mut |_| true)
+            .unwrap();
+        session.logits().to_vec()
+    };
+    for i in 0..4 {
+        let mut loaded = open(&streaming("nommap", 20));
+        let mut session = loaded.session();
+        let mut prefill = || {
+            session
+                .prefill(&mut loaded.graph, tokens, &mut |_| true)
+                .map(|_| session.logits().to_vec())
+        };
+        control::fail_command_buffer(i);
+        assert!(prefill().is_err(), "command buffer {i}");
+        assert!(
+            prefill().unwrap() == expected,
+            "command buffer {i}: other logits"
+        );
+    }
+}
+
 /// Before macOS 15 there are no residency sets: what is reached by address is named to each encoder.
 #[test]
 fn systems_without_residency_sets_give_the_same_bits() {
+    if !control::can_run() {
+        return;
+    }
     let ids = micro_ids();
     for strategy in ["nommap", "residency-lru", "full"] {
         control::reset();
@@ -112,6 +158,9 @@ fn systems_without_residency_sets_give_the_same_bits() {
 /// Views of experts that were given up are let go: what is shared is the weights and the budget, never more.
 #[test]
 fn what_is_given_up_is_let_go() {
+    if !control::can_run() {
+        return;
+    }
     control::reset();
     let mut loaded = open(&streaming("residency-lru", 6));
     let memory = loaded.graph.backend().memory();
@@ -135,4 +184,11 @@ fn what_is_given_up_is_let_go() {
             commits - before
         );
     }
+    // At the end each is taken back by itself. Nothing is new then, so residency is not asked for; but by the thread.
+    let before = control::counts();
+    drop((session, loaded, memory));
+    let after = control::counts();
+    assert!(after.residency_commits > before.residency_commits + weights / 2);
+    assert!(after.residency_requests <= before.residency_requests + 10);
+    assert_eq!(control::live(), []);
 }

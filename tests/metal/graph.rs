@@ -373,7 +373,7 @@ fn attention(p: &mut Pair, layer: &Layer, chunks: &[usize], bound: f32) {
     }
 }
 
-fn store(
+pub fn store(
     p: &mut Pair,
     n: usize,
     k: &mut Both,

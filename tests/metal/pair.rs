@@ -41,6 +41,10 @@ pub struct BothRows {
 /// Does some work in each order of threads that the software device has, once on a real one.
 pub fn in_each_order(work: impl Fn(&mut Pair)) {
     #[cfg(not(target_os = "macos"))]
+    if !metal::sim::control::can_run() {
+        return;
+    }
+    #[cfg(not(target_os = "macos"))]
     for seed in 0..crate::coverage::n_orders() {
         metal::sim::control::reset();
         metal::sim::control::set_seed(seed);
@@ -56,6 +60,9 @@ pub fn in_each_order(work: impl Fn(&mut Pair)) {
 pub fn in_some_order(work: impl Fn()) {
     #[cfg(not(target_os = "macos"))]
     {
+        if !metal::sim::control::can_run() {
+            return;
+        }
         metal::sim::control::reset();
         metal::sim::control::set_seed(3);
     }

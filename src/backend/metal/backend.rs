@@ -233,6 +233,7 @@ impl Backend for Metal {
         self.choice = Choice {
             ready: self.encoder.flush(),
             n: n_chosen,
+            n_expert: step.weight.rows,
             is_preset: step.preset,
         };
         Ok(())
@@ -244,6 +245,7 @@ impl Backend for Metal {
         let Choice {
             ready,
             n,
+            n_expert,
             is_preset,
         } = self.choice;
         // Even where the choice is known: what is done by then are also the experts of the layer before, in whose place
@@ -253,9 +255,13 @@ impl Backend for Metal {
             return Ok(());
         }
         routes.ids.clear();
-        let ids = self.scratch.ids.values()[..n].iter();
-        routes.ids.extend(ids.map(|id| ExpertId(id.to_bits())));
-        Ok(())
+        let ids = self.scratch.ids.values()[..n].iter().map(|id| id.to_bits());
+        routes.ids.extend(ids.map(ExpertId));
+        // A device that fails without a word must not lead the host astray.
+        match routes.ids.iter().find(|id| id.0 as usize >= n_expert) {
+            Some(id) => Err(Error::limit("Metal: expert chosen", id.0, n_expert - 1)),
+            None => Ok(()),
+        }
     }
 
     fn experts(&mut self, step: Experts<'_, Metal>) -> Result<()> {

@@ -11,7 +11,8 @@ use super::api;
 use super::args::Args;
 use super::kernels::Kernel;
 use super::library::Pipelines;
-use crate::error::{Error, ErrorKind, Result};
+use super::refused;
+use crate::error::{Error, Result};
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 
@@ -125,13 +126,6 @@ impl Touch {
             && other.start < self.end
             && (self.writes || other.writes)
     }
-}
-
-fn refused(what: &str) -> Error {
-    Error::new(
-        ErrorKind::Limit,
-        format!("Metal: the device refuses {what}"),
-    )
 }
 
 impl Encoder {

@@ -26,12 +26,15 @@ impl Pipelines {
     /// Errors: the device takes neither the compiled kernels nor their source.
     pub fn new(device: &api::Device) -> Result<Pipelines> {
         let library = api::autorelease_pool(|| {
-            if !METALLIB.is_empty()
-                && let Ok(library) = device.library_from_data(METALLIB)
-            {
-                return Ok(library);
+            let source = || device.library_from_source(SOURCE, VERSION);
+            if METALLIB.is_empty() {
+                return source();
             }
-            device.library_from_source(SOURCE, VERSION)
+            // What was compiled for a newer system is compiled for this one.
+            device.library_from_data(METALLIB).or_else(|why| {
+                source()
+                    .context(|| format!("the compiled kernels are refused ({why}), their source"))
+            })
         });
         Ok(Pipelines {
             library: library?,

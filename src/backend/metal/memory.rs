@@ -136,11 +136,15 @@ impl State {
     fn commit(&mut self) {
         if let Some(set) = self.set.as_ref().filter(|_| self.is_staged) {
             set.commit();
-            set.request_residency();
             self.n_commits += 1;
-            self.buffers
-                .values_mut()
-                .for_each(|held| held.is_resident = true);
+            // What was only taken back leaves nothing to ask for: at the end that is every slab, one after the other.
+            let mut is_new = false;
+            for held in self.buffers.values_mut() {
+                is_new |= !std::mem::replace(&mut held.is_resident, true);
+            }
+            if is_new {
+                set.request_residency();
+            }
         }
         self.is_staged = false;
         self.retired.clear();
@@ -243,6 +247,9 @@ impl KeptAlive {
             while !*stopped {
                 let waited = told.wait_timeout(stopped, ASK_AGAIN);
                 stopped = waited.unwrap_or_else(PoisonError::into_inner).0;
+                if *stopped {
+                    break;
+                }
                 let state = memory.lock();
                 api::autorelease_pool(|| {
                     state

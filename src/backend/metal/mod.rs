@@ -95,6 +95,8 @@ struct Choice {
     ready: Ticket,
     /// Routes.
     n: usize,
+    /// Experts to choose from.
+    n_expert: usize,
     /// The host made it.
     is_preset: bool,
 }

@@ -8,8 +8,8 @@ mod positions;
 mod sanitizers;
 mod spaces;
 
-use infall::backend::metal::sim::compile::{Compiler, Sanitizer};
-use infall::backend::metal::sim::{Kernels, Launch, Loaded};
+use infall::backend::metal::sim::compile::Sanitizer;
+use infall::backend::metal::sim::{Kernels, Launch, Loaded, control};
 use infall::backend::metal::source;
 use infall::os::Guarded;
 use std::collections::BTreeMap;
@@ -34,9 +34,7 @@ fn flat(kernels: &str) -> String {
 
 /// Those kernels, or `None`, which is said, where nothing can compile them.
 fn load(kernels: &str) -> Option<Arc<Loaded>> {
-    if let Err(why) = Compiler::find() {
-        assert!(std::env::var_os("INFALL_NO_SKIP").is_none(), "{why}");
-        eprintln!("skipped: {why}");
+    if !control::can_run() {
         return None;
     }
     let sanitizer = Sanitizer::from_environment().unwrap();

@@ -1,6 +1,7 @@
 //! What g++'s sanitizers find in kernels: races that happen to give the right result, and what C++ leaves undefined.
 
 use crate::{Memory, alone, load, row, run, told};
+use infall::backend::metal::sim::control;
 use std::process::Command;
 
 /// A kernel by its body.
@@ -178,11 +179,6 @@ fn check(cases: &[Case], environment: &[(&str, &str)]) {
     }
 }
 
-fn skipped(what: &str) {
-    assert!(std::env::var_os("INFALL_NO_SKIP").is_none(), "needs {what}");
-    eprintln!("skipped: needs {what}");
-}
-
 /// What g++'s library of ThreadSanitizer is called, if there is one.
 fn libtsan() -> Option<String> {
     let output = Command::new("g++")
@@ -196,7 +192,7 @@ fn libtsan() -> Option<String> {
 #[test]
 fn races_are_found_in_the_order_that_hides_them() {
     let Some(library) = libtsan() else {
-        return skipped("g++ with libtsan");
+        return control::skip("needs g++ with libtsan");
     };
     let options = concat!(
         "suppressions=",
@@ -214,7 +210,7 @@ fn races_are_found_in_the_order_that_hides_them() {
 #[test]
 fn what_is_undefined_is_found() {
     if Command::new("g++").arg("--version").output().is_err() {
-        return skipped("g++");
+        return control::skip("needs g++");
     }
     check(&UNDEFINED, &[("INFALL_METAL_SIM_SANITIZE", "undefined")]);
 }

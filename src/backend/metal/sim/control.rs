@@ -1,5 +1,6 @@
 //! What a test asks of the device of its thread, and what it can see of it.
 
+use super::compile::Compiler;
 use super::kernels::Kernels;
 use super::runtime::with_own;
 use super::{State, classes};
@@ -102,6 +103,17 @@ pub struct Traced {
 
 fn state<T>(look: impl FnOnce(&mut State) -> T) -> T {
     with_own(look)
+}
+
+/// Says that a test is skipped, and why; with `$INFALL_NO_SKIP` it fails.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("INFALL_NO_SKIP").is_none(), "{why}");
+    eprintln!("skipped: {why}");
+}
+
+/// Whether the device can run the kernels of `metal-shaders/`; where nothing compiles them, the test is skipped.
+pub fn can_run() -> bool {
+    Compiler::find().map_err(|why| skip(&why)).is_ok()
 }
 
 /// From now on what breaks a rule is listed, and the device goes on where it can.

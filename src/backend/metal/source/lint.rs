@@ -1,5 +1,5 @@
 //! The rules of the dialect that hold for every line. Those of declarations (args structures, parameters of kernels,
-//! function constants, templates) stand where they are read, in `parse.rs`.
+//! function constants, templates) stand where they are read, in `parse.rs` and `kernels.rs`.
 //!
 //! | rule | why |
 //! |---|---|

@@ -4,6 +4,7 @@
 //! the rules. The build script reads this module as well: it depends on nothing but std.
 
 mod flatten;
+mod kernels;
 mod lint;
 mod parse;
 mod scan;
