@@ -54,30 +54,45 @@ impl<'r, 'a> Stream<'r, 'a> {
 /// A body of events.
 pub struct Events<'r, 'a> {
     stream: Stream<'r, 'a>,
+    /// Events that were not sent yet.
+    text: String,
 }
 
 impl<'r, 'a> Events<'r, 'a> {
     pub(super) fn new(stream: Stream<'r, 'a>) -> Events<'r, 'a> {
-        Events { stream }
+        Events {
+            stream,
+            text: String::new(),
+        }
     }
 
-    /// Sends an event, without a name if `name` is empty.
+    /// Sends an event, without a name if `name` is empty, and those that were put in front of it.
     pub fn event(&mut self, name: &'static str, data: &str) -> Result<()> {
-        let mut text = String::with_capacity(name.len() + data.len() + 32);
+        self.put(name, data);
+        self.send()
+    }
+
+    /// Puts an event where [`Events::send`] finds it.
+    pub fn put(&mut self, name: &'static str, data: &str) {
         if !name.is_empty() {
-            text += &format!("event: {name}\n");
+            self.text += &format!("event: {name}\n");
         }
-        lines(data, "data: ", &mut text);
-        text.push('\n');
-        self.stream.write(text.as_bytes())
+        lines(data, "data: ", &mut self.text);
+        self.text.push('\n');
+    }
+
+    /// Sends what was put, in one piece.
+    pub fn send(&mut self) -> Result<()> {
+        let sent = self.stream.write(self.text.as_bytes());
+        self.text.clear();
+        sent
     }
 
     /// Sends what no client shows: it keeps the connection awake, and tells whether it still is one.
     pub fn comment(&mut self, comment: &str) -> Result<()> {
-        let mut text = String::new();
-        lines(comment, ": ", &mut text);
-        text.push('\n');
-        self.stream.write(text.as_bytes())
+        lines(comment, ": ", &mut self.text);
+        self.text.push('\n');
+        self.send()
     }
 
     /// Tells the client that this was all.

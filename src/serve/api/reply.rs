@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// How often a wait for the engine looks whether the client is still there.
 const TICK: Duration = Duration::from_millis(250);
 
+/// Parts that come within this time are sent together: to wake the thread that sends costs the one that computes.
+const GATHERING: Duration = Duration::from_millis(4);
+
 /// A client that waits hears something this often.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -144,7 +147,8 @@ fn stream(
     let (mut out, mut stage) = (Vec::new(), Stage::Waiting);
     dialect.begin(&mut out);
     let mut heard = Instant::now();
-    while !events.is_gone() {
+    let mut last = None;
+    while last.is_none() && !events.is_gone() {
         if heard.elapsed() >= BEAT {
             events.comment(&stage.describe(desk))?;
             dialect.waiting(&mut out);
@@ -153,27 +157,35 @@ fn stream(
         if !out.is_empty() {
             send(&mut out, &mut events)?;
             heard = Instant::now();
-        }
-        let last = match ticket.next(TICK) {
-            Next::Nothing => continue,
-            Next::Gone => Some(Err("the server ends".into())),
-            Next::Part(part) => {
-                stage = match &part {
-                    Part::Reading(reading) => Stage::Reading(*reading),
-                    _ => Stage::Answering,
-                };
-                answer.take(part, dialect, &mut out)
+            if matches!(stage, Stage::Answering) {
+                std::thread::sleep(GATHERING);
             }
-        };
-        match last {
-            None => continue,
-            Some(Ok(done)) => dialect.end(answer, &done, &mut out),
-            Some(Err(why)) => dialect.failed(&why, &mut out),
         }
-        send(&mut out, &mut events)?;
-        return events.finish();
+        let mut patience = TICK;
+        while last.is_none() {
+            let part = match ticket.next(patience) {
+                Next::Nothing => break,
+                Next::Gone => {
+                    last = Some(Err("the server ends".into()));
+                    break;
+                }
+                Next::Part(part) => part,
+            };
+            stage = match &part {
+                Part::Reading(reading) => Stage::Reading(*reading),
+                _ => Stage::Answering,
+            };
+            last = answer.take(part, dialect, &mut out);
+            patience = Duration::ZERO;
+        }
     }
-    Ok(())
+    match last {
+        None => return Ok(()),
+        Some(Ok(done)) => dialect.end(answer, &done, &mut out),
+        Some(Err(why)) => dialect.failed(&why, &mut out),
+    }
+    send(&mut out, &mut events)?;
+    events.finish()
 }
 
 impl Answer {
@@ -236,6 +248,7 @@ impl Stage {
 }
 
 fn send(out: &mut Vec<Event>, events: &mut Events<'_, '_>) -> Result<()> {
-    let mut all = out.drain(..);
-    all.try_for_each(|event| events.event(event.name, &event.data))
+    out.drain(..)
+        .for_each(|event| events.put(event.name, &event.data));
+    events.send()
 }
