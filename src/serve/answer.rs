@@ -39,6 +39,7 @@ impl Answerer<'_> {
         while !is_over() {
             if let Some(work) = self.desk.next(TICK) {
                 self.answer(&work);
+                self.board.settled(&self.engine);
             }
             self.board.rest(self.live.lengths());
         }

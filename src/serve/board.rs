@@ -3,7 +3,6 @@
 use super::ask::{Done, Reading};
 use crate::engine::{Engine, ExpertUse, Plan, SupplyStats};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,8 +14,6 @@ pub struct Board {
     /// What does not change.
     pub fixed: Fixed,
     now: Mutex<Now>,
-    /// Those who want to see the experts.
-    watchers: AtomicUsize,
 }
 
 /// What does not change while the server runs.
@@ -95,9 +92,6 @@ pub struct Experts {
     pub cells: Vec<u8>,
 }
 
-/// Somebody who wants to see the experts, for as long as this is there.
-pub struct Watcher<'a>(&'a Board);
-
 impl Board {
     /// The board of an engine that does nothing yet.
     pub fn new(engine: &Engine, plan: &Plan) -> Board {
@@ -113,19 +107,12 @@ impl Board {
                 began: Instant::now(),
             },
             now: Mutex::default(),
-            watchers: AtomicUsize::new(0),
         }
     }
 
     /// What there is to see now.
     pub fn look(&self) -> Now {
         self.now().clone()
-    }
-
-    /// From now on the experts are looked at often.
-    pub fn watch(&self) -> Watcher<'_> {
-        self.watchers.fetch_add(1, Ordering::Relaxed);
-        Watcher(self)
     }
 
     /// Nothing is asked.
@@ -136,16 +123,21 @@ impl Board {
         now.sessions = sessions;
     }
 
-    /// What the supply of experts did so far; `uses` tells what became of each expert.
+    /// What the supply of experts did so far; `uses` tells what became of each expert, and is not asked often.
     pub fn supply(&self, stats: SupplyStats, uses: &dyn Fn() -> Vec<ExpertUse>) {
         let mut now = self.now();
         now.supply = stats;
-        let is_watched = self.watchers.load(Ordering::Relaxed) > 0;
         let is_fresh = |looked: Instant| looked.elapsed() < EXPERTS_INTERVAL;
-        if is_watched && !now.looked.is_some_and(is_fresh) {
+        if !now.looked.is_some_and(is_fresh) {
             now.experts = Experts::new(&uses(), self.fixed.n_layer);
             now.looked = Some(Instant::now());
         }
+    }
+
+    /// As [`Board::supply`], at the end of a piece of work: nothing will be told for some time.
+    pub fn settled(&self, engine: &Engine) {
+        self.now().looked = None;
+        self.supply(engine.supply_stats(), &|| engine.expert_uses());
     }
 
     /// A question with so many tokens.
@@ -202,12 +194,6 @@ impl Board {
     fn now(&self) -> MutexGuard<'_, Now> {
         // Figures of which some are older than others are no harm.
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Watcher<'_> {
-    fn drop(&mut self) {
-        self.0.watchers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

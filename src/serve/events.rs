@@ -28,7 +28,6 @@ pub fn stream(
     responder: &mut Responder<'_>,
     stop: &AtomicBool,
 ) -> Result<()> {
-    let _watcher = board.watch();
     let mut events = responder.events(&[])?;
     let (mut told, mut sent) = (String::new(), Instant::now());
     let mut seen = Experts::default();

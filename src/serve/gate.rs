@@ -1,4 +1,4 @@
-//! Who may look: names under which this machine is asked, and the key of those who watch.
+//! Who is let in: names under which this machine is asked, and the key.
 
 use super::api::auth;
 use crate::http::Request;
@@ -26,15 +26,11 @@ impl Gate {
         !self.only_local || request.host.is_empty() || is_local(&request.host)
     }
 
-    /// Whether the client may see figures: it shows the key as for questions, or as `?key=`, as a page's stream of events
-    /// cannot send header fields.
-    pub fn may_watch(&self, request: &Request) -> bool {
-        let Some(key) = &self.key else { return true };
-        let mut given = request
-            .query
-            .split('&')
-            .filter_map(|pair| pair.strip_prefix("key="));
-        auth::shows(request, key) || given.any(|given| auth::is_same(given, key))
+    /// Whether the client shows the key, if one is needed.
+    pub fn lets_in(&self, request: &Request) -> bool {
+        self.key
+            .as_ref()
+            .is_none_or(|key| auth::shows(request, key))
     }
 }
 

@@ -155,8 +155,7 @@ impl Bound {
         let live = Live::new(&mut engine, sessions, CHECKPOINTS, store)?;
         let board = Arc::new(Board::new(&engine, plan));
         let seen = board.clone();
-        let uses = engine.expert_uses();
-        board.supply(engine.supply_stats(), &|| uses.clone());
+        board.settled(&engine);
         engine.set_supply_watch(Box::new(move |stats, uses| seen.supply(stats, uses)));
         let desk = Arc::new(Desk::new(settings.queue));
         let served = Served {
@@ -233,7 +232,7 @@ impl Front<'_> {
         if path == "/" {
             return page::respond(responder);
         }
-        if !self.gate.may_watch(request) {
+        if !self.gate.lets_in(request) {
             return responder.error(Status::Unauthorized, "found no valid key");
         }
         match path {

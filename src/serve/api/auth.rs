@@ -14,7 +14,7 @@ pub fn shows(request: &Request, key: &str) -> bool {
 }
 
 /// Takes the same time wherever the first difference is.
-pub fn is_same(a: &str, b: &str) -> bool {
+fn is_same(a: &str, b: &str) -> bool {
     let pairs = a.bytes().zip(b.bytes());
     let differences = pairs.fold(0, |sum, (a, b)| black_box(sum | (a ^ b)));
     a.len() == b.len() && differences == 0
