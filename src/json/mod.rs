@@ -4,6 +4,7 @@
 //! numbers from 0 that fit 64 bits are exact; all others are the nearest binary64.
 
 mod node;
+pub mod object;
 mod parser;
 pub mod recogniser;
 pub mod source;

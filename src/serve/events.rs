@@ -5,12 +5,12 @@
 //! event: experts   {"layers", "experts", "rows": {"layer": "one character an expert"}}: rows that changed
 //! ```
 
-use super::board::{Board, Experts, Phase};
+use super::board::{Board, Experts, Now, Phase};
 use super::desk::Desk;
 use super::memory::Memory;
 use crate::error::Result;
 use crate::http::Responder;
-use crate::json::Value;
+use crate::json::object::{Json, list, object};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -40,11 +40,7 @@ pub fn stream(
         let news = state.to_string();
         if news != told {
             let uptime = board.fixed.began.elapsed().as_secs_f64();
-            let Value::Object(mut members) = state else {
-                break;
-            };
-            members.push(("uptime_s".into(), Value::Number(uptime)));
-            events.event("state", &Value::Object(members).to_string())?;
+            events.event("state", &state.with("uptime_s", uptime).to_string())?;
             (told, sent) = (news, Instant::now());
         }
         if let Some(change) = changed_rows(&seen, &now.experts) {
@@ -60,64 +56,45 @@ pub fn stream(
     events.finish()
 }
 
-fn state(
-    board: &Board,
-    now: &super::board::Now,
-    desk: &Desk,
-    memory: &Memory,
-    disk_mbs: f64,
-) -> Value {
-    let text = |text: &str| Value::Text(text.into());
-    let count = |n: usize| Value::Count(n as u64);
-    let maybe = |n: Option<u64>| n.map_or(Value::Null, Value::Count);
-    let rate = |v: Option<f64>| v.map_or(Value::Null, |v| Value::Number(rounded(v)));
+fn state(board: &Board, now: &Now, desk: &Desk, memory: &Memory, disk_mbs: f64) -> Json {
+    let fixed = &board.fixed;
     let phase = match now.phase {
         Phase::Idle => "idle",
         Phase::Prefill => "prefill",
         Phase::Decode => "decode",
     };
-    let ledger = board.fixed.ledger.iter();
-    let ledger = ledger.map(|(name, bytes)| Value::List(vec![text(name), Value::Count(*bytes)]));
-    let all: u64 = board.fixed.ledger.iter().map(|(_, bytes)| bytes).sum();
-    let sessions = now.sessions.iter().map(|n| {
-        let members = [("tokens", count(*n)), ("ctx", count(board.fixed.ctx))];
-        object(members)
-    });
+    let ledger = fixed.ledger.iter();
+    let all: u64 = ledger.clone().map(|(_, bytes)| bytes).sum();
+    let ledger = ledger.map(|(name, bytes)| list([(*name).into(), (*bytes).into()]));
+    let sessions = now.sessions.iter();
+    let sessions = sessions.map(|n| object([("tokens", (*n).into()), ("ctx", fixed.ctx.into())]));
     object([
-        ("model", text(&board.fixed.model)),
-        ("strategy", text(board.fixed.strategy)),
-        ("backend", text(&board.fixed.backend)),
-        ("ctx", count(board.fixed.ctx)),
-        ("phase", text(phase)),
-        ("done", count(now.done)),
-        ("all", count(now.all)),
-        ("queue", count(desk.n_waiting())),
-        ("requests", Value::Count(now.n_begun)),
-        ("errors", Value::Count(now.n_failed)),
-        ("prefill_tps", rate(now.prefill_tps)),
-        ("decode_tps", rate(now.decode_tps)),
-        ("prompt_tokens", Value::Count(now.n_prompt)),
-        ("cached_tokens", Value::Count(now.n_cached)),
-        ("answer_tokens", Value::Count(now.n_answer)),
-        ("sessions", Value::List(sessions.collect())),
-        ("ledger", Value::List(ledger.collect())),
-        ("ledger_bytes", Value::Count(all)),
-        ("rss_bytes", maybe(memory.resident())),
-        ("model_cache_bytes", maybe(memory.model_cached())),
-        ("hits", Value::Count(now.supply.hits)),
-        ("misses", Value::Count(now.supply.misses)),
-        ("read_bytes", Value::Count(now.supply.read_bytes)),
-        ("disk_mbs", Value::Number(rounded(disk_mbs))),
-        (
-            "stall_s",
-            Value::Number(rounded(now.supply.stall_ns as f64 / 1e9)),
-        ),
+        ("model", fixed.model.as_str().into()),
+        ("strategy", fixed.strategy.into()),
+        ("backend", fixed.backend.as_str().into()),
+        ("ctx", fixed.ctx.into()),
+        ("phase", phase.into()),
+        ("done", now.done.into()),
+        ("all", now.all.into()),
+        ("queue", desk.n_waiting().into()),
+        ("requests", now.n_begun.into()),
+        ("errors", now.n_failed.into()),
+        ("prefill_tps", now.prefill_tps.map(rounded).into()),
+        ("decode_tps", now.decode_tps.map(rounded).into()),
+        ("prompt_tokens", now.n_prompt.into()),
+        ("cached_tokens", now.n_cached.into()),
+        ("answer_tokens", now.n_answer.into()),
+        ("sessions", list(sessions)),
+        ("ledger", list(ledger)),
+        ("ledger_bytes", all.into()),
+        ("rss_bytes", memory.resident().into()),
+        ("model_cache_bytes", memory.model_cached().into()),
+        ("hits", now.supply.hits.into()),
+        ("misses", now.supply.misses.into()),
+        ("read_bytes", now.supply.read_bytes.into()),
+        ("disk_mbs", rounded(disk_mbs).into()),
+        ("stall_s", rounded(now.supply.stall_ns as f64 / 1e9).into()),
     ])
-}
-
-fn object<'a>(members: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
-    let members = members.into_iter();
-    Value::Object(members.map(|(name, value)| (name.into(), value)).collect())
 }
 
 /// Two places behind the point.
@@ -126,7 +103,7 @@ fn rounded(value: f64) -> f64 {
 }
 
 /// The rows that are not as they were seen; `None` when all are.
-fn changed_rows(seen: &Experts, now: &Experts) -> Option<Value> {
+fn changed_rows(seen: &Experts, now: &Experts) -> Option<Json> {
     if seen == now || now.n_expert == 0 {
         return None;
     }
@@ -136,14 +113,13 @@ fn changed_rows(seen: &Experts, now: &Experts) -> Option<Value> {
         let begin = layer * now.n_expert;
         seen.cells.get(begin..begin + now.n_expert) != Some(row)
     });
-    let changed = changed.map(|(layer, row)| {
-        let row = String::from_utf8_lossy(row).into_owned();
-        (layer.to_string(), Value::Text(row))
+    let changed = changed.fold(object([]), |rows, (layer, row)| {
+        rows.with(&layer.to_string(), &*String::from_utf8_lossy(row))
     });
     Some(object([
-        ("layers", Value::Count(n_layer as u64)),
-        ("experts", Value::Count(now.n_expert as u64)),
-        ("rows", Value::Object(changed.collect())),
+        ("layers", n_layer.into()),
+        ("experts", now.n_expert.into()),
+        ("rows", changed),
     ]))
 }
 

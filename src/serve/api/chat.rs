@@ -2,13 +2,13 @@
 //! as DeepSeek's API has them.
 
 use super::conversation::{Conversation, Said, Turn, content};
-use super::object::{Json, list, object};
 use super::reply::{Answer, Dialect, Event, Question};
 use super::spot::Spot;
 use super::{Api, format, ids, openai, params};
 use crate::engine::chat::{Call, Thinking};
 use crate::error::Result;
 use crate::json::Node;
+use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Ask, Done, TokenLogprob};
 
 /// The most alternatives to a token that can be asked for.

@@ -1,6 +1,5 @@
 //! `POST /v1/completions`: text that goes on, without turns. Source: OpenAI's API reference, "Completions".
 
-use super::object::{Json, list, object};
 use super::reply::{Answer, Dialect, Event, Question};
 use super::spot::Spot;
 use super::{Api, ids, openai, params};
@@ -8,6 +7,7 @@ use crate::engine::chat::Call;
 use crate::engine::tokenizer::{Special, Tokenizer};
 use crate::error::Result;
 use crate::json::Node;
+use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Ask, Done, TokenLogprob};
 use crate::units::TokenId;
 

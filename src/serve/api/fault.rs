@@ -1,9 +1,9 @@
 //! Why there is no answer, in the words of either family of APIs. Sources: the error pages of OpenAI's and Anthropic's
 //! API references.
 
-use super::object::{Json, object};
 use crate::error::Error;
 use crate::http::{self, Responder, Status};
+use crate::json::object::{Json, object};
 use crate::serve::desk::Refused;
 
 /// Whose errors and fields an API has.

@@ -7,10 +7,10 @@
 
 use super::fault::{Family, error_body};
 use super::ids;
-use super::object::{Json, list, object};
 use super::reply::{Answer, Dialect, Event};
 use crate::engine::chat::Call;
 use crate::http::Status;
+use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Done, Finish, TokenLogprob};
 
 /// Stands where Anthropic signs its reasoning. Clients send it back; it is not looked at.

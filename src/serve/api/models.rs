@@ -1,7 +1,7 @@
 //! `GET /v1/models`: the loaded model, with the fields of both families.
 
 use super::Served;
-use super::object::{self, Json, object};
+use crate::json::object::{self, Json, object};
 
 /// What Anthropic's reference has for a model whose release date is unknown.
 const UNKNOWN_DATE: &str = "1970-01-01T00:00:00Z";

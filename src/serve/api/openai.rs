@@ -2,7 +2,6 @@
 
 use super::conversation::Conversation;
 use super::fault::{Family, error_body};
-use super::object::{Json, list, object};
 use super::params::{flag, text};
 use super::reply::Event;
 use super::spot::Spot;
@@ -10,6 +9,7 @@ use crate::engine::chat::{Call, Tool};
 use crate::error::Result;
 use crate::http::Status;
 use crate::json::Node;
+use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Done, Finish, TokenLogprob};
 
 /// What stands for a log-probability of minus infinity, which JSON cannot say.

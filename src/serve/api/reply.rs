@@ -2,10 +2,10 @@
 
 use super::fault::Fault;
 use super::ids;
-use super::object::{Json, list};
 use crate::engine::chat::Call;
 use crate::error::Result;
 use crate::http::{Events, Responder, Status};
+use crate::json::object::{Json, list};
 use crate::serve::ask::{Ask, Done, Part, Reading, TokenLogprob};
 use crate::serve::desk::{Desk, Next, Ticket};
 use std::time::{Duration, Instant};

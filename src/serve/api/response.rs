@@ -5,9 +5,9 @@
 //! ```
 
 use super::ids;
-use super::object::{Json, list, object};
 use super::reply::{Answer, Dialect, Event};
 use crate::engine::chat::Call;
+use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Done, Finish, TokenLogprob};
 
 /// An answer that is told.

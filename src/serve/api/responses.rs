@@ -2,13 +2,13 @@
 //! Source: OpenAI's API reference, "Responses".
 
 use super::conversation::{Conversation, Said, Turn, content};
-use super::object::{Json, list, object};
 use super::reply::Question;
 use super::response::Response;
 use super::spot::Spot;
 use super::{Api, format, openai, params};
 use crate::error::Result;
 use crate::json::Node;
+use crate::json::object::{Json, list, object};
 use crate::serve::ask::Ask;
 
 /// Reads a request.

@@ -1,6 +1,6 @@
-//! JSON as answers are made of it: text from the start, so that what a tool is called with keeps its digits.
+//! JSON as answers are made of it: text from the start, so that numbers keep their digits.
 
-use crate::json::source::quote;
+use super::source::quote;
 use std::borrow::Cow;
 use std::fmt;
 
