@@ -347,6 +347,28 @@ fn a_client_that_leaves_is_not_worked_for() {
     assert_eq!(answer["usage"]["completion_tokens"], 4);
 }
 
+/// Told to end, it gives the answer that it has begun to its end, takes no more, and is done.
+#[test]
+fn an_answer_in_work_is_finished_when_the_server_is_told_to_end() {
+    let mut served = Served::new(&[]);
+    let asked =
+        json!({"messages": [user("hello")], "max_tokens": 1500, "stream": true, "temperature": 0});
+    let mut client = served.client();
+    client.send(request("/v1/chat/completions", &asked));
+    assert_eq!(client.head().code, 200);
+    client.chunk().unwrap();
+    let pid = served.process.id().to_string();
+    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    let mut body = Vec::new();
+    while let Some(chunk) = client.chunk() {
+        body.extend(chunk);
+    }
+    let body = String::from_utf8(body).unwrap();
+    assert!(body.ends_with("data: [DONE]\n\n"), "{body}");
+    assert_eq!(served.process.wait().unwrap().code(), Some(0));
+    assert!(std::net::TcpStream::connect(served.address).is_err());
+}
+
 /// JSON as it was asked for, whatever the model would have said.
 #[test]
 fn an_answer_in_json_mode_is_json() {

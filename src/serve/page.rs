@@ -18,7 +18,7 @@ pub fn respond(responder: &mut Responder<'_>) -> Result<()> {
     let nonce = format!("{:016x}{:016x}", random(), random());
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     );
     let fields = [
         ("content-type", "text/html; charset=utf-8"),
