@@ -57,7 +57,7 @@ pub struct Reading {
     pub done: usize,
     /// Tokens of the prompt.
     pub all: usize,
-    /// Tokens read in a second so far.
+    /// Tokens read in a second so far; 0 before the first are read.
     pub tokens_per_s: f64,
 }
 

@@ -152,7 +152,9 @@ impl Board {
     pub fn reading(&self, reading: &Reading) {
         let mut now = self.now();
         (now.done, now.all) = (reading.done, reading.all);
-        now.prefill_tps = Some(reading.tokens_per_s);
+        if reading.tokens_per_s > 0.0 {
+            now.prefill_tps = Some(reading.tokens_per_s);
+        }
     }
 
     /// A prompt was read, of which so many tokens were computed.

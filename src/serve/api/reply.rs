@@ -235,6 +235,12 @@ impl Stage {
     fn describe(&self, desk: &Desk) -> String {
         match self {
             Stage::Waiting => format!("waiting for the engine, {} in line", desk.n_waiting()),
+            // At first nobody knows how fast it goes.
+            Stage::Reading(Reading {
+                done,
+                all,
+                tokens_per_s: 0.0,
+            }) => format!("prefill {done}/{all} tokens"),
             Stage::Reading(reading) => format!(
                 "prefill {}/{} tokens, {:.1} t/s, {:.0} s left",
                 reading.done,
@@ -251,4 +257,25 @@ fn send(out: &mut Vec<Event>, events: &mut Events<'_, '_>) -> Result<()> {
     out.drain(..)
         .for_each(|event| events.put(event.name, &event.data));
     events.send()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_told_before_it_can_be_known() {
+        let reading = |done, tokens_per_s| {
+            let all = 6004;
+            Stage::Reading(Reading {
+                done,
+                all,
+                tokens_per_s,
+            })
+        };
+        let desk = Desk::new(1);
+        assert_eq!(reading(0, 0.0).describe(&desk), "prefill 0/6004 tokens");
+        let told = "prefill 1004/6004 tokens, 50.0 t/s, 100 s left";
+        assert_eq!(reading(1004, 50.0).describe(&desk), told);
+    }
 }
