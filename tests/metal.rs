@@ -8,6 +8,8 @@
     all(feature = "metal-sim", target_arch = "x86_64")
 ))]
 
+#[path = "metal/choices.rs"]
+mod choices;
 mod common;
 #[path = "metal/coverage.rs"]
 mod coverage;

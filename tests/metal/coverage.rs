@@ -1,7 +1,7 @@
 //! A kernel that no test dispatches is not verified.
 #![cfg(not(target_os = "macos"))]
 
-use crate::{graph, products};
+use crate::{choices, graph, products};
 use infall::backend::metal::kernels::Kernel;
 use infall::backend::metal::sim::control::{self, Traced};
 use std::cell::{Cell, RefCell};
@@ -37,11 +37,11 @@ fn the_cases_run_every_kernel() {
         graph::attention_with_heads_of_the_model,
         graph::attention_over_shared_out_keys,
         graph::attention_over_many_keys,
-        graph::the_indexer_chooses_the_lower_of_equal_rows,
-        graph::the_indexer_chooses_in_spite_of_nan_and_infinity,
-        graph::the_indexer_takes_some_tokens_at_a_time,
-        graph::the_router_chooses_and_weighs,
-        graph::equal_experts_go_to_the_lower_and_nan_loses,
+        choices::the_indexer_chooses_the_lower_of_equal_rows,
+        choices::the_indexer_chooses_in_spite_of_nan_and_infinity,
+        choices::the_indexer_takes_some_tokens_at_a_time,
+        choices::the_router_chooses_and_weighs,
+        choices::equal_experts_go_to_the_lower_and_nan_loses,
         products::a_product_is_the_sum_of_its_terms,
         products::an_output_does_not_depend_on_the_number_of_tokens,
         products::tokens_are_embedded_in_all_streams,

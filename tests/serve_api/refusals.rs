@@ -1,0 +1,426 @@
+//! What is refused, and in which shape.
+
+use super::*;
+
+#[test]
+fn wrong_requests_name_their_place() {
+    let hi = || said("hi");
+    let turn = |message: Value| value!({"max_tokens": 1, "messages": [message]});
+    let image = value!({"type": "image_url", "image_url": {"url": "data:"}});
+    let call =
+        |arguments: &str| value!({"id": "a", "function": {"name": "f", "arguments": arguments}});
+    let cases = [
+        (CHAT, value!([]), "found array, expected object"),
+        (CHAT, value!({}), "messages: missing"),
+        (
+            CHAT,
+            with(hi(), value!({"n": 2})),
+            "n: expected 1: a request gets one answer",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"temperature": 3})),
+            "temperature: found 3, expected a number from 0 to 2",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"top_p": "x"})),
+            "top_p: found string, expected number",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"max_tokens": 0})),
+            "max_tokens: found 0, expected a whole number from 1",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"stop": [1]})),
+            "stop[0]: found number, expected string",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"stop": ""})),
+            "stop: stop string: found none, expected text",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"stop": 5})),
+            "stop: found number, expected string or array",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"stop": vec!["x"; 33]})),
+            "stop: stop strings 33 exceeds the limit 32",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"logprobs": true, "top_logprobs": 21})),
+            "top_logprobs: found 21, expected at most 20",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"stream": "yes"})),
+            "stream: found string, expected boolean",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"reasoning_effort": "huge"})),
+            "reasoning_effort: found 'huge', expected none, minimal",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"response_format": {"type": "xml"}})),
+            "response_format.type: found 'xml', expected text",
+        ),
+        (
+            CHAT,
+            with(
+                hi(),
+                value!({"response_format": {"type": "json_schema", "json_schema": {}}}),
+            ),
+            "response_format.json_schema.schema: missing",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"tools": [{"type": "web"}]})),
+            "tools[0].type: found 'web', expected function",
+        ),
+        (
+            CHAT,
+            with(
+                hi(),
+                value!({"tools": [{"type": "function", "function": {}}]}),
+            ),
+            "tools[0].function.name: missing",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"tools": tools(), "tool_choice": "required"})),
+            "tool_choice: found 'required', expected none or auto",
+        ),
+        (
+            CHAT,
+            with(
+                hi(),
+                value!({"tools": tools(), "tool_choice": {"type": "function"}}),
+            ),
+            "tool_choice: found a named tool, expected none or auto",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"tools": [tools()[1], tools()[1]]})),
+            "tools[1]: found a second tool 'now'",
+        ),
+        (
+            CHAT,
+            with(
+                hi(),
+                value!({"tools": (0..513).map(|i| value!({"type": "function", "function": {"name": format!("f{i}")}})).collect::<Vec<_>>()}),
+            ),
+            "tools[512]: found more tools than 512",
+        ),
+        (
+            CHAT,
+            turn(value!({"role": "user", "content": [image]})),
+            "messages[0].content[0].type: found 'image_url', expected text",
+        ),
+        (
+            CHAT,
+            turn(value!({"role": "user"})),
+            "messages[0].content: missing",
+        ),
+        (
+            CHAT,
+            turn(value!({"role": "robot", "content": ""})),
+            "messages[0].role: found 'robot', expected system",
+        ),
+        (
+            CHAT,
+            turn(value!({"role": "tool", "content": ""})),
+            "messages[0].tool_call_id: missing",
+        ),
+        (
+            CHAT,
+            turn(value!({"role": "assistant", "tool_calls": [call("[]")]})),
+            "messages[0].tool_calls[0].function.arguments: arguments of 'f': byte 0: found '['",
+        ),
+        (
+            CHAT,
+            value!({"messages": vec![value!({"role": "user", "content": ""}); 4097]}),
+            "messages[4096]: found more messages than 4096",
+        ),
+        ("/v1/completions", value!({}), "prompt: missing"),
+        (
+            "/v1/completions",
+            value!({"prompt": ["a", "b"]}),
+            "prompt: found several prompts, expected one",
+        ),
+        (
+            "/v1/completions",
+            value!({"prompt": []}),
+            "prompt: found nothing",
+        ),
+        (
+            "/v1/completions",
+            value!({"prompt": [1, 9_999_999]}),
+            "prompt[1]: found 9999999, expected the number of a token",
+        ),
+        (
+            "/v1/completions",
+            value!({"prompt": "a", "echo": true}),
+            "echo: not supported",
+        ),
+        (
+            "/v1/completions",
+            value!({"prompt": "a", "suffix": "b"}),
+            "suffix: not supported",
+        ),
+        (
+            "/v1/completions",
+            value!({"prompt": "a", "logprobs": 6}),
+            "logprobs: found 6, expected at most 5",
+        ),
+        (
+            "/v1/responses",
+            value!({"input": "a", "previous_response_id": "r"}),
+            "previous_response_id: not supported",
+        ),
+        (
+            "/v1/responses",
+            value!({"input": [{"type": "item_reference"}]}),
+            "input[0].type: found 'item_reference', expected message",
+        ),
+        (
+            "/v1/responses",
+            value!({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
+            "input[0].content[0].type: found 'input_image'",
+        ),
+        (
+            "/v1/responses",
+            value!({"input": "a", "tools": [{"type": "web_search"}]}),
+            "tools[0].type: found 'web_search'",
+        ),
+        (
+            "/v1/messages",
+            value!({"messages": []}),
+            "max_tokens: missing",
+        ),
+        (
+            "/v1/messages",
+            value!({"max_tokens": 1, "messages": []}),
+            "messages: expected the last message to be the user's",
+        ),
+        (
+            "/v1/messages",
+            turn(value!({"role": "assistant", "content": "Sure"})),
+            "messages: expected the last message",
+        ),
+        (
+            "/v1/messages",
+            turn(value!({"role": "user", "content": [{"type": "image"}]})),
+            "messages[0].content[0].type: found 'image', expected text",
+        ),
+        (
+            "/v1/messages",
+            turn(
+                value!({"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": 5}]}),
+            ),
+            "messages[0].content[0].input: arguments of 'f'",
+        ),
+        (
+            "/v1/messages",
+            with(hi(), value!({"tool_choice": {"type": "any"}, "tools": []})),
+            "tool_choice.type: found 'any', expected none or auto",
+        ),
+        (
+            "/v1/messages",
+            with(
+                hi(),
+                value!({"tools": [{"type": "bash_20250124", "name": "bash"}]}),
+            ),
+            "tools[0].type: found 'bash_20250124', expected custom",
+        ),
+        (
+            "/v1/messages",
+            with(hi(), value!({"thinking": {"type": "x"}})),
+            "thinking.type: found 'x', expected enabled",
+        ),
+        ("/v1/messages/count_tokens", value!({}), "messages: missing"),
+    ];
+    one(|server| {
+        for (path, request, expected) in cases {
+            let answer = server.post(path, &request);
+            assert_eq!(answer.code, 400, "{expected}: {}", answer.text());
+            let found = if path.starts_with("/v1/messages") {
+                let (kind, message) = anthropic_error(&answer);
+                assert_eq!(kind, "invalid_request_error");
+                message
+            } else {
+                assert_eq!(json(&answer)["error"]["type"], "invalid_request_error");
+                openai_message(&answer)
+            };
+            assert!(found.starts_with(expected), "{found}, expected {expected}");
+        }
+        let deep = "[".repeat(10_000);
+        let nulls = format!("[{}null]", "null,".repeat(1 << 16));
+        for body in ["", "{", "{\"a\":1}x", "\u{1}", &deep, &nulls] {
+            let answer = server.request("POST", CHAT, "", body);
+            assert_eq!(answer.code, 400);
+            assert!(openai_message(&answer).starts_with("body: "));
+            let answer = server.request("POST", "/v1/messages", "", body);
+            assert_eq!(
+                (answer.code, anthropic_error(&answer).0.as_str()),
+                (400, "invalid_request_error")
+            );
+        }
+        assert!(server.asks.lock().unwrap().is_empty());
+        // Nothing of this harmed anyone.
+        json(&server.post(CHAT, &said("hi")));
+    });
+}
+
+#[test]
+fn keys_methods_and_paths() {
+    let locked = Served {
+        key: Some("secret".into()),
+        ..served()
+    };
+    serve(locked, 8, |server| {
+        let body = said("hi").to_string();
+        for (fields, code) in [
+            ("", 401),
+            ("Authorization: Bearer secre\r\n", 401),
+            ("Authorization: Basic secret\r\n", 401),
+            ("X-Api-Key: secret2\r\n", 401),
+            ("Authorization: Bearer secret\r\n", 200),
+            ("X-Api-Key: secret\r\n", 200),
+        ] {
+            for path in [CHAT, "/v1/messages", "/v1/messages/count_tokens"] {
+                let answer = server.request("POST", path, fields, &body);
+                assert_eq!(answer.code, code, "{path} {fields}");
+                match (code, path) {
+                    (200, _) => {}
+                    (_, CHAT) => assert_eq!(json(&answer)["error"]["code"], "invalid_api_key"),
+                    _ => assert_eq!(anthropic_error(&answer).0, "authentication_error"),
+                }
+            }
+            assert_eq!(server.request("GET", "/v1/models", fields, "").code, code);
+            assert_eq!(server.request("GET", "/health", fields, "").code, 200);
+        }
+        let answer = server.request("GET", "/v1/models", "Anthropic-Version: 2023-06-01\r\n", "");
+        assert_eq!(anthropic_error(&answer).0, "authentication_error");
+        let asked = server.asks.lock().unwrap().len();
+        assert_eq!(asked, 4, "only those with the key, without the counts");
+    });
+    one(|server| {
+        for (method, path, allowed) in [
+            ("GET", CHAT, "POST"),
+            ("HEAD", CHAT, "POST"),
+            ("DELETE", "/v1/messages", "POST"),
+            ("POST", "/v1/models", "GET, HEAD"),
+            ("PUT", "/health", "GET, HEAD"),
+        ] {
+            let mut client = Client::connect(server.address);
+            client.send(scripted::request(method, path, "", ""));
+            let answer = client.head();
+            assert_eq!((answer.code, answer.field("allow")), (405, Some(allowed)));
+        }
+        for path in ["/", "/v1", "/v1/messages/", "/v1/chat", "/metrics"] {
+            let answer = server.request("GET", path, "", "");
+            assert_eq!(
+                (answer.code, openai_message(&answer)),
+                (404, "nothing is there".into())
+            );
+        }
+    });
+}
+
+#[test]
+fn prompts_longer_than_the_context_are_refused() {
+    let small = Served {
+        ctx: 20,
+        ..served()
+    };
+    serve(small, 8, |server| {
+        let long = said(&"word ".repeat(50));
+        let answer = server.post(CHAT, &long);
+        assert_eq!(answer.code, 400);
+        let error = json(&answer)["error"].clone();
+        assert_eq!(error["code"], "context_length_exceeded");
+        assert!(
+            error["message"]
+                .as_str()
+                .unwrap()
+                .ends_with("expected at most 20, the context"),
+            "{error}"
+        );
+        let answer = server.post("/v1/messages", &with(long, value!({"stream": true})));
+        assert_eq!(
+            (answer.code, anthropic_error(&answer).0.as_str()),
+            (400, "invalid_request_error")
+        );
+        // As long as the context.
+        let tokens = vec![5; 20];
+        assert_eq!(
+            server
+                .post("/v1/completions", &value!({"prompt": tokens}))
+                .code,
+            200
+        );
+        let tokens = vec![5; 21];
+        assert_eq!(
+            server
+                .post("/v1/completions", &value!({"prompt": tokens}))
+                .code,
+            400
+        );
+    });
+}
+
+#[test]
+fn failures_are_told_in_each_shape() {
+    one(|server| {
+        let answer = server.post(CHAT, &said("@fail"));
+        assert_eq!(
+            (answer.code, openai_message(&answer).as_str()),
+            (500, "disk: read failed")
+        );
+        assert_eq!(json(&answer)["error"]["type"], "server_error");
+        let answer = server.post("/v1/messages", &said("@fail"));
+        assert_eq!(
+            (answer.code, anthropic_error(&answer).0.as_str()),
+            (500, "api_error")
+        );
+        let answer = server.post(CHAT, &said("@drop"));
+        assert_eq!((answer.code, answer.field("retry-after")), (503, Some("2")));
+
+        let stream = value!({"stream": true});
+        let chunks = values(&server.post(CHAT, &with(said("@late"), stream.clone())));
+        assert_eq!(
+            chunks.last().unwrap().1["error"]["message"],
+            "disk: read failed"
+        );
+        let chunks = values(&server.post("/v1/messages", &with(said("@late"), stream.clone())));
+        let (name, last) = chunks.last().unwrap();
+        assert_eq!(
+            (name.as_str(), &last["error"]["type"]),
+            ("error", &value!("api_error"))
+        );
+        let chunks =
+            values(&server.post("/v1/responses", &value!({"input": "@late", "stream": true})));
+        let (name, last) = chunks.last().unwrap();
+        assert_eq!(
+            (name.as_str(), &last["response"]["status"]),
+            ("response.failed", &value!("failed"))
+        );
+        assert_eq!(last["response"]["error"]["message"], "disk: read failed");
+        let chunks = values(&server.post(
+            "/v1/completions",
+            &value!({"prompt": "@drop", "stream": true}),
+        ));
+        assert_eq!(
+            chunks.last().unwrap().1["error"]["message"],
+            "the server ends"
+        );
+    });
+}

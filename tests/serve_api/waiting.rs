@@ -1,0 +1,91 @@
+//! Clients that wait, and clients that leave.
+
+use super::*;
+
+#[test]
+fn a_full_line_and_a_closed_desk() {
+    serve(served(), 1, |server| {
+        let _answered = server.begin(CHAT, &said("@slow"));
+        server.wait(|server| server.asks.lock().unwrap().len() == 1);
+        let mut waiting = server.begin(CHAT, &with(said("hi"), value!({"stream": true})));
+        server.wait(|server| server.desk.n_waiting() == 1);
+        // The head is there before the engine has begun.
+        assert_eq!(waiting.head().code, 200);
+        for path in [CHAT, "/v1/responses", "/v1/completions"] {
+            let request = with(
+                said("hi"),
+                value!({"input": "hi", "prompt": "hi", "stream": true}),
+            );
+            let answer = server.post(path, &request);
+            assert_eq!((answer.code, answer.field("retry-after")), (429, Some("2")));
+            assert_eq!(json(&answer)["error"]["type"], "rate_limit_error");
+            assert_eq!(
+                openai_message(&answer),
+                "1 requests wait already; come again later"
+            );
+        }
+        let answer = server.post("/v1/messages", &said("hi"));
+        assert_eq!((answer.code, answer.field("retry-after")), (429, Some("2")));
+        assert_eq!(anthropic_error(&answer).0, "rate_limit_error");
+        server.desk.close();
+        let answer = server.post("/v1/messages", &said("hi"));
+        assert_eq!((answer.code, answer.field("retry-after")), (503, Some("2")));
+        assert_eq!(anthropic_error(&answer).0, "overloaded_error");
+        assert_eq!(server.post(CHAT, &said("hi")).code, 503);
+    });
+}
+
+#[test]
+fn whoever_leaves_is_not_answered_any_more() {
+    one(|server| {
+        let stream = value!({"stream": true});
+        let cases = [
+            (CHAT, said("@slow")),
+            (CHAT, with(said("@slow"), stream.clone())),
+            (CHAT, with(said("@endless"), stream.clone())),
+            ("/v1/messages", with(said("@endless"), stream)),
+            ("/v1/messages", said("@endless")),
+        ];
+        for (i, (path, request)) in cases.iter().enumerate() {
+            let client = server.begin(path, request);
+            server.wait(|server| server.asks.lock().unwrap().len() == i + 1);
+            std::thread::sleep(Duration::from_millis(50));
+            assert_eq!(server.n_cancelled.load(Relaxed), i);
+            drop(client);
+            let took = server.wait(|server| server.n_cancelled.load(Relaxed) == i + 1);
+            assert!(took < Duration::from_secs(1), "{path} {request}: {took:?}");
+        }
+        json(&server.post(CHAT, &said("hi")));
+    });
+}
+
+#[test]
+fn who_waits_is_told_how_far_it_is() {
+    one(|server| {
+        let begin = Instant::now();
+        let mut first = server.begin(CHAT, &with(said("@read"), value!({"stream": true})));
+        server.wait(|server| server.asks.lock().unwrap().len() == 1);
+        let mut second = server.begin(
+            "/v1/messages",
+            &with(said("@read"), value!({"stream": true})),
+        );
+        let (first, second) = (events(&first.answer()), events(&second.answer()));
+        let comments = |events: &[(String, String)]| -> Vec<String> {
+            let all = events.iter().filter(|(name, _)| name == ":");
+            all.map(|(_, text)| text.clone()).collect()
+        };
+        let n = server.last().tokens.len();
+        let told = comments(&first);
+        assert!((2..=4).contains(&told.len()), "{told:?}");
+        assert_eq!(
+            *told.last().unwrap(),
+            format!("prefill {n}/{n} tokens, 2.0 t/s, 0 s left")
+        );
+        let told = comments(&second);
+        assert_eq!(told[0], "waiting for the engine, 1 in line");
+        assert!(told.last().unwrap().starts_with("prefill "));
+        let pings = second.iter().filter(|(name, _)| name == "ping").count();
+        assert_eq!(pings, told.len());
+        assert!(told.len() <= begin.elapsed().as_secs() as usize);
+    });
+}
