@@ -4,7 +4,7 @@ use super::args::{Args, Command, Flag};
 use super::kv_dir::{self, KV_DIR_FLAGS};
 use super::model::{self, MODEL_FLAGS};
 use super::{Source, note, read_text};
-use crate::engine::chat::Thinking;
+use crate::engine::chat::{Chat, Thinking};
 use crate::engine::{SamplerOptions, interrupt};
 use crate::error::{Error, Result};
 use crate::options::Options;
@@ -110,6 +110,7 @@ fn run(args: &Args) -> Result<()> {
         ..model::options(args)?
     };
     let prepared = model::prepare_with(options, args)?;
+    Chat::new(prepared.tokenizer())?;
     let plan = prepared.plan().clone();
     let engine = model::load(prepared, args)?;
     let stop = interrupt::install_for_servers()?;

@@ -21,7 +21,7 @@ mod memory;
 mod metrics;
 mod page;
 
-use crate::engine::chat::{Chat, Thinking};
+use crate::engine::chat::Thinking;
 use crate::engine::{Engine, Plan, SamplerOptions, Store, json_vocabulary};
 use crate::error::{Error, Result};
 use crate::http::{self, Method, Request, Responder, Server, Status};
@@ -140,7 +140,7 @@ impl Bound {
     /// Answers until `stop` is set; then what is being answered has 10 s to end. With a store, sessions are saved there
     /// before they are lost, at the end too. What goes wrong and is no client's fault is told to `note`.
     ///
-    /// Errors: memory or threads are refused; a vocabulary without a chat form.
+    /// Errors: memory or threads are refused.
     pub fn run(
         self,
         mut engine: Engine,
@@ -151,7 +151,6 @@ impl Bound {
         note: &dyn Fn(&str),
     ) -> Result<()> {
         let Bound { server, settings } = self;
-        Chat::new(engine.tokenizer())?;
         let live = Live::new(&mut engine, sessions, CHECKPOINTS, store)?;
         let board = Arc::new(Board::new(&engine, plan));
         let seen = board.clone();
