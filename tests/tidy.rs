@@ -29,6 +29,7 @@ const FENCES: &[&str] = &[
     "os/",
     "quant/cast.rs",
     "backend/cpu/pool.rs",
+    "backend/cpu/unpack.rs",
     "backend/cpu/avx2.rs",
     "backend/cpu/avx2/",
     "backend/cpu/avx512.rs",
