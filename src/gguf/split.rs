@@ -9,7 +9,7 @@
 //! Each part is a GGUF file with offsets of its own; no tensor is cut. Together they are one [`Gguf`] whose extents count
 //! in the [`FileSet`] of the parts.
 
-use super::{ALIGNMENT_KEY, Gguf, LIMITS, bounded, describe};
+use super::{ALIGNMENT_KEY, Gguf, LIMITS, bounded};
 use crate::error::{Context, Error, Result};
 use crate::os::{File, FileSet, ReadAt};
 use std::path::{Path, PathBuf};
@@ -363,7 +363,7 @@ impl Gguf {
             let is_own = key == NO || key == ALIGNMENT_KEY;
             match self.value(key) {
                 Some(first) if !is_own && first != value => {
-                    let (found, expected) = (describe(value), describe(first));
+                    let (found, expected) = (value.summary(), first.summary());
                     return Err(Error::format(format!(
                         "key {key}: found {found}, expected {expected} as in {}: a part of another model?",
                         self.name

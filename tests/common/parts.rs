@@ -34,6 +34,8 @@ pub struct Whole<'a> {
     keys: &'a [u8],
     tensors: Vec<Tensor>,
     alignment: usize,
+    /// A key with a text that parts after the first have too.
+    pub extra: Option<(&'static str, &'static str)>,
 }
 
 /// Reads numbers one behind the other.
@@ -115,6 +117,7 @@ impl<'a> Whole<'a> {
             keys,
             tensors,
             alignment,
+            extra: None,
         }
     }
 
@@ -148,18 +151,34 @@ impl<'a> Whole<'a> {
         let alignment = if is_first { self.alignment } else { 32 };
         let mut out = b"GGUF\x03\0\0\0".to_vec();
         out.extend((tensors.len() as u64).to_le_bytes());
-        out.extend((3 + if is_first { self.n_keys } else { 0 }).to_le_bytes());
+        let extra = self.extra.filter(|_| !is_first);
+        let n_others = if is_first {
+            self.n_keys
+        } else {
+            extra.iter().len() as u64
+        };
+        out.extend((3 + n_others).to_le_bytes());
         if is_first {
             out.extend(self.keys);
+        }
+        let mut put = |text: &str, kind: &[u8]| {
+            out.extend((text.len() as u64).to_le_bytes());
+            out.extend(text.as_bytes());
+            out.extend(kind);
+        };
+        if let Some((key, text)) = extra {
+            put(key, &8u32.to_le_bytes());
+            put(text, &[]);
         }
         for (name, (value, kind)) in ["split.no", "split.count", "split.tensors.count"]
             .iter()
             .zip(keys)
         {
-            out.extend((name.len() as u64).to_le_bytes());
-            out.extend(name.as_bytes());
-            out.extend(kind.to_le_bytes());
-            out.extend(&value.to_le_bytes()[..if kind == 2 { 2 } else { 4 }]);
+            let n = if kind == 2 { 2 } else { 4 };
+            put(
+                name,
+                &[&kind.to_le_bytes(), &value.to_le_bytes()[..n]].concat(),
+            );
         }
         let directory: usize = tensors.iter().map(|t| t.entry.len() + 8).sum();
         let data = (out.len() + directory).next_multiple_of(alignment);
