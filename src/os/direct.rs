@@ -35,6 +35,10 @@ struct Refused {
 /// Bytes of a read through the cache, at most this many of which each reader has there at a time: 8 MiB with the most readers.
 const STEP: usize = 128 << 10;
 
+/// Bytes before and behind a read that are dropped with it. What other descriptors had the system read ahead can go on here,
+/// in pieces of up to this size, each of which is dropped as a whole or not at all.
+const AROUND: u64 = 2 << 20;
+
 impl DirectFile {
     /// Opens `path` and tries one read. Where the file system refuses reads past the cache they go through it, and
     /// [`DirectFile::refused`] says so.
@@ -84,15 +88,9 @@ impl DirectFile {
             platform::read_without_ahead(&self.cached);
             // Changed pages cannot be dropped.
             platform::meter::write_back(&self.cached);
-            let (offset, len) = (0, STEP as u64);
-            let probe = Extent { offset, len };
-            let n = self.len().min(len) as usize;
-            let mut buf = [0; 512];
-            let read = (0..n)
-                .step_by(buf.len())
-                .try_for_each(|at| self.cached.read_some(at as u64, &mut buf).map(|_| ()));
-            platform::drop_cached(&self.cached, probe);
-            let left = meter::cached_bytes_in(&self.cached, probe);
+            let len = self.len().min(STEP as u64);
+            let read = self.read_cached(0, &mut vec![0; len as usize]);
+            let left = meter::cached_bytes_in(&self.cached, Extent { offset: 0, len });
             Refused {
                 why,
                 left: left.filter(|_| read.is_ok()),
@@ -154,18 +152,19 @@ impl DirectFile {
 
     /// Through the cache, leaving nothing there.
     fn read_cached(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let drop_around = |at: u64, len: usize, around: u64| {
+            let offset = at.saturating_sub(around);
+            let end = at.saturating_add(len as u64 + around);
+            let len = end - offset;
+            platform::drop_cached(&self.cached, Extent { offset, len });
+        };
+        let len = buf.len();
         for (step, at) in buf.chunks_mut(STEP).zip((offset..).step_by(STEP)) {
             self.cached.read_exact_at(at, step)?;
-            let page = super::page_size() as u64;
-            let first = at / page * page;
-            let end = at.saturating_add(step.len() as u64);
-            let end = end.checked_next_multiple_of(page).unwrap_or(end);
-            let pages = Extent {
-                offset: first,
-                len: end - first,
-            };
-            platform::drop_cached(&self.cached, pages);
+            // With the pages at both ends.
+            drop_around(at, step.len(), super::page_size() as u64 - 1);
         }
+        drop_around(offset, len, AROUND);
         Ok(())
     }
 }
