@@ -52,13 +52,23 @@ fn header(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
         gguf.version,
         Bytes(gguf.file_len)
     )?;
-    writeln!(
-        out,
-        "{} tensors from byte {}, aligned to {}",
-        gguf.tensors.len(),
-        gguf.data_start,
-        gguf.alignment
-    )?;
+    let n = gguf.tensors.len();
+    match &gguf.parts[..] {
+        [_] => {
+            let (start, alignment) = (gguf.data_start, gguf.alignment);
+            writeln!(out, "{n} tensors from byte {start}, aligned to {alignment}")?;
+        }
+        parts => {
+            writeln!(out, "{n} tensors in {} parts", parts.len())?;
+            for (i, part) in (1..).zip(parts) {
+                let len = part
+                    .len
+                    .map_or("missing".into(), |len| Bytes(len).to_string());
+                let n = part.n_tensors;
+                writeln!(out, "  part {i}: {len:>10}, {n:>4} tensors  {}", part.name)?;
+            }
+        }
+    }
     writeln!(out, "\nmetadata")?;
     for key in gguf.keys() {
         let value = gguf.value(key).map_or_else(String::new, |v| v.summary());
@@ -154,11 +164,17 @@ fn tensors(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
     writeln!(out, "\ntensors (dims fastest first)")?;
     for t in &gguf.tensors {
         let (dims, format) = (format!("{:?}", t.dims), t.format.name());
-        writeln!(
+        let (i, part) = gguf.part_at(t.extent.offset);
+        let (offset, len) = (t.extent.offset - part.start, t.extent.len);
+        let name = &t.name;
+        write!(
             out,
-            "  {:<42} {dims:<22} {format:<8} {:>14} + {}",
-            t.name, t.extent.offset, t.extent.len
+            "  {name:<42} {dims:<22} {format:<8} {offset:>14} + {len}"
         )?;
+        match gguf.parts.len() {
+            1 => writeln!(out)?,
+            _ => writeln!(out, " in part {}", i + 1)?,
+        }
     }
     Ok(())
 }

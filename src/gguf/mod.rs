@@ -11,12 +11,14 @@
 //! Everything in a [`Gguf`] has been checked: names are unique, shapes are whole blocks, data lies in the file.
 
 pub mod cursor;
+mod split;
 mod value;
 pub mod writer;
 
+pub use split::{Part, header, open};
 pub use value::Value;
 
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, Result};
 use crate::os::ReadAt;
 use crate::quant::Format;
 use crate::units::Extent;
@@ -26,6 +28,8 @@ use cursor::Cursor;
 struct Limits {
     /// Bytes before the tensor data.
     header_bytes: u64,
+    /// Files that a model is split into.
+    parts: u64,
     /// Memory of all metadata values together.
     metadata_bytes: u64,
     /// Entries of the tensor directory.
@@ -46,6 +50,7 @@ struct Limits {
 
 const LIMITS: Limits = Limits {
     header_bytes: 128 << 20,
+    parts: 256,
     metadata_bytes: 64 << 20,
     tensors: 1 << 16,
     keys: 1 << 16,
@@ -71,23 +76,25 @@ pub struct TensorInfo {
     pub dims: Vec<u64>,
     /// How its elements are stored.
     pub format: Format,
-    /// Where its data lies in the file, from the start of the file.
+    /// Where its data lies, from the start of the file, or of the set of files that the model was split into.
     pub extent: Extent,
 }
 
-/// The header of a GGUF file.
+/// The header of a GGUF file, or of all files that a model was split into.
 #[derive(Clone, Debug)]
 pub struct Gguf {
-    /// The file's name, for messages.
+    /// The name of the file, of the first of several, for messages.
     pub name: String,
     /// Format version, 2 or 3.
     pub version: u32,
     /// Tensor offsets are multiples of this.
     pub alignment: u32,
-    /// Offset of the tensor data.
+    /// Offset of the tensor data, in the first file.
     pub data_start: u64,
-    /// Bytes of the whole file.
+    /// Bytes of the whole file, of all files together.
     pub file_len: u64,
+    /// The files, one or several.
+    pub parts: Vec<Part>,
     /// The tensor directory, in the order of the file.
     pub tensors: Vec<TensorInfo>,
     /// Things worth telling that are no faults.
@@ -115,13 +122,15 @@ impl Gguf {
         let n_keys = bounded(cursor.u64("key count")?, "key count", LIMITS.keys)?;
 
         let metadata = read_metadata(&mut cursor, n_keys)?;
-        let by_key = sorted_unique("key", metadata.len(), |i| metadata[i].0.as_str())?;
+        let by_key = sorted_unique(metadata.len(), |i| metadata[i].0.as_str())
+            .map_err(|[i, _]| Error::format(format!("key {} is there twice", metadata[i].0)))?;
         let mut gguf = Gguf {
             name: source.name().to_owned(),
             version,
             alignment: DEFAULT_ALIGNMENT,
             data_start: 0,
             file_len: source.len(),
+            parts: Vec::new(),
             tensors: Vec::new(),
             notes: Vec::new(),
             metadata,
@@ -138,7 +147,9 @@ impl Gguf {
                 .context(|| format!("tensor {index} of {n_tensors}"))?;
             gguf.tensors.push(tensor);
         }
-        gguf.by_name = sorted_unique("tensor", gguf.tensors.len(), |i| &gguf.tensors[i].name)?;
+        gguf.index_tensors(|gguf, [i, _]| {
+            format!("tensor {} is there twice", gguf.tensors[i].name)
+        })?;
         let alignment = u64::from(gguf.alignment);
         gguf.data_start = cursor.offset().next_multiple_of(alignment); // the header is bounded
         for tensor in &mut gguf.tensors {
@@ -146,7 +157,23 @@ impl Gguf {
                 .context(|| format!("tensor {}", tensor.name))?;
         }
         gguf.notes.extend(overlap_note(&gguf.tensors));
+        gguf.parts.push(Part {
+            name: gguf.name.clone(),
+            len: Some(gguf.file_len),
+            start: 0,
+            data_start: gguf.data_start,
+            n_tensors: gguf.tensors.len(),
+        });
         Ok(gguf)
+    }
+
+    /// Orders the tensors by name; `told` says what to tell of two that have one.
+    fn index_tensors(&mut self, told: impl FnOnce(&Gguf, [usize; 2]) -> String) -> Result<()> {
+        match sorted_unique(self.tensors.len(), |i| &self.tensors[i].name) {
+            Ok(order) => self.by_name = order,
+            Err(twice) => return Err(Error::format(told(self, twice))),
+        }
+        Ok(())
     }
 
     /// The tensor called `name`.
@@ -402,15 +429,15 @@ fn place(tensor: &mut TensorInfo, data_start: u64, file_len: u64) -> Result<()> 
     Ok(())
 }
 
-/// The indices 0..n sorted by name; an error when two names are equal.
-fn sorted_unique<'a>(what: &str, n: usize, name: impl Fn(usize) -> &'a str) -> Result<Vec<usize>> {
+/// The indices 0..n sorted by name, or two whose names are equal.
+fn sorted_unique<'a>(
+    n: usize,
+    name: impl Fn(usize) -> &'a str,
+) -> std::result::Result<Vec<usize>, [usize; 2]> {
     let mut order: Vec<usize> = (0..n).collect();
-    order.sort_unstable_by_key(|i| name(*i));
+    order.sort_by_key(|i| name(*i));
     match order.windows(2).find(|w| name(w[0]) == name(w[1])) {
-        Some(pair) => Err(Error::new(
-            ErrorKind::Format,
-            format!("{what} {} is there twice", name(pair[0])),
-        )),
+        Some(pair) => Err([pair[0], pair[1]]),
         None => Ok(order),
     }
 }
