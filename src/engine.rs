@@ -5,7 +5,7 @@ use crate::backend::{self, Backend};
 use crate::error::{Context, Error, Result};
 use crate::graph::weights::Weights;
 use crate::graph::{Graph, Lengths, RouteProbe, Routing};
-use crate::options::{DEFAULT_CTX, Options};
+use crate::options::{Budget, DEFAULT_CTX, Options};
 use crate::os::share::Device;
 use crate::routes;
 use crate::session::file::Origin;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::backend::profile::{Profile, Stage, Stages};
-pub use crate::gguf::{Gguf, TensorInfo};
+pub use crate::gguf::{Gguf, Survey, TensorInfo};
 pub use crate::graph::SupplyWatch;
 pub use crate::json::recogniser::Rules as JsonRules;
 pub use crate::model::Model;
@@ -114,6 +114,27 @@ pub fn header(path: &Path) -> Result<Gguf> {
     Gguf::read(&File::open(path)?)
 }
 
+/// Reads the header of a file that may still be on its way.
+///
+/// Errors: as [`header`], but for tensors of unknown types and those that end beyond the file.
+pub fn survey(path: &Path) -> Result<Survey> {
+    Survey::read(&File::open(path)?)
+}
+
+/// The plan that takes the least memory for the model in the file at `path`, all other options being the defaults. It may
+/// take more than there is.
+///
+/// Errors: a vocabulary that contradicts itself, or has more tokens than the model.
+pub fn least_plan(path: &Path, model: &Model) -> Result<Plan> {
+    let mut options = Options::new(path);
+    options.strategy = default_strategy().into();
+    options.supply.budget = Budget::Least;
+    options.overcommit = true;
+    let tokenizer = tokenizer_for(model)?;
+    let ctx = context(&options, model);
+    Plan::new(model, &options, ctx, tokenizer.memory_bytes())
+}
+
 /// Reads the vocabulary of a model file; the file may hold nothing else.
 ///
 /// Errors: as [`header`], and a vocabulary that contradicts itself.
@@ -139,6 +160,27 @@ pub fn json_vocabulary(tokenizer: &Tokenizer) -> Result<JsonVocabulary> {
 pub fn io_probe(path: &Path, n_readers: usize, queue: usize, bytes: u64) -> Result<Probe> {
     let model = Model::bind(header(path)?)?;
     probe::read_experts(path, &model.experts, n_readers, queue, bytes)
+}
+
+/// The tokenizer of a model that has a row for each token.
+fn tokenizer_for(model: &Model) -> Result<Tokenizer> {
+    let tokenizer = tokenizer_of(&model.gguf)?;
+    let (n_tokens, n_vocab) = (tokenizer.len(), model.config.n_vocab);
+    if n_tokens > n_vocab {
+        let name = &model.gguf.name;
+        return Err(Error::format(format!(
+            "{name}: found {n_tokens} tokens, expected at most {n_vocab}, the rows of the output"
+        )));
+    }
+    Ok(tokenizer)
+}
+
+/// Tokens of context: as asked for, else the default.
+fn context(options: &Options, model: &Model) -> usize {
+    match options.ctx {
+        0 => DEFAULT_CTX.min(model.config.n_ctx_train),
+        ctx => ctx,
+    }
 }
 
 fn tokenizer_of(gguf: &Gguf) -> Result<Tokenizer> {
@@ -194,18 +236,8 @@ impl Prepared {
         options.validate()?;
         let file = File::open(&options.model)?;
         let model = Model::bind(Gguf::read(&file)?)?;
-        let tokenizer = tokenizer_of(&model.gguf)?;
-        let (n_tokens, n_vocab) = (tokenizer.len(), model.config.n_vocab);
-        if n_tokens > n_vocab {
-            let name = &model.gguf.name;
-            return Err(Error::format(format!(
-                "{name}: found {n_tokens} tokens, expected at most {n_vocab}, the rows of the output"
-            )));
-        }
-        let ctx = match options.ctx {
-            0 => DEFAULT_CTX.min(model.config.n_ctx_train),
-            ctx => ctx,
-        };
+        let tokenizer = tokenizer_for(&model)?;
+        let ctx = context(&options, &model);
         let bytes = options.simulate_used_memory;
         let held = (bytes > 0).then(|| meter::simulate_used_memory(bytes));
         let held = held.transpose().context(|| "--simulate-used-memory")?;

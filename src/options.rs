@@ -118,6 +118,8 @@ fn name_of<T: PartialEq>(value: T, table: &[(&'static str, T)]) -> &'static str 
 pub enum Budget {
     /// What the machine has left.
     Auto,
+    /// What one token uses: no strategy goes on with less. Not on the command line.
+    Least,
     /// This many experts.
     Experts(u64),
     /// This many bytes.

@@ -180,6 +180,7 @@ impl Plan {
         let least = (c.n_layer * c.n_expert_used) as u64;
         let slab = needs.slab.max(1);
         let asked = match options.supply.budget {
+            Budget::Least => least,
             Budget::Experts(n) => n,
             Budget::Bytes(bytes) => bytes / slab,
             Budget::Share(thousandths) => (all * thousandths + 500) / 1000,

@@ -1,19 +1,19 @@
 //! `infall inspect`: what a model file holds, without its weights.
 
 use super::args::{Args, Command, Flag};
-use super::{model, print};
-use crate::engine::{self, Gguf, LayerKind, Model};
-use crate::error::Result;
+use super::{model, print, told};
+use crate::engine::{self, Gguf, LayerKind, Model, Plan, Survey};
+use crate::error::{Error, Result};
 use crate::units::{Bytes, LayerId};
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The subcommand.
 pub const COMMAND: Command = Command {
     name: "inspect",
     positional: "[MODEL]",
     max_positional: 1,
-    help: "shows what a model file holds; never loads weights",
+    help: "shows what a model file holds, and whether it runs; the file may still be arriving",
     flags: &[&[
         model::MODEL_FLAG,
         Flag::switch(&["--tensors"], "list all tensors"),
@@ -29,19 +29,63 @@ fn run(args: &Args) -> Result<()> {
         .positional
         .first()
         .map_or_else(|| model::model_path(args), PathBuf::from);
-    let gguf = engine::header(&path)?;
+    let survey = engine::survey(&path)?;
     let mut out = String::new();
     // Writing to a String does not fail.
-    let _ = header(&gguf, &mut out);
+    let _ = header(&survey.gguf, &mut out);
     if args.has("--tensors") {
-        let _ = tensors(&gguf, &mut out);
+        let _ = tensors(&survey.gguf, &mut out);
     }
-    // What stands in the file is shown even if it is no model that can run.
-    print(&out)?;
-    let model = Model::bind(gguf)?;
-    out.clear();
-    let _ = meaning(&model, &mut out);
-    print(&out)
+    let arriving = arriving(&survey);
+    // What is in the file is shown even if it is no model that can run.
+    let (line, runs) = match understood(&path, survey, &mut out) {
+        Err(error) => (format!("does not run: {error}"), false),
+        Ok(plan) => verdict(&plan, arriving.is_some()),
+    };
+    print(&format!("{out}\n{}{line}\n", arriving.unwrap_or_default()))?;
+    if runs { Ok(()) } else { Err(told()) }
+}
+
+/// How much of the file is there, if it is not all.
+fn arriving(survey: &Survey) -> Option<String> {
+    let (found, whole) = (survey.gguf.file_len, survey.whole_len);
+    let percent = 100.0 * found as f64 / whole as f64;
+    (found < whole)
+        .then(|| format!("not complete: {found} of {whole} bytes are there ({percent:.1} %); "))
+}
+
+/// Shows what the contents mean, and plans the run that takes the least memory.
+fn understood(path: &Path, survey: Survey, out: &mut String) -> Result<Plan> {
+    if let Some(first) = survey.refused.first() {
+        let more = match survey.refused.len() - 1 {
+            0 => String::new(),
+            n => format!("; {n} more tensors are of such types"),
+        };
+        return Err(Error::unsupported(format!("{first}{more}")));
+    }
+    let model = Model::bind(survey.gguf)?;
+    let _ = meaning(&model, out);
+    engine::least_plan(path, &model)
+}
+
+/// The last line, and whether it is good news.
+fn verdict(plan: &Plan, arriving: bool) -> (String, bool) {
+    let (needed, available) = (plan.total(), plan.available);
+    let fits = available.is_none_or(|available| needed <= available);
+    let runs = match (fits, arriving) {
+        (true, false) => "runs",
+        (true, true) => "runs when complete",
+        (false, _) => "does not run here",
+    };
+    let available = available.map_or("unknown".into(), |bytes| Bytes(bytes).to_string());
+    let line = format!(
+        "{runs}: the least is --budget {} with {} of memory (strategy {}, context {}); available: {available}",
+        plan.n_experts,
+        Bytes(needed),
+        plan.strategy,
+        plan.ctx
+    );
+    (line, fits)
 }
 
 fn header(gguf: &Gguf, out: &mut String) -> std::fmt::Result {

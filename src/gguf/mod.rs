@@ -99,16 +99,59 @@ pub struct Gguf {
     by_name: Vec<usize>,
 }
 
+/// The header of a file whose data may still be on its way, or be of types that are not read here.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// What was understood; tensors may end beyond the file.
+    pub gguf: Gguf,
+    /// Why tensors are missing in it, in the order of the file.
+    pub refused: Vec<Error>,
+    /// Bytes that the file has when all of these tensors are in it.
+    pub whole_len: u64,
+}
+
+impl Survey {
+    /// Reads the header of `source`; tensor data is not touched.
+    ///
+    /// Errors: as [`Gguf::read`], but for tensors of unknown types and tensors that end beyond the file.
+    pub fn read(source: &dyn ReadAt) -> Result<Survey> {
+        Gguf::read_header(source).context(|| source.name())
+    }
+
+    /// An error when a tensor is not all there, or of no type that is read here.
+    fn check(&self) -> Result<()> {
+        if let Some(error) = self.refused.first() {
+            return Err(error.clone());
+        }
+        self.beyond().try_for_each(|tensor| {
+            let (end, len) = (tensor.extent.end().unwrap_or(u64::MAX), self.gguf.file_len);
+            let error = Error::format(format!(
+                "data ends at byte {end}, but the file has {len} bytes; is it cut off?"
+            ));
+            Err(error.context(format_args!("tensor {}", tensor.name)))
+        })
+    }
+
+    /// The tensors that end beyond the file.
+    pub fn beyond(&self) -> impl Iterator<Item = &TensorInfo> {
+        let len = self.gguf.file_len;
+        let ends_beyond = move |t: &&TensorInfo| t.extent.end().is_none_or(|end| end > len);
+        self.gguf.tensors.iter().filter(ends_beyond)
+    }
+}
+
 impl Gguf {
     /// Reads the header of `source`; tensor data is not touched.
     ///
     /// Errors: `Format` for malformed files, `Unsupported` for other versions, byte orders and tensor types,
     /// `Limit` for a header beyond the bounds, `Io` when the system refuses; each names the file.
     pub fn read(source: &dyn ReadAt) -> Result<Gguf> {
-        Gguf::read_header(source).context(|| source.name())
+        let survey = Survey::read(source)?;
+        survey.check().context(|| source.name())?;
+        Ok(survey.gguf)
     }
 
-    fn read_header(source: &dyn ReadAt) -> Result<Gguf> {
+    fn read_header(source: &dyn ReadAt) -> Result<Survey> {
         let mut cursor = Cursor::new(source, LIMITS.header_bytes);
         let version = read_version(&mut cursor)?;
         let n_tensors = bounded(cursor.u64("tensor count")?, "tensor count", LIMITS.tensors)?;
@@ -133,20 +176,32 @@ impl Gguf {
         }
 
         // Offsets count from the end of the directory, so they become absolute after the last entry.
+        let mut refused = Vec::new();
         for index in 0..n_tensors {
             let tensor = read_tensor(&mut cursor, gguf.alignment)
-                .context(|| format!("tensor {index} of {n_tensors}"))?;
-            gguf.tensors.push(tensor);
+                .context(|| format!("tensor {index} of {n_tensors}"));
+            match tensor {
+                Ok(tensor) => gguf.tensors.push(tensor),
+                // Its entry was read to the end; the next one can be.
+                Err(error) if error.kind() == ErrorKind::Unsupported => refused.push(error),
+                Err(error) => return Err(error),
+            }
         }
         gguf.by_name = sorted_unique("tensor", gguf.tensors.len(), |i| &gguf.tensors[i].name)?;
         let alignment = u64::from(gguf.alignment);
         gguf.data_start = cursor.offset().next_multiple_of(alignment); // the header is bounded
+        let mut whole_len = gguf.data_start;
         for tensor in &mut gguf.tensors {
-            place(tensor, gguf.data_start, gguf.file_len)
-                .context(|| format!("tensor {}", tensor.name))?;
+            let end =
+                place(tensor, gguf.data_start).context(|| format!("tensor {}", tensor.name))?;
+            whole_len = whole_len.max(end);
         }
         gguf.notes.extend(overlap_note(&gguf.tensors));
-        Ok(gguf)
+        Ok(Survey {
+            gguf,
+            refused,
+            whole_len,
+        })
     }
 
     /// The tensor called `name`.
@@ -348,8 +403,8 @@ fn read_shape(cursor: &mut Cursor, alignment: u32) -> Result<(Vec<u64>, Format, 
     let dims = (0..n_dims)
         .map(|_| cursor.u64("dimension"))
         .collect::<Result<Vec<_>>>()?;
-    let format = Format::from_id(cursor.u32("type")?)?;
-    let offset = cursor.u64("offset")?;
+    let (id, offset) = (cursor.u32("type")?, cursor.u64("offset")?);
+    let format = Format::from_id(id)?;
     let len = data_len(&dims, format)?;
     if !offset.is_multiple_of(u64::from(alignment)) {
         return Err(Error::format(format!(
@@ -383,23 +438,16 @@ fn data_len(dims: &[u64], format: Format) -> Result<u64> {
         .ok_or_else(|| fault("the size overflows 64 bits"))
 }
 
-/// Makes the extent absolute and checks that it lies in the file.
-fn place(tensor: &mut TensorInfo, data_start: u64, file_len: u64) -> Result<()> {
+/// Makes the extent absolute and gives its end.
+fn place(tensor: &mut TensorInfo, data_start: u64) -> Result<u64> {
     let extent = &mut tensor.extent;
-    let end = extent
-        .offset
-        .checked_add(data_start)
+    let offset = extent.offset.checked_add(data_start);
+    offset
         .and_then(|offset| {
             extent.offset = offset;
             extent.end()
         })
-        .ok_or_else(|| Error::format("offset and length overflow 64 bits"))?;
-    if end > file_len {
-        return Err(Error::format(format!(
-            "data ends at byte {end}, but the file has {file_len} bytes; is it cut off?"
-        )));
-    }
-    Ok(())
+        .ok_or_else(|| Error::format("offset and length overflow 64 bits"))
 }
 
 /// The indices 0..n sorted by name; an error when two names are equal.

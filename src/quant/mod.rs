@@ -6,6 +6,7 @@ pub mod blocks;
 pub mod cast;
 pub mod encode;
 pub mod rounding;
+pub mod scales;
 pub mod tables;
 pub mod wide;
 

