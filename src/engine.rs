@@ -15,6 +15,7 @@ use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
 use crate::units::{Bytes, LayerId, Phase, TokenId};
 use machine::Machine;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -560,6 +561,19 @@ impl Engine {
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
         self.machine.prefill_all_logits(session, tokens, sink)
+    }
+
+    /// Appends a window of tokens to each session; see [`crate::session::Session::prefill_windows`].
+    pub fn prefill_windows(
+        &mut self,
+        sessions: &mut [Session],
+        tokens: &[TokenId],
+        rows: Range<usize>,
+        keep_going: &mut dyn FnMut(usize) -> bool,
+        sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<bool> {
+        self.machine
+            .prefill_windows(sessions, tokens, rows, keep_going, sink)
     }
 
     /// Appends one token.

@@ -21,7 +21,7 @@
 //! | 5 | [`graph`] | the forward pass, generic over the backend |
 //! | 6 | [`session`] [`plan`] [`synth`] | a conversation and its KV cache, in memory and in files; every byte decided beforehand; random models |
 //! | 7 | [`engine`] [`report`] | all of it, opened and ready; rows of the experiment, and what is made of them |
-//! | 8 | [`bench`](mod@bench) [`serve`] [`verify`] | how fast it computes, what memory and disks allow, one run of the experiment; the server; whether a file is sound |
+//! | 8 | [`bench`](mod@bench) [`serve`] [`perplexity`] [`verify`] | how fast it computes, what memory and disks allow, one run of the experiment; the server; how well a model knows a text; whether a file is sound |
 //! | 9 | [`cli`] | the command line |
 //!
 //! `tests/tidy.rs` holds the code against this table.
@@ -47,6 +47,7 @@ pub mod json;
 pub mod model;
 pub mod options;
 pub mod os;
+pub mod perplexity;
 pub mod plan;
 pub mod quant;
 pub mod report;

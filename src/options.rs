@@ -261,6 +261,8 @@ pub struct Options {
     pub prefill_chunk: usize,
     /// Tokens that go through one layer before the next in prefill.
     pub prefill_sweep: usize,
+    /// Sessions that read their tokens together.
+    pub windows: usize,
     /// What a server holds.
     pub serving: Option<Serving>,
 }
@@ -310,6 +312,7 @@ impl Options {
             ctx: 0,
             prefill_chunk: 512,
             prefill_sweep: 4096,
+            windows: 1,
             serving: None,
         }
     }

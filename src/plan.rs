@@ -63,7 +63,10 @@ impl Plan {
         let available = least(os::available_memory(), backend.working_set());
         let lengths = Lengths {
             chunk: options.prefill_chunk.min(ctx),
-            sweep: options.prefill_sweep.max(options.prefill_chunk).min(ctx),
+            sweep: options
+                .prefill_sweep
+                .max(options.prefill_chunk)
+                .min(ctx * options.windows),
         };
         let n_threads = match options.threads {
             0 => os::n_cpus(),
@@ -71,7 +74,7 @@ impl Plan {
         };
         let graph = tally::needs(&model.config, options.kv, ctx, lengths, backend.page())?;
         let serving = options.serving.as_ref();
-        let sessions = serving.map_or(1, |serving| serving.sessions as u64);
+        let sessions = serving.map_or(options.windows, |serving| serving.sessions) as u64;
         let mut plan = Plan {
             strategy: "",
             why: None,

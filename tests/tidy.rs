@@ -15,7 +15,7 @@ const ROWS: &[&[&str]] = &[
     &["graph"],
     &["session", "plan", "synth"],
     &["engine", "report"],
-    &["bench", "serve", "verify"],
+    &["bench", "serve", "perplexity", "verify"],
     &["cli"],
 ];
 

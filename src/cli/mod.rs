@@ -14,6 +14,7 @@ mod io_probe;
 mod kv_dir;
 mod logits;
 mod model;
+mod perplexity;
 mod plan;
 mod profile;
 mod progress;
@@ -37,6 +38,7 @@ const COMMANDS: &[Command] = &[
     io_probe::COMMAND,
     bench::COMMAND,
     report::COMMAND,
+    perplexity::COMMAND,
     logits::COMMAND,
     tokenize::COMMAND,
     synth::COMMAND,
