@@ -7,14 +7,16 @@ use super::whole_file::WholeFile;
 use super::{Source, note, print, read_text};
 use crate::engine::tokenizer::{Special, Tokenizer};
 use crate::engine::{self, Engine, interrupt};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::options::Options;
 use crate::perplexity::kld::Divergence;
 use crate::perplexity::logits_file::{self, Header, Reader};
 use crate::perplexity::score::{Softmax, Sums, perplexity};
 use crate::perplexity::{Row, Windows, check_window};
+use crate::units::Bytes;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The subcommand.
 pub const COMMAND: Command = Command {
@@ -142,7 +144,9 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Gives each row to `score`, and each window that is whole to `done`; tells whether all windows were computed.
+    /// Gives each row to `score`; tells whether all windows were computed.
+    ///
+    /// Errors: as [`Windows::compute`], and a stop before the first windows were done.
     fn windows(&mut self, score: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<bool> {
         let n_tokens = self.windows.tokens().len();
         let mut progress = Progress::new("perplexity", "tokens", self.quiet);
@@ -150,15 +154,40 @@ impl Run<'_> {
             progress.show(n, n_tokens);
             !interrupt::requested()
         };
+        let start = Instant::now();
         let n = self
             .windows
             .compute(self.engine, self.together, &mut tell, score);
         progress.clear();
-        let (n, all) = (n?, self.windows.n_windows());
+        let (n, all, time) = (n?, self.windows.n_windows(), start.elapsed());
+        if n == 0 {
+            return Err(Error::new(ErrorKind::Io, "stopped"));
+        }
         if n < all {
             note(&format!("stopped after {n} of {all} windows\n"));
         }
+        if !self.quiet {
+            note(&self.figures(n * self.windows.ctx(), time));
+        }
         Ok(n == all)
+    }
+
+    fn figures(&self, n_tokens: usize, time: Duration) -> String {
+        let (engine, seconds) = (&*self.engine, time.as_secs_f64());
+        let (supply, rate) = (engine.supply_stats(), n_tokens as f64 / seconds.max(1e-9));
+        let experts = if engine.streams() {
+            let read = Bytes(supply.read_bytes);
+            format!(
+                "; {read} of experts read, {} windows together",
+                self.together
+            )
+        } else {
+            String::new()
+        };
+        format!(
+            "{n_tokens} tokens in {seconds:.1} s, {rate:.1} t/s; {}{experts}\n",
+            engine.describe()
+        )
     }
 
     /// The perplexity; each row also goes to `keep`. Tells whether all windows were computed.
@@ -203,7 +232,7 @@ impl Run<'_> {
         out.flush().map_err(|e| failed(&e))?;
         if !whole {
             return Err(Error::new(
-                crate::error::ErrorKind::Io,
+                ErrorKind::Io,
                 "--save-logits: stopped, nothing is kept",
             ));
         }
