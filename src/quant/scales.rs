@@ -1,6 +1,8 @@
 //! Where the scales of a block lie: a NaN or an infinity there makes all of its weights useless.
 
 use super::Format;
+use super::blocks::{BlockIq1M, BlockQ2K, BlockQ3K, BlockQ6K};
+use std::mem::offset_of;
 
 /// One number of a block that must be finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub enum ScaleKind {
     Bf16,
     /// An exponent alone, of which 255 is NaN.
     E8m0,
+    /// IEEE binary16 in the top four bits of four 16-bit words, the lowest first.
+    Nibbles,
 }
 
 /// What a scale is that is no number to compute with.
@@ -45,38 +49,55 @@ impl Unusable {
     }
 }
 
-const fn scale(name: &'static str, offset: usize, kind: ScaleKind) -> Scale {
+const fn f16(name: &'static str, offset: usize) -> Scale {
+    let kind = ScaleKind::F16;
+    Scale { name, offset, kind }
+}
+
+const fn first(name: &'static str, kind: ScaleKind) -> Scale {
+    let offset = 0;
     Scale { name, offset, kind }
 }
 
 /// `d` at the start of the block.
-const D: &[Scale] = &[scale("d", 0, ScaleKind::F16)];
+const D: &[Scale] = &[f16("d", 0)];
 
-/// `d` and `dmin` at the start of the block.
-const D_DMIN: &[Scale] = &[
-    scale("d", 0, ScaleKind::F16),
-    scale("dmin", 2, ScaleKind::F16),
+/// `d` and `dmin` there.
+const D_DMIN: &[Scale] = &[f16("d", 0), f16("dmin", 2)];
+
+/// `d` and `m` there.
+const D_M: &[Scale] = &[f16("d", 0), f16("m", 2)];
+
+const OF_Q2K: &[Scale] = &[
+    f16("d", offset_of!(BlockQ2K, d)),
+    f16("dmin", offset_of!(BlockQ2K, dmin)),
 ];
+const OF_Q3K: &[Scale] = &[f16("d", offset_of!(BlockQ3K, d))];
+const OF_Q6K: &[Scale] = &[f16("d", offset_of!(BlockQ6K, d))];
+const OF_IQ1M: &[Scale] = &[Scale {
+    name: "d",
+    offset: offset_of!(BlockIq1M, scales),
+    kind: ScaleKind::Nibbles,
+}];
 
 impl Format {
     /// The scales of a block; of a format without blocks, the weight itself. Nothing for integers.
     pub const fn scales(self) -> &'static [Scale] {
         match self {
-            Format::F32 => const { &[scale("weight", 0, ScaleKind::F32)] },
-            Format::F16 => const { &[scale("weight", 0, ScaleKind::F16)] },
-            Format::Bf16 => const { &[scale("weight", 0, ScaleKind::Bf16)] },
+            Format::F32 => const { &[first("weight", ScaleKind::F32)] },
+            Format::F16 => const { &[first("weight", ScaleKind::F16)] },
+            Format::Bf16 => const { &[first("weight", ScaleKind::Bf16)] },
             Format::I32 => &[],
-            Format::Q8_0 | Format::Iq2Xxs => D,
-            Format::Q4K => D_DMIN,
-            Format::Q2K => {
-                const {
-                    &[
-                        scale("d", 80, ScaleKind::F16),
-                        scale("dmin", 82, ScaleKind::F16),
-                    ]
-                }
-            }
-            Format::Mxfp4 => const { &[scale("e", 0, ScaleKind::E8m0)] },
+            Format::Q8_0 | Format::Q4_0 | Format::Q5_0 | Format::Iq4Nl | Format::Iq4Xs => D,
+            Format::Iq1S | Format::Iq2Xxs | Format::Iq2Xs | Format::Iq2S => D,
+            Format::Iq3Xxs | Format::Iq3S => D,
+            Format::Q4_1 | Format::Q5_1 => D_M,
+            Format::Q4K | Format::Q5K => D_DMIN,
+            Format::Q2K => OF_Q2K,
+            Format::Q3K => OF_Q3K,
+            Format::Q6K => OF_Q6K,
+            Format::Iq1M => OF_IQ1M,
+            Format::Mxfp4 => const { &[first("e", ScaleKind::E8m0)] },
         }
     }
 }
@@ -94,6 +115,10 @@ impl Scale {
             ),
             ScaleKind::F16 => (word(bytes).into(), 0x7c00),
             ScaleKind::Bf16 => (word(bytes).into(), 0x7f80),
+            ScaleKind::Nibbles => {
+                let nibbles = (0..4).map(|i| u32::from(bytes[2 * i + 1] >> 4) << (4 * i));
+                (nibbles.sum(), 0x7c00)
+            }
             ScaleKind::E8m0 => return (bytes[0] == 255).then_some(Unusable::Nan),
         };
         if bits & exponent != exponent {
@@ -128,7 +153,7 @@ mod tests {
                     if scale.kind == ScaleKind::E8m0 {
                         block[scale.offset] %= 128; // a sound scale may be too large for its weights
                     }
-                    // One in four is no number.
+                    // The top byte of an infinity or a NaN.
                     let spoil = match rng.below(8) {
                         0 => 0xff,
                         1 => 0x7c,
@@ -138,6 +163,11 @@ mod tests {
                         ScaleKind::F32 => scale.offset + 3,
                         ScaleKind::F16 | ScaleKind::Bf16 => scale.offset + 1,
                         ScaleKind::E8m0 => scale.offset,
+                        ScaleKind::Nibbles => {
+                            block[scale.offset + 7] = spoil;
+                            block[scale.offset + 5] = spoil << 4;
+                            continue;
+                        }
                     };
                     block[last] = spoil;
                 }
