@@ -83,7 +83,12 @@ if [ -n "$shape" ]; then
 fi
 model=${model:-$here/models/tiny-q4.gguf}
 [ -f "$model" ] || fail "$model: no such file"
-model_mib=$(($(wc -c <"$model") / 1048576))
+# All parts of a model that was split: NAME-00001-of-00004.gguf.
+case $model in
+*-?????-of-?????.gguf) model_bytes=$(wc -c -- "${model%-?????-of-?????.gguf}"-?????-of-"${model##*-of-}" | awk 'END { print $1 }') ;;
+*) model_bytes=$(wc -c <"$model") ;;
+esac
+model_mib=$((model_bytes / 1048576))
 stem=$(basename "$model" .gguf)
 
 # The machine in words that name nobody.

@@ -3,9 +3,11 @@
 use crate::backend::cpu::Cpu;
 use crate::backend::{self, Backend};
 use crate::error::{Context, Error, Result};
+use crate::gguf;
 use crate::graph::weights::Weights;
 use crate::graph::{Graph, Lengths, RouteProbe, Routing};
 use crate::options::{Budget, DEFAULT_CTX, Options};
+use crate::os::File;
 use crate::os::share::Device;
 use crate::routes;
 use crate::session::file::Origin;
@@ -16,17 +18,17 @@ use crate::text::vocabulary::Vocabulary;
 use crate::units::{Bytes, LayerId, Phase, TokenId};
 use machine::Machine;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::backend::profile::{Profile, Stage, Stages};
-pub use crate::gguf::{Gguf, Survey, TensorInfo};
+pub use crate::gguf::{Gguf, TensorInfo, header, survey};
 pub use crate::graph::SupplyWatch;
 pub use crate::json::recogniser::Rules as JsonRules;
 pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
-pub use crate::os::{File, interrupt, meter};
+pub use crate::os::{FileSet, interrupt, meter};
 pub use crate::plan::Plan;
 pub use crate::sampler::json_mask::{JsonGuide, JsonVocabulary};
 pub use crate::sampler::{Sampler, SamplerOptions};
@@ -48,7 +50,7 @@ pub struct Prepared {
     plan: Plan,
     /// Makes the machine smaller.
     held: Option<meter::Held>,
-    file: File,
+    files: FileSet,
     model: Model,
     tokenizer: Tokenizer,
 }
@@ -65,10 +67,8 @@ pub struct Engine {
     sweep: usize,
     notes: Vec<String>,
     fixed_locked: u64,
-    file: File,
-    path: PathBuf,
-    /// Where tensor data begins in it.
-    data_start: u64,
+    files: FileSet,
+    parts: Vec<gguf::Part>,
     /// Makes the machine smaller, as long as the engine lives.
     _held: Option<meter::Held>,
 }
@@ -108,32 +108,18 @@ pub struct Generated {
     pub pending: Option<TokenId>,
 }
 
-/// Reads the header of a file; [`Model::bind`] gives it its meaning.
-///
-/// Errors: the file cannot be read or is no GGUF.
-pub fn header(path: &Path) -> Result<Gguf> {
-    Gguf::read(&File::open(path)?)
-}
-
-/// Reads the header of a file that may still be on its way.
-///
-/// Errors: as [`header`], but for tensors of unknown types and those that end beyond the file.
-pub fn survey(path: &Path) -> Result<Survey> {
-    Survey::read(&File::open(path)?)
-}
-
-/// The plan that takes the least memory for the model in the file at `path`, all other options being the defaults. It may
-/// take more than there is.
+/// The plan that takes the least memory for a model in `files`, all other options being the defaults. It may take more than
+/// there is.
 ///
 /// Errors: a vocabulary that contradicts itself, or has more tokens than the model.
-pub fn least_plan(path: &Path, model: &Model) -> Result<Plan> {
-    let mut options = Options::new(path);
+pub fn least_plan(files: &FileSet, model: &Model) -> Result<Plan> {
+    let mut options = Options::new(&model.gguf.name);
     options.strategy = default_strategy().into();
     options.supply.budget = Budget::Least;
     options.overcommit = true;
     let tokenizer = tokenizer_for(model)?;
     let ctx = context(&options, model);
-    Plan::new(model, &options, ctx, tokenizer.memory_bytes())
+    Plan::new(files, model, &options, ctx, tokenizer.memory_bytes())
 }
 
 /// Reads the vocabulary of a model file; the file may hold nothing else.
@@ -159,8 +145,14 @@ pub fn json_vocabulary(tokenizer: &Tokenizer) -> Result<JsonVocabulary> {
 ///
 /// Errors: as [`header`], no model of this architecture, a failed read.
 pub fn io_probe(path: &Path, n_readers: usize, queue: usize, bytes: u64) -> Result<Probe> {
-    let model = Model::bind(header(path)?)?;
-    probe::read_experts(path, &model.experts, n_readers, queue, bytes)
+    let (files, gguf) = gguf::open(path)?;
+    let model = Model::bind(gguf)?;
+    probe::read_experts(&files, &model.experts, n_readers, queue, bytes)
+}
+
+fn model_hash(files: &FileSet, parts: &[gguf::Part]) -> Result<u64> {
+    let starts = parts.iter().map(|p| p.data_start - p.start);
+    routes::model_hash(files.files().zip(starts))
 }
 
 /// The tokenizer of a model that has a row for each token.
@@ -193,24 +185,25 @@ fn tokenizer_of(gguf: &Gguf) -> Result<Tokenizer> {
 /// Errors: the path is that of the model, or the file cannot be written.
 fn route_trace(
     path: &Path,
-    model_path: &Path,
-    file: &File,
+    files: &FileSet,
     model: &Model,
     lengths: Lengths,
 ) -> Result<RouteProbe> {
-    let is_model = std::fs::canonicalize(path)
-        .and_then(|path| Ok(path == std::fs::canonicalize(model_path)?))
-        .unwrap_or(false); // what does not exist is no model
+    // What does not exist is no model.
+    let is_model = std::fs::canonicalize(path).is_ok_and(|path| {
+        let same = |file: &File| std::fs::canonicalize(file.path()).is_ok_and(|p| p == path);
+        files.files().any(same)
+    });
     if is_model {
         let path = path.display();
         return Err(Error::usage(format!(
             "--trace-routes: found {path}, the model itself, expected a file to write"
         )));
     }
-    let (c, name) = (&model.config, model_path.file_name());
+    let (c, name) = (&model.config, Path::new(&model.gguf.name).file_name());
     let header = routes::Header {
         model: name.map_or(String::new(), |n| n.to_string_lossy().into_owned()),
-        model_hash: routes::model_hash(file, model.gguf.data_start)?,
+        model_hash: model_hash(files, &model.gguf.parts)?,
         n_layer: c.n_layer,
         n_expert: c.n_expert,
         n_used: c.n_expert_used,
@@ -235,14 +228,14 @@ impl Prepared {
     /// Errors: wrong options, an unreadable or foreign file, memory to hold that is refused.
     pub fn new(options: Options) -> Result<Prepared> {
         options.validate()?;
-        let file = File::open(&options.model)?;
-        let model = Model::bind(Gguf::read(&file)?)?;
+        let (files, gguf) = gguf::open(&options.model)?;
+        let model = Model::bind(gguf)?;
         let tokenizer = tokenizer_for(&model)?;
         let ctx = context(&options, &model);
         let bytes = options.simulate_used_memory;
         let held = (bytes > 0).then(|| meter::simulate_used_memory(bytes));
         let held = held.transpose().context(|| "--simulate-used-memory")?;
-        let plan = Plan::new(&model, &options, ctx, tokenizer.memory_bytes());
+        let plan = Plan::new(&files, &model, &options, ctx, tokenizer.memory_bytes());
         let plan = match held {
             Some(_) => plan.context(|| format!("with {} held", Bytes(bytes)))?,
             None => plan?,
@@ -251,7 +244,7 @@ impl Prepared {
             options,
             plan,
             held,
-            file,
+            files,
             model,
             tokenizer,
         })
@@ -262,24 +255,23 @@ impl Prepared {
         &self.plan
     }
 
-    /// Watches memory and the model file's part of the page cache from now on, every `interval`.
+    /// Watches memory and the model files' part of the page cache from now on, every `interval`.
     ///
-    /// Errors: the file cannot be opened again, or a thread is refused.
+    /// Errors: a file cannot be opened again, or a thread is refused.
     pub fn watch(&self, interval: Duration) -> Result<meter::Sampler> {
-        let file = File::open(&self.options.model)?;
-        meter::Sampler::start(interval, Some(file))
+        meter::Sampler::start(interval, Some(self.files.reopen()?))
     }
 
-    /// Drops the model file from the page cache and returns the bytes that are left there; see [`meter::drop_cached`].
+    /// Drops the model's files from the page cache and returns the bytes that are left there; see [`meter::drop_cached`].
     pub fn drop_cached(&self) -> Option<u64> {
-        meter::drop_cached(&self.file)
+        meter::drop_cached_of(&self.files)
     }
 
-    /// What tells this model file from others; see [`routes::model_hash`].
+    /// What tells this model from others; see [`routes::model_hash`].
     ///
     /// Errors: a failed read.
     pub fn model_hash(&self) -> Result<u64> {
-        routes::model_hash(&self.file, self.model.gguf.data_start)
+        model_hash(&self.files, &self.model.gguf.parts)
     }
 
     /// The model file by meaning.
@@ -332,21 +324,20 @@ impl Prepared {
             options,
             plan,
             held,
-            file,
+            files,
             model,
             tokenizer,
         } = self;
         let name = model.gguf.name.clone();
         let trace = options.trace_routes.as_deref();
-        let trace =
-            trace.map(|path| route_trace(path, &options.model, &file, &model, plan.lengths));
+        let trace = trace.map(|path| route_trace(path, &files, &model, plan.lengths));
         let trace = trace.transpose()?;
-        let data_start = model.gguf.data_start;
+        let parts = model.gguf.parts.clone();
         let loading = Loading {
             name: &name,
             options: &options,
             plan: &plan,
-            file: &file,
+            files: &files,
             model,
             progress,
         };
@@ -374,9 +365,8 @@ impl Prepared {
             sweep: plan.lengths.sweep,
             notes,
             fixed_locked,
-            file,
-            path: options.model,
-            data_start,
+            files,
+            parts,
             _held: held,
         })
     }
@@ -387,7 +377,7 @@ struct Loading<'a> {
     name: &'a str,
     options: &'a Options,
     plan: &'a Plan,
-    file: &'a File,
+    files: &'a FileSet,
     model: Model,
     progress: &'a mut dyn FnMut(u64, u64),
 }
@@ -408,8 +398,7 @@ impl Loading<'_> {
     ) -> Result<Loaded> {
         let (options, plan, name) = (self.options, self.plan, self.name);
         let opened = (plan.built.open)(Opening {
-            path: &options.model,
-            file: self.file,
+            files: self.files,
             model: &self.model,
             options: &options.supply,
             budget: plan.budget,
@@ -498,11 +487,11 @@ impl Engine {
         self.machine.describe()
     }
 
-    /// The model's file, to look at its part of the page cache.
+    /// The model's files, to look at their part of the page cache.
     ///
-    /// Errors: it cannot be opened again.
-    pub fn model_file(&self) -> Result<File> {
-        File::open(&self.path)
+    /// Errors: one cannot be opened again.
+    pub fn model_files(&self) -> Result<FileSet> {
+        self.files.reopen()
     }
 
     /// The model's tokenizer.
@@ -593,7 +582,7 @@ impl Engine {
 
     /// What sessions of this engine are computed with.
     fn origin(&mut self) -> Result<Origin> {
-        let hash = routes::model_hash(&self.file, self.data_start)?;
+        let hash = model_hash(&self.files, &self.parts)?;
         Ok(self.machine.origin(hash))
     }
 

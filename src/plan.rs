@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Lengths, tally};
 use crate::model::Model;
 use crate::options::{Budget, Options};
-use crate::os;
+use crate::os::{self, FileSet};
 use crate::routes;
 use crate::supply::{self, Built, SupplyNeeds};
 use crate::units::Bytes;
@@ -54,11 +54,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Decides. `tokenizer` is what the vocabulary takes already.
+    /// Decides for a model in these files. `tokenizer` is what the vocabulary takes already.
     ///
     /// Errors: usage errors for what is not built in, and for a budget that holds too little or cannot be had;
     /// they say what can.
-    pub fn new(model: &Model, options: &Options, ctx: usize, tokenizer: u64) -> Result<Plan> {
+    pub fn new(
+        files: &FileSet,
+        model: &Model,
+        options: &Options,
+        ctx: usize,
+        tokenizer: u64,
+    ) -> Result<Plan> {
         let backend = Chosen::new(options.backend)?;
         let available = least(os::available_memory(), backend.working_set());
         let lengths = Lengths {
@@ -114,8 +120,8 @@ impl Plan {
                 .push(("route trace", (lengths.sweep * token_len) as u64));
         }
         match options.strategy.as_str() {
-            "auto" => plan.choose(model, options)?,
-            name => plan.take(name, model, options)?,
+            "auto" => plan.choose(files, model, options)?,
+            name => plan.take(name, files, model, options)?,
         }
         plan.check_room(options)?;
         plan.add_held(options.simulate_used_memory);
@@ -139,9 +145,9 @@ impl Plan {
     }
 
     /// `full` if it fits, else the best that is built in.
-    fn choose(&mut self, model: &Model, options: &Options) -> Result<()> {
+    fn choose(&mut self, files: &FileSet, model: &Model, options: &Options) -> Result<()> {
         let mut full = self.clone();
-        full.take("full", model, options)?;
+        full.take("full", files, model, options)?;
         let room = self.available.map(|a| a - a / MARGIN);
         let (needed, fits) = (
             Bytes(full.total()),
@@ -153,15 +159,21 @@ impl Plan {
             *self = full;
             return Ok(());
         }
-        self.take(supply::default_strategy(), model, options)?;
+        self.take(supply::default_strategy(), files, model, options)?;
         self.why = Some(format!("all of the model does not fit: {needed} of {room}"));
         Ok(())
     }
 
-    fn take(&mut self, name: &str, model: &Model, options: &Options) -> Result<()> {
+    fn take(
+        &mut self,
+        name: &str,
+        files: &FileSet,
+        model: &Model,
+        options: &Options,
+    ) -> Result<()> {
         self.built = supply::built(name)?;
         self.strategy = self.built.name;
-        let needs = (self.built.needs)(&options.model, model)?;
+        let needs = (self.built.needs)(files, model)?;
         self.streams = needs.streams;
         let readers = needs.n_pools * options.supply.readers as u64;
         let threads =

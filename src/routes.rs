@@ -112,13 +112,24 @@ fn check_name(len: usize) -> Result<()> {
     Ok(())
 }
 
-/// FNV-1a of 64 bits over a model file's header, the first 64 KiB of its tensor data, and its length: tells files apart
-/// without reading all of them. `data_start` is where tensor data begins.
+/// FNV-1a of 64 bits over a model file's length, its header and the first 64 KiB of its tensor data, or over those of all
+/// files of a model that was split: tells models apart without reading all of them. With each file comes where its tensor
+/// data begins.
 ///
 /// Errors: a failed read.
-pub fn model_hash(file: &dyn ReadAt, data_start: u64) -> Result<u64> {
+pub fn model_hash<'a, F: ReadAt + 'a>(
+    files: impl IntoIterator<Item = (&'a F, u64)>,
+) -> Result<u64> {
+    let mut hash = FNV_START;
+    for (file, data_start) in files {
+        hash = hash_file(hash, file, data_start)?;
+    }
+    Ok(hash)
+}
+
+fn hash_file(hash: u64, file: &impl ReadAt, data_start: u64) -> Result<u64> {
     let end = data_start.saturating_add(HASHED_DATA).min(file.len());
-    let mut hash = fnv1a(FNV_START, &file.len().to_le_bytes());
+    let mut hash = fnv1a(hash, &file.len().to_le_bytes());
     let mut buf = vec![0; HASHED_AT_ONCE.min(end) as usize];
     let mut at = 0;
     while at < end {

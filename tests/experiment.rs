@@ -7,7 +7,7 @@ mod common;
 use common::{Folder, Loaded, Temporary, done, infall, tiny};
 use infall::engine;
 use infall::options::Options;
-use infall::os::{File, Map, meter};
+use infall::os::{File, FileSet, Map, meter};
 use infall::report::Row;
 use infall::rng::Rng;
 use infall::supply::STRATEGIES;
@@ -175,7 +175,7 @@ fn a_row_says_what_happened() {
 fn a_cold_run_is_refused_while_another_program_keeps_the_model_cached() {
     let model = own_model("cached");
     let file = File::open(&model.0).unwrap();
-    let map = Map::new(&file).unwrap();
+    let map = Map::new(&FileSet::open(&model.0).unwrap()).unwrap();
     // Pages that a mapping has touched cannot be dropped.
     let sum: u64 = map
         .as_slice()

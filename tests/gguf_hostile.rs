@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod common;
+
+use common::parts::{Place, Whole};
 use infall::error::{Error, Result};
 use infall::gguf::Gguf;
 use infall::model::Model;
-use infall::os::{MemFile, ReadAt};
+use infall::os::{FileSet, MemFile, ReadAt};
 use infall::text::vocabulary::Vocabulary;
-use infall::units::{ExpertId, LayerId};
+use infall::units::{ExpertId, Extent, LayerId};
 use std::time::{Duration, Instant};
 
 const GOLDEN: &[u8] = include_bytes!("golden/micro-q2.gguf");
@@ -26,8 +29,18 @@ struct Outcomes {
 impl Outcomes {
     /// Reads `file`; `case` names it when something goes wrong.
     fn read(&mut self, file: &dyn ReadAt, case: impl FnOnce() -> String) {
+        self.survive(|| open(file), case);
+    }
+
+    /// Reads all `parts` of a model.
+    fn read_parts(&mut self, parts: &[Changed], case: impl FnOnce() -> String) {
+        let files = FileSet::new(parts.to_vec()).unwrap();
+        self.survive(|| bind(Gguf::read_parts(&files)?), case);
+    }
+
+    fn survive(&mut self, work: impl FnOnce() -> Result<()>, case: impl FnOnce() -> String) {
         let start = Instant::now();
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open(file)));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         let took = start.elapsed();
         match result {
             Ok(Ok(())) => self.bound += 1,
@@ -45,9 +58,20 @@ impl Outcomes {
 /// Reads and binds `file`, and checks what came out where there is no error.
 fn open(file: &dyn ReadAt) -> Result<()> {
     let gguf = Gguf::read(file)?;
+    assert_eq!(gguf.file_len, file.len());
+    bind(gguf)
+}
+
+/// Whether an extent lies in the data of one file.
+fn lies_in(gguf: &Gguf, extent: Extent) -> bool {
+    let part = gguf.part_at(extent.offset).1;
+    let end = part.start + part.len.unwrap();
+    extent.end().unwrap() <= end && extent.offset >= part.data_start
+}
+
+fn bind(gguf: Gguf) -> Result<()> {
     for tensor in &gguf.tensors {
-        let end = tensor.extent.end().unwrap();
-        assert!(end <= file.len() && tensor.extent.offset >= gguf.data_start);
+        assert!(lies_in(&gguf, tensor.extent));
         assert_eq!(gguf.tensor(&tensor.name), Some(tensor));
     }
     let tokens = Vocabulary::read(&gguf);
@@ -58,7 +82,7 @@ fn open(file: &dyn ReadAt) -> Result<()> {
                 .experts
                 .extents(LayerId(layer), ExpertId(expert as u32));
             for extent in [extents.gate, extents.up, extents.down] {
-                assert!(extent.end().unwrap() <= file.len());
+                assert!(lies_in(&model.gguf, extent));
             }
         }
     }
@@ -203,4 +227,122 @@ fn large_empty_files_are_refused_quickly() {
     }
     println!("{outcomes:?}");
     assert_eq!(outcomes.bound, 0);
+}
+
+/// A part of the golden file, cut and changed.
+#[derive(Clone)]
+struct Changed<'a> {
+    bytes: &'a [u8],
+    changes: Vec<(usize, u8)>,
+}
+
+impl ReadAt for Changed<'_> {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let from = offset as usize;
+        let bytes = self.bytes.get(from..from + buf.len());
+        buf.copy_from_slice(bytes.ok_or_else(|| Error::format("read past the end"))?);
+        for (at, new) in &self.changes {
+            if let Some(byte) = at.checked_sub(from).and_then(|i| buf.get_mut(i)) {
+                *byte = *new;
+            }
+        }
+        Ok(())
+    }
+    fn name(&self) -> &str {
+        "part"
+    }
+}
+
+/// The golden file in three parts, the first without tensors, and where the data of each begins.
+fn golden_parts() -> Vec<(Vec<u8>, usize)> {
+    let whole = Whole::read(GOLDEN);
+    let n = whole.n_tensors();
+    let parts = whole.split(&[0, n / 2, n], Place::Packed);
+    let start = |bytes: &Vec<u8>| {
+        let gguf = Gguf::read(&MemFile::new("part", bytes.clone())).unwrap();
+        (gguf.data_start as usize).min(bytes.len())
+    };
+    let with_start = |bytes| {
+        let start = start(&bytes);
+        (bytes, start)
+    };
+    parts.into_iter().map(with_start).collect()
+}
+
+fn unchanged(parts: &[(Vec<u8>, usize)]) -> Vec<Changed<'_>> {
+    let mut all = Vec::new();
+    for (bytes, _) in parts {
+        let changes = Vec::new();
+        all.push(Changed { bytes, changes });
+    }
+    all
+}
+
+#[test]
+fn every_truncation_of_a_part_is_refused() {
+    let parts = golden_parts();
+    let mut outcomes = Outcomes::default();
+    let mut set = unchanged(&parts);
+    outcomes.read_parts(&set, || "no change".into());
+    assert_eq!(outcomes.bound, 1, "the set is sound");
+    for (i, (bytes, data_start)) in parts.iter().enumerate() {
+        let pages = (0..bytes.len()).step_by(4096);
+        // The metadata of the first part are cut at every byte in the whole file.
+        let header = (0..(data_start + 64).min(bytes.len())).step_by(if i == 0 { 7 } else { 1 });
+        let last = bytes.len() - 64..bytes.len();
+        for len in pages.chain(header).chain(last) {
+            // A part without tensors has nothing behind its header but what fills it up.
+            if i == 0 && len + 32 > *data_start {
+                continue;
+            }
+            set[i].bytes = &bytes[..len];
+            outcomes.read_parts(&set, || format!("the first {len} bytes of part {i}"));
+        }
+        set[i].bytes = bytes;
+    }
+    println!("{outcomes:?}");
+    assert_eq!(outcomes.bound, 1);
+}
+
+#[test]
+fn changes_of_any_part_are_survived() {
+    const SEED: u64 = 20_261_129;
+    let parts = golden_parts();
+    let mut outcomes = Outcomes::default();
+    let mut set = unchanged(&parts);
+    // Each byte of the headers of later parts, and of what the first has beside the metadata of the whole file.
+    for (i, (bytes, data_start)) in parts.iter().enumerate() {
+        let keys = bytes.windows(8).position(|w| w == b"split.no").unwrap();
+        for at in (0..24).chain(keys - 8..*data_start) {
+            let old = bytes[at];
+            for new in [old ^ 1, 0xff] {
+                set[i].changes = vec![(at, new)];
+                outcomes.read_parts(&set, || format!("byte {at} of part {i} set to {new}"));
+            }
+        }
+        set[i].changes.clear();
+    }
+    let mut random = Random(SEED);
+    for round in 0..2_000 {
+        let mut places = Vec::new();
+        for _ in 0..1 + random.next() % 8 {
+            let i = (random.next() % 3) as usize;
+            let (bytes, data_start) = &parts[i];
+            let end = if round % 2 == 0 {
+                *data_start
+            } else {
+                bytes.len()
+            };
+            let at = (random.next() % end as u64) as usize;
+            set[i].changes.push((at, random.next() as u8));
+            places.push((i, at));
+        }
+        outcomes.read_parts(&set, || format!("seed {SEED}, round {round}, {places:?}"));
+        set.iter_mut().for_each(|part| part.changes.clear());
+    }
+    println!("{outcomes:?}");
+    assert!(outcomes.bound > 0 && outcomes.refused > 0);
 }

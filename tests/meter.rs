@@ -8,7 +8,7 @@ use infall::os::meter::{
     Process, Sampler, System, cached_bytes, cached_bytes_in, drop_cached, reset_peak,
     simulate_used_memory,
 };
-use infall::os::{AlignedBuf, DirectFile, File, Map, ReadAt};
+use infall::os::{AlignedBuf, DirectFile, File, FileSet, Map, ReadAt};
 use infall::units::Extent;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -190,7 +190,7 @@ fn mapped_pages_stay_until_they_are_unmapped() {
     let Some(file) = on_disk.dropped() else {
         return;
     };
-    let map = Map::new(&file).unwrap();
+    let map = Map::new(&FileSet::open(&on_disk.0).unwrap()).unwrap();
     assert_eq!(map.as_slice()[5 << 20], 7);
     read_all(&file);
     let left = drop_cached(&file).unwrap();
@@ -241,7 +241,7 @@ fn a_sampler_sees_what_is_gone_at_the_end() {
     let on_disk = OnDisk::new("sampler");
     let file = on_disk.dropped();
     let before = Process::now().rss_bytes.unwrap();
-    let watched = File::open(&on_disk.0).unwrap();
+    let watched = FileSet::open(&on_disk.0).unwrap();
     let sampler = Sampler::start(Duration::from_millis(5), Some(watched)).unwrap();
     let buf = taken(TAKEN);
     if let Some(file) = &file {

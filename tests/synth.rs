@@ -80,11 +80,10 @@ impl ExpertSupply for Recorder {
 /// Routes of the tokens, and the logits of the last; `greedy` more tokens are the likeliest ones.
 fn routes(path: &Path, tokens: &[TokenId], greedy: usize) -> (Vec<Vec<Vec<ExpertId>>>, Vec<f32>) {
     let options = Options::new(path);
-    let file = File::open(path).unwrap();
-    let model = Model::bind(Gguf::read(&file).unwrap()).unwrap();
+    let (files, gguf) = infall::gguf::open(path).unwrap();
+    let model = Model::bind(gguf).unwrap();
     let opened = (supply::built("full").unwrap().open)(Opening {
-        path,
-        file: &file,
+        files: &files,
         model: &model,
         options: &options.supply,
         budget: u64::MAX,

@@ -2,11 +2,11 @@
 
 use super::args::{Args, Command, Flag};
 use super::{model, print, told};
-use crate::engine::{self, Gguf, LayerKind, Model, Plan, Survey};
+use crate::engine::{self, FileSet, Gguf, LayerKind, Model, Plan};
 use crate::error::{Error, Result};
 use crate::units::{Bytes, LayerId};
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The subcommand.
 pub const COMMAND: Command = Command {
@@ -29,16 +29,16 @@ fn run(args: &Args) -> Result<()> {
         .positional
         .first()
         .map_or_else(|| model::model_path(args), PathBuf::from);
-    let survey = engine::survey(&path)?;
+    let (files, gguf) = engine::survey(&path)?;
     let mut out = String::new();
     // Writing to a String does not fail.
-    let _ = header(&survey.gguf, &mut out);
+    let _ = header(&gguf, &mut out);
     if args.has("--tensors") {
-        let _ = tensors(&survey.gguf, &mut out);
+        let _ = tensors(&gguf, &mut out);
     }
-    let arriving = arriving(&survey);
+    let arriving = arriving(&gguf);
     // What is in the file is shown even if it is no model that can run.
-    let (line, runs) = match understood(&path, survey, &mut out) {
+    let (line, runs) = match understood(&files, gguf, &mut out) {
         Err(error) => (format!("does not run: {error}"), false),
         Ok(plan) => verdict(&plan, arriving.is_some()),
     };
@@ -46,26 +46,30 @@ fn run(args: &Args) -> Result<()> {
     if runs { Ok(()) } else { Err(told()) }
 }
 
-/// How much of the file is there, if it is not all.
-fn arriving(survey: &Survey) -> Option<String> {
-    let (found, whole) = (survey.gguf.file_len, survey.whole_len);
-    let percent = 100.0 * found as f64 / whole as f64;
-    (found < whole)
-        .then(|| format!("not complete: {found} of {whole} bytes are there ({percent:.1} %); "))
+/// How much of the files is there, if it is not all. Of parts that are missing nothing is known.
+fn arriving(gguf: &Gguf) -> Option<String> {
+    let parts = || gguf.parts.iter();
+    let found: u64 = parts().filter_map(|p| p.len).sum();
+    // A file may have bytes behind its tensors.
+    let needed = parts().map(|p| p.whole_len.max(p.len.unwrap_or(0)));
+    let needed: u64 = needed.sum();
+    let percent = 100.0 * found as f64 / needed.max(1) as f64;
+    (found < needed)
+        .then(|| format!("not complete: {found} of {needed} bytes are there ({percent:.1} %); "))
 }
 
 /// Shows what the contents mean, and plans the run that takes the least memory.
-fn understood(path: &Path, survey: Survey, out: &mut String) -> Result<Plan> {
-    if let Some(first) = survey.refused.first() {
-        let more = match survey.refused.len() - 1 {
+fn understood(files: &FileSet, gguf: Gguf, out: &mut String) -> Result<Plan> {
+    if let Some(first) = gguf.refused.first() {
+        let more = match gguf.refused.len() - 1 {
             0 => String::new(),
             n => format!("; {n} more tensors are of such types"),
         };
         return Err(Error::unsupported(format!("{first}{more}")));
     }
-    let model = Model::bind(survey.gguf)?;
+    let model = Model::bind(gguf)?;
     let _ = meaning(&model, out);
-    engine::least_plan(path, &model)
+    engine::least_plan(files, &model)
 }
 
 /// The last line, and whether it is good news.
@@ -96,13 +100,23 @@ fn header(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
         gguf.version,
         Bytes(gguf.file_len)
     )?;
-    writeln!(
-        out,
-        "{} tensors from byte {}, aligned to {}",
-        gguf.tensors.len(),
-        gguf.data_start,
-        gguf.alignment
-    )?;
+    let n = gguf.tensors.len();
+    match &gguf.parts[..] {
+        [_] => {
+            let (start, alignment) = (gguf.data_start, gguf.alignment);
+            writeln!(out, "{n} tensors from byte {start}, aligned to {alignment}")?;
+        }
+        parts => {
+            writeln!(out, "{n} tensors in {} parts", parts.len())?;
+            for (i, part) in (1..).zip(parts) {
+                let len = part
+                    .len
+                    .map_or("missing".into(), |len| Bytes(len).to_string());
+                let n = part.n_tensors;
+                writeln!(out, "  part {i}: {len:>10}, {n:>4} tensors  {}", part.name)?;
+            }
+        }
+    }
     writeln!(out, "\nmetadata")?;
     for key in gguf.keys() {
         let value = gguf.value(key).map_or_else(String::new, |v| v.summary());
@@ -198,11 +212,17 @@ fn tensors(gguf: &Gguf, out: &mut String) -> std::fmt::Result {
     writeln!(out, "\ntensors (dims fastest first)")?;
     for t in &gguf.tensors {
         let (dims, format) = (format!("{:?}", t.dims), t.format.name());
-        writeln!(
+        let (i, part) = gguf.part_at(t.extent.offset);
+        let (offset, len) = (t.extent.offset - part.start, t.extent.len);
+        let name = &t.name;
+        write!(
             out,
-            "  {:<42} {dims:<22} {format:<8} {:>14} + {}",
-            t.name, t.extent.offset, t.extent.len
+            "  {name:<42} {dims:<22} {format:<8} {offset:>14} + {len}"
         )?;
+        match gguf.parts.len() {
+            1 => writeln!(out)?,
+            _ => writeln!(out, " in part {}", i + 1)?,
+        }
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::sha256;
 use crate::units::Bytes;
 use crate::verify::{self, Report};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The subcommand.
@@ -16,13 +16,13 @@ pub const COMMAND: Command = Command {
     name: "verify",
     positional: "[MODEL]",
     max_positional: 1,
-    help: "reads all of a model file: SHA-256, extents of tensors, scales that are no numbers",
+    help: "reads all of a model file, or all of its parts: SHA-256, extents of tensors, scales that are no numbers",
     flags: &[&[
         model::MODEL_FLAG,
         Flag::with(
             &["--sha256"],
-            "HEX",
-            "the hash that the file must have; exit code 1 if it has another",
+            "HEX[,HEX...]",
+            "the hash that the file must have, or those of all parts; exit code 1 if it has another",
         ),
         Flag::switch(&["--quiet"], "no progress and no figures of speed"),
     ]],
@@ -34,54 +34,84 @@ fn run(args: &Args) -> Result<()> {
         .positional
         .first()
         .map_or_else(|| model::model_path(args), PathBuf::from);
-    let expected = args.text("--sha256")?.map(parse).transpose()?;
+    let files = verify::files(&path)?;
+    let expected = args.text("--sha256")?.map_or(Ok(Vec::new()), hashes)?;
+    let expected = assigned(&expected, &files.paths, &path)?;
     interrupt::install()?;
     let quiet = args.has("--quiet");
     let mut progress = Progress::new("verify", "MiB", quiet);
-    let mut show = |done: u64, all: u64| {
-        progress.show((done >> 20) as usize, (all >> 20) as usize);
-        !interrupt::requested()
-    };
-    let report = verify::file(&path, &mut show);
-    progress.clear();
-    let report = report?;
-    if !quiet {
-        note(&speeds(&report));
+    let (mut before, all) = (0, files.n_bytes);
+    let (mut n_faults, mut n_tensors) = (0, 0);
+    if let Some(fault) = files.fault {
+        n_faults += 1;
+        print(&format!("fault: {fault}\n"))?;
     }
-    let mut faults = report.faults;
-    let found = sha256::hex(&report.sha256);
-    if let Some(expected) = expected.filter(|expected| *expected != report.sha256) {
-        let expected = sha256::hex(&expected);
-        faults.push(format!("SHA-256: found {found}, expected {expected}"));
+    for (path, expected) in files.paths.iter().zip(expected) {
+        let mut show = |done: u64, _: u64| {
+            progress.show(((before + done) >> 20) as usize, (all >> 20) as usize);
+            !interrupt::requested()
+        };
+        let report = verify::file(path, &mut show);
+        progress.clear();
+        let mut report = report?;
+        before += report.n_bytes;
+        n_tensors += report.n_tensors;
+        if !quiet {
+            note(&speeds(&report));
+        }
+        let found = sha256::hex(&report.sha256);
+        if let Some(expected) = expected.filter(|expected| *expected != report.sha256) {
+            let expected = sha256::hex(&expected);
+            let fault = format!("SHA-256: found {found}, expected {expected}");
+            report.faults.push(fault);
+        }
+        let mut out = format!("{found}  {}\n", path.display());
+        for text in &report.notes {
+            out += &format!("note: {text}\n");
+        }
+        for fault in &report.faults {
+            out += &format!("fault: {fault}\n");
+        }
+        print(&out)?;
+        n_faults += report.faults.len();
     }
-    let mut out = format!("{found}  {}\n", path.display());
-    for text in &report.notes {
-        out += &format!("note: {text}\n");
-    }
-    for fault in &faults {
-        out += &format!("fault: {fault}\n");
-    }
-    let (n_tensors, size) = (report.n_tensors, Bytes(report.n_bytes));
-    if faults.is_empty() {
-        let hash = if expected.is_some() {
+    if n_faults == 0 {
+        let size = Bytes(before);
+        let hash = if args.has("--sha256") {
             ", SHA-256 as expected"
         } else {
             ""
         };
-        return print(&format!("{out}sound: {n_tensors} tensors, {size}{hash}\n"));
+        return print(&format!("sound: {n_tensors} tensors, {size}{hash}\n"));
     }
-    let n = faults.len();
-    let s = if n == 1 { "" } else { "s" };
-    print(&format!("{out}not sound: {n} fault{s}\n"))?;
+    let s = if n_faults == 1 { "" } else { "s" };
+    print(&format!("not sound: {n_faults} fault{s}\n"))?;
     Err(told())
 }
 
-fn parse(text: &str) -> Result<[u8; 32]> {
-    sha256::from_hex(text).ok_or_else(|| {
-        Error::usage(format!(
-            "--sha256: found '{text}', expected 64 hexadecimal digits"
-        ))
-    })
+/// The hashes of `--sha256`.
+fn hashes(text: &str) -> Result<Vec<[u8; 32]>> {
+    let hash = |text: &str| {
+        let expected = "expected 64 hexadecimal digits";
+        sha256::from_hex(text)
+            .ok_or_else(|| Error::usage(format!("--sha256: found '{text}', {expected}")))
+    };
+    text.split(',').map(hash).collect()
+}
+
+/// What each file must have: one hash is that of the file that was named, several are those of all parts.
+fn assigned(hashes: &[[u8; 32]], paths: &[PathBuf], named: &Path) -> Result<Vec<Option<[u8; 32]>>> {
+    match hashes {
+        [] => Ok(vec![None; paths.len()]),
+        [one] => Ok(paths.iter().map(|p| (p == named).then_some(*one)).collect()),
+        all if all.len() == paths.len() => Ok(all.iter().copied().map(Some).collect()),
+        all => {
+            let (found, n) = (all.len(), paths.len());
+            Err(Error::usage(format!(
+                "--sha256: found {found} hashes, expected one, of the file that is named, or {n}, of all parts that are there"
+            )))
+        }
+    }
 }
 
 /// How fast it went, and what each stage would do alone.

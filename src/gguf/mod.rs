@@ -11,9 +11,11 @@
 //! Everything in a [`Gguf`] has been checked: names are unique, shapes are whole blocks, data lies in the file.
 
 pub mod cursor;
+mod split;
 mod value;
 pub mod writer;
 
+pub use split::{Part, header, open, survey};
 pub use value::Value;
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -26,6 +28,8 @@ use cursor::Cursor;
 struct Limits {
     /// Bytes before the tensor data.
     header_bytes: u64,
+    /// Files that a model is split into.
+    parts: u64,
     /// Memory of all metadata values together.
     metadata_bytes: u64,
     /// Entries of the tensor directory.
@@ -46,6 +50,7 @@ struct Limits {
 
 const LIMITS: Limits = Limits {
     header_bytes: 128 << 20,
+    parts: 256,
     metadata_bytes: 64 << 20,
     tensors: 1 << 16,
     keys: 1 << 16,
@@ -71,25 +76,29 @@ pub struct TensorInfo {
     pub dims: Vec<u64>,
     /// How its elements are stored.
     pub format: Format,
-    /// Where its data lies in the file, from the start of the file.
+    /// Where its data lies, from the start of the file, or of the set of files that the model was split into.
     pub extent: Extent,
 }
 
-/// The header of a GGUF file.
+/// The header of a GGUF file, or of all files that a model was split into.
 #[derive(Clone, Debug)]
 pub struct Gguf {
-    /// The file's name, for messages.
+    /// The name of the file, of the first of several, for messages.
     pub name: String,
     /// Format version, 2 or 3.
     pub version: u32,
     /// Tensor offsets are multiples of this.
     pub alignment: u32,
-    /// Offset of the tensor data.
+    /// Offset of the tensor data, in the first file.
     pub data_start: u64,
-    /// Bytes of the whole file.
+    /// Bytes of the whole file, of all files together.
     pub file_len: u64,
+    /// The files, one or several.
+    pub parts: Vec<Part>,
     /// The tensor directory, in the order of the file.
     pub tensors: Vec<TensorInfo>,
+    /// Why other tensors are not in it: their types are not read here.
+    pub refused: Vec<Error>,
     /// Things worth telling that are no faults.
     pub notes: Vec<String>,
     metadata: Vec<(String, Value)>,
@@ -99,73 +108,68 @@ pub struct Gguf {
     by_name: Vec<usize>,
 }
 
-/// The header of a file whose data may still be on its way, or be of types that are not read here.
-#[derive(Clone, Debug)]
-pub struct Survey {
-    /// What was understood; tensors may end beyond the file.
-    pub gguf: Gguf,
-    /// Why tensors are missing in it, in the order of the file.
-    pub refused: Vec<Error>,
-    /// Bytes that the file has when all of these tensors are in it.
-    pub whole_len: u64,
-}
-
-impl Survey {
-    /// Reads the header of `source`; tensor data is not touched.
-    ///
-    /// Errors: as [`Gguf::read`], but for tensors of unknown types and tensors that end beyond the file.
-    pub fn read(source: &dyn ReadAt) -> Result<Survey> {
-        Gguf::read_header(source).context(|| source.name())
-    }
-
-    /// An error when a tensor is not all there, or of no type that is read here.
-    fn check(&self) -> Result<()> {
-        if let Some(error) = self.refused.first() {
-            return Err(error.clone());
-        }
-        self.beyond().try_for_each(|tensor| {
-            let (end, len) = (tensor.extent.end().unwrap_or(u64::MAX), self.gguf.file_len);
-            let error = Error::format(format!(
-                "data ends at byte {end}, but the file has {len} bytes; is it cut off?"
-            ));
-            Err(error.context(format_args!("tensor {}", tensor.name)))
-        })
-    }
-
-    /// The tensors that end beyond the file.
-    pub fn beyond(&self) -> impl Iterator<Item = &TensorInfo> {
-        let len = self.gguf.file_len;
-        let ends_beyond = move |t: &&TensorInfo| t.extent.end().is_none_or(|end| end > len);
-        self.gguf.tensors.iter().filter(ends_beyond)
-    }
-}
-
 impl Gguf {
     /// Reads the header of `source`; tensor data is not touched.
     ///
     /// Errors: `Format` for malformed files, `Unsupported` for other versions, byte orders and tensor types,
     /// `Limit` for a header beyond the bounds, `Io` when the system refuses; each names the file.
     pub fn read(source: &dyn ReadAt) -> Result<Gguf> {
-        let survey = Survey::read(source)?;
-        survey.check().context(|| source.name())?;
-        Ok(survey.gguf)
+        let gguf = Gguf::survey(source)?;
+        gguf.check_data()?;
+        Ok(gguf)
     }
 
-    fn read_header(source: &dyn ReadAt) -> Result<Survey> {
+    /// Reads the header of a file whose data may still be on its way, or be of types that are not read here.
+    ///
+    /// Errors: as [`Gguf::read`], but for those of [`Gguf::check_data`].
+    pub fn survey(source: &dyn ReadAt) -> Result<Gguf> {
+        Gguf::read_header(source).context(|| source.name())
+    }
+
+    /// An error when a tensor is of no type that is read here, or not all there.
+    pub fn check_data(&self) -> Result<()> {
+        if let Some(error) = self.refused.first() {
+            return Err(error.clone());
+        }
+        let Some(tensor) = self.beyond().next() else {
+            return Ok(());
+        };
+        let (_, part) = self.part_at(tensor.extent.offset);
+        let end = tensor.extent.end().unwrap_or(u64::MAX) - part.start;
+        let (name, len) = (&part.name, part.len.unwrap_or(0));
+        Err(Error::format(format!(
+            "{name}: tensor {}: data ends at byte {end}, but the file has {len} bytes; is it cut off?",
+            tensor.name
+        )))
+    }
+
+    /// The tensors that end beyond their file.
+    pub fn beyond(&self) -> impl Iterator<Item = &TensorInfo> {
+        self.tensors.iter().filter(|tensor| {
+            let (_, part) = self.part_at(tensor.extent.offset);
+            let end = part.start.saturating_add(part.len.unwrap_or(0));
+            tensor.extent.end().is_none_or(|e| e > end)
+        })
+    }
+
+    fn read_header(source: &dyn ReadAt) -> Result<Gguf> {
         let mut cursor = Cursor::new(source, LIMITS.header_bytes);
         let version = read_version(&mut cursor)?;
         let n_tensors = bounded(cursor.u64("tensor count")?, "tensor count", LIMITS.tensors)?;
         let n_keys = bounded(cursor.u64("key count")?, "key count", LIMITS.keys)?;
 
         let metadata = read_metadata(&mut cursor, n_keys)?;
-        let by_key = sorted_unique("key", metadata.len(), |i| metadata[i].0.as_str())?;
+        let by_key = sorted_unique(metadata.len(), |i| metadata[i].0.as_str())
+            .map_err(|[i, _]| Error::format(format!("key {} is there twice", metadata[i].0)))?;
         let mut gguf = Gguf {
             name: source.name().to_owned(),
             version,
             alignment: DEFAULT_ALIGNMENT,
             data_start: 0,
             file_len: source.len(),
+            parts: Vec::new(),
             tensors: Vec::new(),
+            refused: Vec::new(),
             notes: Vec::new(),
             metadata,
             by_key,
@@ -176,18 +180,21 @@ impl Gguf {
         }
 
         // Offsets count from the end of the directory, so they become absolute after the last entry.
-        let mut refused = Vec::new();
         for index in 0..n_tensors {
             let tensor = read_tensor(&mut cursor, gguf.alignment)
                 .context(|| format!("tensor {index} of {n_tensors}"));
             match tensor {
                 Ok(tensor) => gguf.tensors.push(tensor),
                 // Its entry was read to the end; the next one can be.
-                Err(error) if error.kind() == ErrorKind::Unsupported => refused.push(error),
+                Err(error) if error.kind() == ErrorKind::Unsupported => {
+                    gguf.refused.push(error.context(source.name()));
+                }
                 Err(error) => return Err(error),
             }
         }
-        gguf.by_name = sorted_unique("tensor", gguf.tensors.len(), |i| &gguf.tensors[i].name)?;
+        gguf.index_tensors(|gguf, [i, _]| {
+            format!("tensor {} is there twice", gguf.tensors[i].name)
+        })?;
         let alignment = u64::from(gguf.alignment);
         gguf.data_start = cursor.offset().next_multiple_of(alignment); // the header is bounded
         let mut whole_len = gguf.data_start;
@@ -197,11 +204,24 @@ impl Gguf {
             whole_len = whole_len.max(end);
         }
         gguf.notes.extend(overlap_note(&gguf.tensors));
-        Ok(Survey {
-            gguf,
-            refused,
+        gguf.parts.push(Part {
+            name: gguf.name.clone(),
+            len: Some(gguf.file_len),
             whole_len,
-        })
+            start: 0,
+            data_start: gguf.data_start,
+            n_tensors: gguf.tensors.len(),
+        });
+        Ok(gguf)
+    }
+
+    /// Orders the tensors by name; `told` says what to tell of two that have one.
+    fn index_tensors(&mut self, told: impl FnOnce(&Gguf, [usize; 2]) -> String) -> Result<()> {
+        match sorted_unique(self.tensors.len(), |i| &self.tensors[i].name) {
+            Ok(order) => self.by_name = order,
+            Err(twice) => return Err(Error::format(told(self, twice))),
+        }
+        Ok(())
     }
 
     /// The tensor called `name`.
@@ -450,15 +470,15 @@ fn place(tensor: &mut TensorInfo, data_start: u64) -> Result<u64> {
         .ok_or_else(|| Error::format("offset and length overflow 64 bits"))
 }
 
-/// The indices 0..n sorted by name; an error when two names are equal.
-fn sorted_unique<'a>(what: &str, n: usize, name: impl Fn(usize) -> &'a str) -> Result<Vec<usize>> {
+/// The indices 0..n sorted by name, or two whose names are equal.
+fn sorted_unique<'a>(
+    n: usize,
+    name: impl Fn(usize) -> &'a str,
+) -> std::result::Result<Vec<usize>, [usize; 2]> {
     let mut order: Vec<usize> = (0..n).collect();
-    order.sort_unstable_by_key(|i| name(*i));
+    order.sort_by_key(|i| name(*i));
     match order.windows(2).find(|w| name(w[0]) == name(w[1])) {
-        Some(pair) => Err(Error::new(
-            ErrorKind::Format,
-            format!("{what} {} is there twice", name(pair[0])),
-        )),
+        Some(pair) => Err([pair[0], pair[1]]),
         None => Ok(order),
     }
 }

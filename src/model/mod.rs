@@ -45,9 +45,10 @@ pub struct ByteTotals {
 impl Model {
     /// Gives the contents of `gguf` their meaning.
     ///
-    /// Errors: `Format` for missing or inconsistent parts, `Unsupported` for an architecture, variant or format
+    /// Errors: `Format` for missing or inconsistent parts, also of a split file, `Unsupported` for an architecture, variant or format
     /// that is not computed here, `Limit` for absurd numbers; each names the file.
     pub fn bind(gguf: Gguf) -> Result<Model> {
+        gguf.check_complete()?;
         let config = Config::from_gguf(&gguf).context(|| &gguf.name)?;
         let (weights, experts, unused) = weights::bind(&gguf, &config).context(|| &gguf.name)?;
         let notes = gguf.notes.iter().cloned().chain(unused).collect();

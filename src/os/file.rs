@@ -5,12 +5,14 @@ use crate::error::{Error, ErrorKind, Result};
 use std::fs::{FileType, Metadata, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A regular file, open for reading.
 #[derive(Debug)]
 pub struct File {
     file: std::fs::File,
+    path: PathBuf,
+    /// The path, for messages.
     name: String,
     len: u64,
     identity: Identity,
@@ -63,10 +65,16 @@ impl File {
         }
         Ok(File {
             file,
+            path: path.to_owned(),
             name,
             len: metadata.len(),
             identity: Identity::of(&metadata),
         })
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// An error when the file was written or cut since it was opened.
@@ -101,29 +109,30 @@ impl File {
             .file
             .try_clone()
             .map_err(|e| Error::io(&self.name, &e))?;
-        let (name, len, identity) = (self.name.clone(), self.len, self.identity);
         Ok(File {
             file,
-            name,
-            len,
-            identity,
+            path: self.path.clone(),
+            name: self.name.clone(),
+            ..*self
         })
     }
 
     /// One read: the number of bytes that came, 0 at the end of the file.
-    ///
-    /// Errors: `Io` when the system refuses.
-    pub(super) fn read_some(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    pub(super) fn read_some(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<usize> {
         loop {
             match self.file.read_at(buf, offset) {
-                Ok(n) => return Ok(n),
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    let what = format!("{}: read of {} bytes at {offset}", self.name, buf.len());
-                    return Err(Error::io(what, &e));
-                }
+                result => return result,
             }
         }
+    }
+
+    /// What to say when [`File::read_some`] was refused.
+    pub(super) fn refused_read(&self, offset: u64, len: usize, error: &std::io::Error) -> Error {
+        Error::io(
+            format!("{}: read of {len} bytes at {offset}", self.name),
+            error,
+        )
     }
 }
 
@@ -142,7 +151,9 @@ impl ReadAt for File {
         let mut done = 0;
         while done < buf.len() {
             let read = match offset.checked_add(done as u64) {
-                Some(at) => self.read_some(at, &mut buf[done..])?,
+                Some(at) => self
+                    .read_some(at, &mut buf[done..])
+                    .map_err(|e| self.refused_read(at, buf.len() - done, &e))?,
                 None => 0, // past every file's end
             };
             if read == 0 {

@@ -1,22 +1,24 @@
 //! A file's contents as memory.
 #![allow(unsafe_code)]
 
-use super::{File, ReadAt, platform, space};
+use super::set::{Placed, part_of};
+use super::{File, FileSet, ReadAt, platform, space};
 use crate::error::{Error, Result};
 use crate::units::Extent;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 
-/// A private read-only mapping of a whole file, from a page of [`super::share::SHARED_PAGE`] bytes on.
+/// A private read-only mapping of whole files, one behind the other as in their [`FileSet`], from a page of
+/// [`super::share::SHARED_PAGE`] bytes on. The gaps between two read as zeros.
 ///
-/// The file must stay as it is while it is mapped: a page that another program cuts off the file ends
+/// The files must stay as they are while they are mapped: a page that another program cuts off a file ends
 /// this program with SIGBUS when it is touched, and changed bytes may or may not be seen. [`Map::populate`] and
 /// [`Map::check`] tell beforehand, as an error, so that only a cut between them and the touch does harm.
 #[derive(Debug)]
 pub struct Map {
     start: NonNull<u8>,
     len: usize,
-    file: File,
+    parts: Vec<Placed<File>>,
 }
 
 // SAFETY: the mapping is owned by this value alone and is only ever read.
@@ -25,135 +27,156 @@ unsafe impl Send for Map {}
 unsafe impl Sync for Map {}
 
 impl Map {
-    /// Maps all of `file`.
+    /// Maps all of `files`.
     ///
     /// Errors: `Format` for an empty file, `Io` when the system refuses.
-    pub fn new(file: &File) -> Result<Map> {
-        Map::with_flags(file, libc::MAP_PRIVATE)
+    pub fn new(files: &FileSet) -> Result<Map> {
+        Map::with_flags(files.placed()?, libc::MAP_PRIVATE)
     }
 
     /// Maps the very pages of the page cache, to ask about them or to have them dropped.
     pub(super) fn shared(file: &File) -> Result<Map> {
-        Map::with_flags(file, libc::MAP_SHARED)
+        let file = file.try_clone()?;
+        Map::with_flags(vec![Placed { start: 0, file }], libc::MAP_SHARED)
     }
 
-    fn with_flags(file: &File, flags: libc::c_int) -> Result<Map> {
-        let len = usize::try_from(file.len())
-            .map_err(|_| Error::limit("file length", file.len(), usize::MAX))?;
-        if len == 0 {
+    fn with_flags(parts: Vec<Placed<File>>, flags: libc::c_int) -> Result<Map> {
+        if let Some(Placed { file, .. }) = parts.iter().find(|p| p.file.is_empty()) {
             return Err(Error::format(format!("{}: the file is empty", file.name())));
         }
-        let fd = file.as_fd().as_raw_fd();
-        let refused =
-            |e: &std::io::Error| Error::io(format!("{}: map of {len} bytes", file.name()), e);
-        let start = space::reserve(len, libc::PROT_NONE).map_err(|e| refused(&e))?;
-        let flags = flags | libc::MAP_FIXED;
-        // SAFETY: the pages that are mapped over were reserved just now, for this; `fd` is open through the call, and
-        // the mapping outlives it by definition of mmap.
-        let found =
-            unsafe { libc::mmap(start.as_ptr().cast(), len, libc::PROT_READ, flags, fd, 0) };
-        if found == libc::MAP_FAILED {
-            let error = refused(&std::io::Error::last_os_error());
-            // SAFETY: nobody knows the pages yet.
-            unsafe { space::give_back(start, len) };
-            return Err(error);
+        let len = parts.last().map_or(0, |p| p.start + p.file.len());
+        let len = usize::try_from(len)
+            .ok()
+            .filter(|len| *len <= isize::MAX as usize)
+            .ok_or_else(|| Error::limit("length of the files", len, isize::MAX))?;
+        let refused = |file: &File, e: &std::io::Error| {
+            Error::io(format!("{}: map of {} bytes", file.name(), file.len()), e)
+        };
+        let start =
+            space::reserve(len, libc::PROT_READ).map_err(|e| refused(&parts[0].file, &e))?;
+        let map = Map { start, len, parts }; // gives all back when a part is refused
+        for Placed { start: at, file } in &map.parts {
+            let (fd, len) = (file.as_fd().as_raw_fd(), file.len() as usize);
+            let place = start.as_ptr().wrapping_add(*at as usize).cast();
+            let flags = flags | libc::MAP_FIXED;
+            // SAFETY: the pages that are mapped over were reserved just now, for this: a part starts at a page, and ends
+            // in the reservation and before the next one; `fd` is open through the call, and the mapping outlives it by
+            // definition of mmap.
+            let found = unsafe { libc::mmap(place, len, libc::PROT_READ, flags, fd, 0) };
+            if found == libc::MAP_FAILED {
+                return Err(refused(file, &std::io::Error::last_os_error()));
+            }
         }
-        let file = file.try_clone()?;
-        Ok(Map { start, len, file })
+        Ok(map)
     }
 
-    /// The contents of the file.
+    /// The contents of the files, each at its place in their set.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: `start` and `len` are one live mapping, readable until `drop`, which needs `&mut self`;
+        // SAFETY: `start` and `len` are one live reservation, readable everywhere until `drop`, which needs `&mut self`;
         // this program never writes to it, and the type's documentation binds other programs.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
-    /// Has the system read `range` and map it, so that a touch needs no wait; parts outside the file are ignored.
+    /// Has the system read `range` and map it, so that a touch needs no wait; what lies outside the file in which it begins
+    /// is ignored.
     ///
     /// Errors: `Io` when the file was cut or the device fails: what would be SIGBUS at a touch.
     pub fn populate(&self, range: Extent) -> Result<()> {
-        let Some((start, len)) = self.pages(range) else {
+        let Some(pages) = self.pages(range) else {
             return Ok(());
         };
-        let pages = Extent {
-            offset: range.offset & !(super::page_size() as u64 - 1),
-            len: len as u64,
-        };
-        match platform::populate(&self.file, pages, start) {
+        match platform::populate(pages.file, pages.range, pages.start) {
             Ok(true) => Ok(()),
-            Ok(false) => self.read_through(range),
+            Ok(false) => read_through(pages.file, pages.range),
             Err(error) => {
-                let Extent { offset, len } = range;
-                let what = format!("{}: pages of {len} bytes at {offset}", self.file.name());
+                let Extent { offset, len } = pages.range;
+                let what = format!("{}: pages of {len} bytes at {offset}", pages.file.name());
                 Err(Error::io(what, &error))
             }
         }
-    }
-
-    /// Brings `range` into the page cache by reads, whose failures are errors: the mapping then finds it there.
-    fn read_through(&self, range: Extent) -> Result<()> {
-        let mut bytes = [0; READ_THROUGH];
-        let end = range
-            .end()
-            .map_or(self.file.len(), |end| end.min(self.file.len()));
-        for at in (range.offset..end).step_by(READ_THROUGH) {
-            let n = (end - at).min(READ_THROUGH as u64) as usize;
-            self.file.read_exact_at(at, &mut bytes[..n])?;
-        }
-        Ok(())
     }
 
     /// Lets the pages that lie wholly in `range` go: out of this process, and out of the page cache where no other
     /// process uses them and the system has such a call. They can be touched again and are then read again.
     pub fn give_up(&self, range: Extent) {
         let page = super::page_size() as u64;
-        let end = range
-            .end()
-            .map_or(self.file.len(), |end| end.min(self.file.len()));
+        let part = &self.parts[part_of(&self.parts, range.offset)];
+        let file_end = part.start + part.file.len();
+        let end = range.end().map_or(file_end, |end| end.min(file_end));
         let first = range.offset.next_multiple_of(page);
-        // The last page of the file is whole in this sense.
-        let end = if end == self.file.len() {
+        // The last page of a file is whole in this sense.
+        let end = if end == file_end {
             end
         } else {
             end / page * page
         };
         if let Some(len @ 1..) = end.checked_sub(first)
-            && let Some((start, n)) = self.pages(Extent { offset: first, len })
+            && let Some(pages) = self.pages(Extent { offset: first, len })
         {
-            // SAFETY: `start` and `n` are whole pages of this read-only mapping of a file: what is dropped comes
-            // again, with the same bytes, at the next touch.
-            unsafe { libc::madvise(start, n, libc::MADV_DONTNEED) };
-            platform::drop_cached(&self.file, Extent { offset: first, len });
+            let len = pages.range.len as usize;
+            // SAFETY: these are whole pages of this read-only mapping of a file: what is dropped comes again, with the
+            // same bytes, at the next touch.
+            unsafe { libc::madvise(pages.start, len, libc::MADV_DONTNEED) };
+            platform::drop_cached(pages.file, pages.range);
         }
     }
 
     /// Keeps `range` in memory from now on; false when the system refuses.
     pub fn lock(&self, range: Extent) -> bool {
-        let Some((start, len)) = self.pages(range) else {
+        let Some(pages) = self.pages(range) else {
             return true;
         };
         // SAFETY: the pages belong to this mapping; locking changes no contents.
-        unsafe { libc::mlock(start, len) == 0 }
+        unsafe { libc::mlock(pages.start, pages.range.len as usize) == 0 }
     }
 
-    /// As [`File::check`].
+    /// As [`File::check`], of each file.
     pub fn check(&self) -> Result<()> {
-        self.file.check()
+        self.parts.iter().try_for_each(|p| p.file.check())
     }
 
-    /// The pages that hold `range`, if any.
-    pub(super) fn pages(&self, range: Extent) -> Option<(*mut libc::c_void, usize)> {
-        let len = self.len as u64;
-        let end = range.end().map_or(len, |end| end.min(len));
-        let first = range.offset & !(super::page_size() as u64 - 1);
-        // Both fit: they are at most `self.len`.
-        let start = self.start.as_ptr().wrapping_add(first as usize);
-        (first < end).then(|| (start.cast(), (end - first) as usize))
+    /// The pages that hold `range`, as far as it lies in the file in which it begins, if any.
+    pub(super) fn pages(&self, range: Extent) -> Option<FilePages<'_>> {
+        let part = &self.parts[part_of(&self.parts, range.offset)];
+        let (offset, len) = (range.offset - part.start, part.file.len());
+        let end = offset
+            .checked_add(range.len)
+            .map_or(len, |end| end.min(len));
+        let first = offset & !(super::page_size() as u64 - 1);
+        // It fits: it is at most the length of the mapping.
+        let at = (part.start + first) as usize;
+        (first < end).then(|| FilePages {
+            file: &part.file,
+            range: Extent {
+                offset: first,
+                len: end - first,
+            },
+            start: self.start.as_ptr().wrapping_add(at).cast(),
+        })
     }
 }
 
-/// Bytes of one read of [`Map::read_through`]; they lie on the stack of a reader.
+/// Mapped pages of one file.
+pub(super) struct FilePages<'a> {
+    pub file: &'a File,
+    /// In the file, from a page on.
+    pub range: Extent,
+    /// Of the first byte.
+    pub start: *mut libc::c_void,
+}
+
+/// Brings `range` into the page cache by reads, whose failures are errors: a mapping then finds it there.
+fn read_through(file: &File, range: Extent) -> Result<()> {
+    let mut bytes = [0; READ_THROUGH];
+    let end = range.end().map_or(file.len(), |end| end.min(file.len()));
+    for at in (range.offset..end).step_by(READ_THROUGH) {
+        let n = (end - at).min(READ_THROUGH as u64) as usize;
+        file.read_exact_at(at, &mut bytes[..n])?;
+    }
+    Ok(())
+}
+
+/// Bytes of one read of [`read_through`]; they lie on the stack of a reader.
 const READ_THROUGH: usize = 32 << 10;
 
 impl Drop for Map {
@@ -173,7 +196,8 @@ mod tests {
     fn a_map_shows_the_file() {
         let bytes: Vec<u8> = (0..10_000u32).map(|i| (i % 251) as u8).collect();
         let temporary = Temporary::with("map", &bytes);
-        let map = Map::new(&File::open(&temporary.0).unwrap()).unwrap();
+        let file = File::open(&temporary.0).unwrap();
+        let map = Map::new(&FileSet::open(&temporary.0).unwrap()).unwrap();
         let ranges = [
             (0, 1),
             (4097, 2),
@@ -185,7 +209,7 @@ mod tests {
         for (offset, len) in ranges {
             let range = Extent { offset, len };
             map.populate(range).unwrap();
-            map.read_through(range).unwrap();
+            read_through(&file, range).unwrap();
             map.lock(range);
             map.give_up(range);
             assert_eq!(map.as_slice(), bytes);
@@ -208,7 +232,7 @@ mod tests {
         if meter::drop_cached(&file) != Some(0) {
             return println!("skipped: this file system keeps files in memory");
         }
-        let map = Map::new(&file).unwrap();
+        let map = Map::new(&FileSet::open(&temporary.0).unwrap()).unwrap();
         // Parts of pages count as pages where they enter, and do not where they leave.
         map.populate(Extent {
             offset: 10 * page + 5,
@@ -232,7 +256,7 @@ mod tests {
         let page = super::super::page_size() as u64;
         let temporary = Temporary::with("cut", &vec![7; 64 * page as usize]);
         let file = File::open(&temporary.0).unwrap();
-        let map = Map::new(&file).unwrap();
+        let map = Map::new(&FileSet::open(&temporary.0).unwrap()).unwrap();
         let whole = Extent {
             offset: 0,
             len: file.len(),
@@ -258,7 +282,7 @@ mod tests {
                 len: 10,
             },
         ] {
-            for error in [map.populate(range), map.read_through(range)] {
+            for error in [map.populate(range), read_through(&file, range)] {
                 let error = error.unwrap_err().to_string();
                 assert!(error.contains("cut: "), "{error}");
             }
@@ -268,7 +292,7 @@ mod tests {
     #[test]
     fn an_empty_file_is_not_mapped() {
         let temporary = Temporary::with("empty", b"");
-        let error = Map::new(&File::open(&temporary.0).unwrap()).unwrap_err();
+        let error = Map::new(&FileSet::open(&temporary.0).unwrap()).unwrap_err();
         assert!(error.to_string().contains("empty"), "{error}");
     }
 }

@@ -19,6 +19,7 @@ mod memory;
 pub mod meter;
 mod new_file;
 pub mod poll;
+mod set;
 pub mod share;
 pub mod sim;
 pub mod slots;
@@ -37,6 +38,7 @@ use macos as platform;
 pub use map::Map;
 pub use memory::Slice;
 pub use new_file::{NO_LINKS, NewFile, is_part, remove_abandoned};
+pub use set::FileSet;
 
 use crate::error::Result;
 
@@ -48,6 +50,11 @@ pub trait ReadAt: Send + Sync {
     /// Whether there are no bytes at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Where the file that holds `offset` ends, in a set of several that are read as one.
+    fn end_at(&self, _offset: u64) -> u64 {
+        self.len()
     }
 
     /// Fills `buf` with the bytes from `offset` on.

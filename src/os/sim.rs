@@ -184,6 +184,10 @@ impl ReadAt for SimFile {
         self.file.len()
     }
 
+    fn end_at(&self, offset: u64) -> u64 {
+        self.file.end_at(offset)
+    }
+
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let need = buf.len();
         self.read_window(offset, buf, need)

@@ -272,7 +272,7 @@ fn the_hash_is_fnv_and_tells_models_apart() {
     assert_eq!(fnv1a(FNV_START, b"foobar"), 0x8594_4171_f739_67e8);
 
     let bytes: Vec<u8> = (0..400_000u32).map(|i| (i % 251) as u8).collect();
-    let hash = |bytes: &[u8]| model_hash(&MemFile::new("m", bytes.to_vec()), 300_000).unwrap();
+    let hash = |bytes: &[u8]| model_hash([(&MemFile::new("m", bytes.to_vec()), 300_000)]).unwrap();
     let whole = fnv1a(FNV_START, &400_000u64.to_le_bytes());
     assert_eq!(hash(&bytes), fnv1a(whole, &bytes[..300_000 + (64 << 10)]));
     for at in [0, 262_144, 299_999, 300_000, 365_535] {
@@ -282,5 +282,5 @@ fn the_hash_is_fnv_and_tells_models_apart() {
     }
     assert_ne!(hash(&bytes[..399_999]), hash(&bytes));
     // Shorter than its header says: the reader of the header has refused it before.
-    assert!(model_hash(&MemFile::new("m", vec![1]), u64::MAX).is_ok());
+    assert!(model_hash([(&MemFile::new("m", vec![1]), u64::MAX)]).is_ok());
 }

@@ -1,7 +1,7 @@
 //! What the system says of the server's memory, asked no more often than it is cheap.
 
-use crate::engine::File;
-use crate::engine::meter::{Process, cached_bytes};
+use crate::engine::FileSet;
+use crate::engine::meter::{Process, cached_bytes_of};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const SHORTEST: Duration = Duration::from_millis(200);
 
 /// Looks at memory.
 pub struct Memory {
-    model: File,
+    model: FileSet,
     cached: Mutex<Look>,
 }
 
@@ -24,8 +24,8 @@ struct Look {
 }
 
 impl Memory {
-    /// For the file of the model.
-    pub fn new(model: File) -> Memory {
+    /// For the files of the model.
+    pub fn new(model: FileSet) -> Memory {
         let cached = Mutex::new(Look {
             bytes: None,
             next: Instant::now(),
@@ -38,12 +38,12 @@ impl Memory {
         Process::now().rss_bytes
     }
 
-    /// Bytes of the model file in the page cache, some time ago.
+    /// Bytes of the model's files in the page cache, some time ago.
     pub fn model_cached(&self) -> Option<u64> {
         let mut look = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if now >= look.next {
-            look.bytes = cached_bytes(&self.model);
+            look.bytes = cached_bytes_of(&self.model);
             look.next = Instant::now() + (now.elapsed() * SHARE).max(SHORTEST);
         }
         look.bytes

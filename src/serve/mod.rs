@@ -167,7 +167,7 @@ impl Bound {
         let front = Front {
             api: Api::new(desk.clone(), engine.tokenizer().clone(), served),
             gate: gate::Gate::new(server.address().ip(), settings.key),
-            memory: Memory::new(engine.model_file()?),
+            memory: Memory::new(engine.model_files()?),
             board: &board,
             desk: &desk,
             n_watchers: AtomicUsize::new(0),

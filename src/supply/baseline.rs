@@ -8,26 +8,22 @@ use super::{Opened, Opening, SupplyNeeds, largest_slab};
 use crate::error::Result;
 use crate::model::Model;
 use crate::os::slots::Source;
-use crate::os::{DirectFile, File, ReadAt};
-use std::path::Path;
+use crate::os::{FileSet, ReadAt};
 use std::sync::Arc;
 
-/// Opens the model file twice more: past the cache for the fixed weights, through it for the experts.
+/// Opens the model's files twice more: past the cache for the fixed weights, through it for the experts.
 pub fn open(opening: Opening<'_>) -> Result<Opened> {
     let Opening {
-        path,
-        file,
+        files,
         model,
         options,
         budget,
         device,
         progress,
     } = opening;
-    let direct = DirectFile::open(path)?;
-    direct.file().check_same(file)?;
+    let direct = files.direct()?;
     let fixed = Fixed::read(&direct, model, options.readers, options.lock, progress)?;
-    let experts = File::open(path)?;
-    experts.check_same(file)?;
+    let experts = files.reopen()?;
     let cache = CacheOptions {
         budget,
         n_readers: options.readers,
@@ -50,9 +46,9 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
 }
 
 /// Whole pages around the fixed weights, and slabs without any bytes around the experts.
-pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
+pub fn needs(files: &FileSet, model: &Model) -> Result<SupplyNeeds> {
     Ok(SupplyNeeds {
-        fixed: Fixed::bytes(model, DirectFile::open(path)?.alignment()),
+        fixed: Fixed::bytes(model, files.direct()?.alignment()),
         slab: largest_slab(&model.experts, 1),
         streams: true,
         n_pools: 1,

@@ -87,7 +87,8 @@ impl Fixed {
                 let reader = move || {
                     while let Some((offset, bytes)) = next() {
                         // The last page of a file may be no whole one.
-                        let need = bytes.len().min(file.len().saturating_sub(offset) as usize);
+                        let left = file.end_at(offset).saturating_sub(offset);
+                        let need = bytes.len().min(left as usize);
                         let result = file.read_window(offset, bytes, need).map(|()| need as u64);
                         let failed = result.is_err();
                         // Nobody listens any more when another read failed.

@@ -7,16 +7,15 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::model::experts::{ExpertMap, ExpertRef, LayerExperts};
 use crate::os::share::Shared;
-use crate::os::{self, DirectFile, Map, ReadAt};
+use crate::os::{self, FileSet, Map, ReadAt};
 use crate::units::{ExpertId, Extent, LayerId};
-use std::path::Path;
 use std::sync::Arc;
 
 /// Bytes made resident between two reports of progress.
 const STEP: u64 = 64 << 20;
 
 struct Full {
-    file: Arc<Map>,
+    map: Arc<Map>,
     /// All tensors of experts, where a device shares them.
     _shared: Vec<Shared>,
     experts: ExpertMap,
@@ -29,21 +28,19 @@ struct Full {
     locked: u64,
 }
 
-/// Maps the file and asks the system to read all experts; the fixed weights are read past the page cache.
+/// Maps the files and asks the system to read all experts; the fixed weights are read past the page cache.
 pub fn open(opening: Opening<'_>) -> Result<Opened> {
     let Opening {
-        path,
-        file,
+        files,
         model,
         options,
         device,
         progress,
         ..
     } = opening;
-    let direct = DirectFile::open(path)?;
-    direct.file().check_same(file)?;
+    let direct = files.direct()?;
     let fixed = Fixed::read(&direct, model, options.readers, options.lock, progress)?;
-    let map = Arc::new(Map::new(file)?);
+    let map = Arc::new(Map::new(files)?);
     populate(&map, &model.experts, progress)?;
     let mut lock = Lock::default();
     let all = tensors(&model.experts).collect();
@@ -67,7 +64,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
     };
     let experts = Box::new(Full {
         _shared: shared,
-        file: Arc::clone(&map),
+        map: Arc::clone(&map),
         experts: model.experts.clone(),
         chosen: Vec::with_capacity(model.config.n_expert),
         given: true,
@@ -83,9 +80,9 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
 }
 
 /// All tensors.
-pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
+pub fn needs(files: &FileSet, model: &Model) -> Result<SupplyNeeds> {
     Ok(SupplyNeeds {
-        fixed: Fixed::bytes(model, DirectFile::open(path)?.alignment()),
+        fixed: Fixed::bytes(model, files.direct()?.alignment()),
         slab: model.experts.max_slab_len(),
         streams: false,
         n_pools: 0,
@@ -120,11 +117,11 @@ fn populate(map: &Map, experts: &ExpertMap, progress: &mut dyn FnMut(u64, u64)) 
 
 impl ExpertSupply for Full {
     fn start(&mut self, _: usize) -> Result<()> {
-        self.file.check()
+        self.map.check()
     }
 
     fn begin(&mut self, l: LayerId, experts: &[ExpertId], _: &[usize], _: bool) -> Result<()> {
-        self.file.check()?;
+        self.map.check()?;
         let n = experts.len();
         self.stats.touches += n as u64;
         self.stats.hits += n as u64;
@@ -147,7 +144,7 @@ impl ExpertSupply for Full {
     }
 
     fn expert(&self, layer: LayerId, expert: ExpertId) -> ExpertRef<'_> {
-        self.experts.extents(layer, expert).of(self.file.as_slice())
+        self.experts.extents(layer, expert).of(self.map.as_slice())
     }
 
     fn locked_bytes(&self) -> u64 {

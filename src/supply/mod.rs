@@ -4,11 +4,10 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::experts::{ExpertMap, ExpertRef};
 use crate::options::SupplyOptions;
-use crate::os::File;
+use crate::os::FileSet;
 use crate::os::share::Device;
 use crate::units::{ExpertId, LayerId};
 use fixed::Fixed;
-use std::path::Path;
 use std::sync::Arc;
 
 mod baseline;
@@ -93,11 +92,9 @@ pub struct Opened {
 
 /// What a strategy opens.
 pub struct Opening<'a> {
-    /// The model file's path, for descriptors of its own.
-    pub path: &'a Path,
-    /// The model file.
-    pub file: &'a File,
-    /// What it holds.
+    /// The model's files.
+    pub files: &'a FileSet,
+    /// What they hold.
     pub model: &'a Model,
     /// How to read.
     pub options: &'a SupplyOptions,
@@ -139,8 +136,8 @@ pub struct Built {
     pub name: &'static str,
     /// Opens it.
     pub open: OpenSupply,
-    /// What it needs, for the model file at a path.
-    pub needs: fn(&Path, &Model) -> Result<SupplyNeeds>,
+    /// What it needs, for a model in these files.
+    pub needs: fn(&FileSet, &Model) -> Result<SupplyNeeds>,
 }
 
 /// Names of all strategies, built in or not, the most careful of memory last.

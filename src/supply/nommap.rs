@@ -1,4 +1,5 @@
-//! Strategy `nommap`: tensor data is never mapped, and never in the page cache.
+//! Strategy `nommap`: tensor data is never mapped, and never in the page cache, where the file system allows that; where
+//! it does not, what was read is dropped from it at once.
 //!
 //! Fixed weights are read once into owned memory; experts are read past the page cache straight into their
 //! slabs. What the program holds is what it says it holds.
@@ -10,25 +11,22 @@ use super::{Opened, Opening, SupplyNeeds, largest_slab};
 use crate::error::Result;
 use crate::model::Model;
 use crate::os::slots::Source;
-use crate::os::{DirectFile, ReadAt};
-use std::path::Path;
+use crate::os::{FileSet, ReadAt};
 use std::sync::Arc;
 
-/// Opens the model file a second time, for reads past the cache.
+/// Opens the model's files a second time, for reads past the cache.
 pub fn open(opening: Opening<'_>) -> Result<Opened> {
     let Opening {
-        path,
-        file: header,
+        files,
         model,
         options,
         budget,
         device,
         progress,
     } = opening;
-    let file = Arc::new(DirectFile::open(path)?);
-    file.file().check_same(header)?;
-    let notes = file.refused();
-    let fixed = Fixed::read(&*file, model, options.readers, options.lock, progress)?;
+    let direct = Arc::new(files.direct()?);
+    let fixed = Fixed::read(&*direct, model, options.readers, options.lock, progress)?;
+    let notes = direct.refused();
     let cache = CacheOptions {
         budget,
         n_readers: options.readers,
@@ -38,7 +36,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
     };
     let experts = Cache::new(
         &model.experts,
-        Source::File(file),
+        Source::File(direct),
         device,
         model.config.n_expert_used,
         cache,
@@ -51,8 +49,8 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
 }
 
 /// Whole pages around the fixed weights, and slabs of whole pages.
-pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
-    let alignment = DirectFile::open(path)?.alignment();
+pub fn needs(files: &FileSet, model: &Model) -> Result<SupplyNeeds> {
+    let alignment = files.direct()?.alignment();
     Ok(SupplyNeeds {
         fixed: Fixed::bytes(model, alignment),
         slab: largest_slab(&model.experts, alignment),

@@ -4,10 +4,9 @@ use super::slab::{MAX_PARTS, SlabLayout};
 use crate::error::Result;
 use crate::model::experts::ExpertMap;
 use crate::os::slots::{Part, SlotId, Slots, Source, Urgency};
-use crate::os::{DirectFile, ReadAt};
+use crate::os::{FileSet, ReadAt};
 use crate::rng::Rng;
 use crate::units::{ExpertId, LayerId};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,13 +27,13 @@ pub struct Probe {
 ///
 /// Errors: a failed read; memory or threads are refused.
 pub fn read_experts(
-    path: &Path,
+    files: &FileSet,
     map: &ExpertMap,
     n_readers: usize,
     queue: usize,
     bytes: u64,
 ) -> Result<Probe> {
-    let file = Arc::new(DirectFile::open(path)?);
+    let file = Arc::new(files.direct()?);
     let layouts = SlabLayout::of_layers(map, file.alignment());
     let largest = layouts.iter().map(SlabLayout::len).max().unwrap_or(0);
     let mut slots = Slots::new(Source::File(file), n_readers, queue, queue * MAX_PARTS)?;

@@ -16,9 +16,8 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::model::experts::ExpertRef;
 use crate::os::slots::Source;
-use crate::os::{self, DirectFile, Map, ReadAt};
+use crate::os::{self, FileSet, Map, ReadAt};
 use crate::units::{ExpertId, LayerId};
-use std::path::Path;
 use std::sync::Arc;
 
 /// Layers that a sweep holds: the one in work and the next.
@@ -45,22 +44,20 @@ enum Way {
     Sweep,
 }
 
-/// Maps the file, and opens it once more for reads past the cache.
+/// Maps the files, and opens them once more for reads past the cache.
 pub fn open(opening: Opening<'_>) -> Result<Opened> {
     let Opening {
-        path,
-        file,
+        files,
         model,
         options,
         budget,
         device,
         progress,
     } = opening;
-    let direct = Arc::new(DirectFile::open(path)?);
-    direct.file().check_same(file)?;
-    let notes = direct.refused();
+    let direct = Arc::new(files.direct()?);
     let fixed = Fixed::read(&*direct, model, options.readers, options.lock, progress)?;
-    let map = Arc::new(Map::new(file)?);
+    let notes = direct.refused();
+    let map = Arc::new(Map::new(files)?);
     let n_used = model.config.n_expert_used;
     let cache = |source, budget| {
         let cache = CacheOptions {
@@ -90,8 +87,8 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
 }
 
 /// Whole pages around the fixed weights, and around each matrix.
-pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
-    let alignment = DirectFile::open(path)?.alignment();
+pub fn needs(files: &FileSet, model: &Model) -> Result<SupplyNeeds> {
+    let alignment = files.direct()?.alignment();
     Ok(SupplyNeeds {
         fixed: Fixed::bytes(model, alignment),
         slab: largest_slab(&model.experts, alignment.max(os::page_size())),
@@ -195,7 +192,7 @@ mod tests {
     use crate::os::File;
     use crate::os::meter::{cached_bytes_in, drop_cached};
     use crate::rng::Rng;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     /// A copy of a small model that nobody else reads, removed with this value.
     struct Copy(PathBuf);
@@ -220,11 +217,11 @@ mod tests {
 
     fn open_micro(Copy(path): &Copy) -> (Box<dyn ExpertSupply>, Model, File) {
         let file = File::open(path).unwrap();
+        let files = FileSet::open(path).unwrap();
         let model = Model::bind(Gguf::read(&file).unwrap()).unwrap();
-        let slab = needs(path, &model).unwrap().slab;
+        let slab = needs(&files, &model).unwrap().slab;
         let opened = open(Opening {
-            path,
-            file: &file,
+            files: &files,
             model: &model,
             options: &Options::new(path).supply,
             budget: BUDGET as u64 * slab,
@@ -312,7 +309,9 @@ mod tests {
         let supply = &mut *supply;
         // What came with the header goes.
         drop_cached(&file);
-        let slab = needs(&copy.0, &model).unwrap().slab;
+        let slab = needs(&FileSet::open(&copy.0).unwrap(), &model)
+            .unwrap()
+            .slab;
         let cached = || -> u64 {
             let tensors = model
                 .experts

@@ -7,11 +7,11 @@
 //! ```
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::gguf::Survey;
+use crate::gguf::{self, Gguf};
 use crate::os::{AlignedBuf, DirectFile, File, ReadAt};
 use crate::sha256::Sha256;
 use look::Look;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, ScopedJoinHandle};
 use std::time::{Duration, Instant};
@@ -54,6 +54,39 @@ pub struct Busy {
     pub look: Duration,
 }
 
+/// The files of a model.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// Those that are there, in order.
+    pub paths: Vec<PathBuf>,
+    /// Their bytes together.
+    pub n_bytes: u64,
+    /// What is wrong with them as a set.
+    pub fault: Option<String>,
+}
+
+/// The files of the model of which `path` is the file or one of the parts; `path` alone, if they do not belong together.
+///
+/// Errors: `Io` when a file cannot be read.
+pub fn files(path: &Path) -> Result<Files> {
+    match gguf::survey(path) {
+        Ok((files, gguf)) => Ok(Files {
+            paths: files.files().map(|f| f.path().to_owned()).collect(),
+            n_bytes: files.files().map(ReadAt::len).sum(),
+            fault: gguf.check_complete().err().map(|e| e.to_string()),
+        }),
+        Err(error) if error.kind() == ErrorKind::Io => Err(error),
+        Err(error) => Ok(Files {
+            paths: vec![path.to_owned()],
+            n_bytes: File::open(path)?.len(),
+            // What is wrong with one file is found again when it is read.
+            fault: Gguf::survey(&File::open(path)?)
+                .is_ok()
+                .then(|| error.to_string()),
+        }),
+    }
+}
+
 /// Reads all of the file at `path`; `progress(done, all)` is told the bytes and can stop it.
 ///
 /// Errors: `Io` when the file cannot be read or the work was stopped, `Format` when the file changes meanwhile. What
@@ -61,21 +94,18 @@ pub struct Busy {
 pub fn file(path: &Path, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Report> {
     let file = DirectFile::open(path)?;
     let (mut faults, mut notes) = (Vec::new(), Vec::new());
-    if let Some(why) = file.refused_because() {
-        notes.push(format!("read through the page cache: {why}"));
-    }
     let header = File::open(path)?;
     file.file().check_same(&header)?;
-    let survey = Survey::read(&header);
+    let gguf = Gguf::survey(&header);
     let mut look = Look::default();
-    match &survey {
+    match &gguf {
         Err(error) if error.kind() == ErrorKind::Io => return Err(error.clone()),
         Err(error) => faults.push(error.to_string()),
-        Ok(survey) => {
-            faults.extend(extent_fault(survey));
-            notes.extend(type_note(survey));
-            notes.extend(survey.gguf.notes.iter().cloned());
-            look = Look::new(&survey.gguf.tensors, file.len());
+        Ok(gguf) => {
+            faults.extend(extent_fault(gguf));
+            notes.extend(type_note(gguf));
+            notes.extend(gguf.notes.iter().cloned());
+            look = Look::new(&gguf.tensors, file.len());
         }
     }
     let n_tensors = look.n_tensors();
@@ -83,6 +113,7 @@ pub fn file(path: &Path, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<R
     let (sha256, busy) = read_all(&file, &mut look, progress)?;
     let time = start.elapsed();
     file.check()?;
+    notes.extend(file.refused());
     faults.extend(look.faults());
     notes.extend(look.notes());
     Ok(Report {
@@ -97,22 +128,21 @@ pub fn file(path: &Path, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<R
 }
 
 /// What is not all there.
-fn extent_fault(survey: &Survey) -> Option<String> {
-    let (gguf, first) = (&survey.gguf, survey.beyond().next()?);
+fn extent_fault(gguf: &Gguf) -> Option<String> {
+    let first = gguf.beyond().next()?;
+    let whole: u64 = gguf.parts.iter().map(|p| p.whole_len).sum();
     Some(format!(
-        "{} of {} bytes are there: {} of {} tensors end beyond them, first {}",
+        "{} of {whole} bytes are there: {} of {} tensors end beyond them, first {}",
         gguf.file_len,
-        survey.whole_len,
-        survey.beyond().count(),
+        gguf.beyond().count(),
         gguf.tensors.len(),
         first.name
     ))
 }
 
 /// Tensors of types whose scales are not known.
-fn type_note(survey: &Survey) -> Option<String> {
-    let first = survey.refused.first()?;
-    let n = survey.refused.len();
+fn type_note(gguf: &Gguf) -> Option<String> {
+    let (first, n) = (gguf.refused.first()?, gguf.refused.len());
     Some(format!(
         "scales of {n} tensors were not looked at, first {first}"
     ))

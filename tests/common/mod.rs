@@ -2,16 +2,16 @@
 #![allow(dead_code)]
 
 pub mod float64;
+pub mod parts;
 
 use infall::backend::Backend;
 use infall::backend::cpu::{Cpu, dispatch};
 use infall::error::Result;
-use infall::gguf::Gguf;
+use infall::gguf;
 use infall::graph::weights::Weights;
 use infall::graph::{Graph, Lengths, Probe};
 use infall::model::Model;
 use infall::options::{Budget, KernelChoice, Options};
-use infall::os::File;
 use infall::os::share::Device;
 use infall::session::Session;
 use infall::supply::{self, Opening};
@@ -211,19 +211,18 @@ impl<B: Backend> Loaded<B> {
         mut backend: B,
         device: Option<&Arc<dyn Device>>,
     ) -> Result<Loaded<B>> {
-        let file = File::open(&options.model)?;
-        let model = Model::bind(Gguf::read(&file)?)?;
+        let (files, gguf) = gguf::open(&options.model)?;
+        let model = Model::bind(gguf)?;
         let strategy = supply::built(&options.strategy)?;
         let budget = match options.supply.budget {
             Budget::Auto => u64::MAX,
             Budget::Least => panic!("no test opens a model with it"),
-            Budget::Experts(n) => n * (strategy.needs)(&options.model, &model)?.slab,
+            Budget::Experts(n) => n * (strategy.needs)(&files, &model)?.slab,
             Budget::Bytes(n) => n,
             Budget::Share(n) => model.experts.total_bytes() * n / 1000,
         };
         let opened = (strategy.open)(Opening {
-            path: &options.model,
-            file: &file,
+            files: &files,
             model: &model,
             options: &options.supply,
             budget,

@@ -155,7 +155,7 @@ fn parse_system(meminfo: &str, vmstat: &str, page: u64) -> System {
 mod tests {
     use super::super::super::file::tests::Temporary;
     use super::super::super::meter::{drop_cached, pages_by_mincore};
-    use super::super::super::{Map, ReadAt};
+    use super::super::super::{FileSet, Map, ReadAt};
     use super::*;
 
     const STATUS: &str = "Name:\ta VmRSS: b\nVmPeak:\t    3060 kB\nVmLck:\t      12 kB\nVmPin:\t       0 kB
@@ -255,7 +255,7 @@ Zswapped:             40 kB\nAnonPages:         12560 kB\nShmem:              89
         check("written");
         drop_cached(&file);
         check("dropped");
-        let map = Map::new(&file).unwrap();
+        let map = Map::new(&FileSet::open(&temporary.0).unwrap()).unwrap();
         assert_eq!(map.as_slice()[5 * page as usize], 7);
         check("one page touched");
     }

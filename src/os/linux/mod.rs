@@ -55,6 +55,12 @@ pub fn drop_cached(file: &File, range: Extent) {
     unsafe { libc::posix_fadvise(fd, offset, len, libc::POSIX_FADV_DONTNEED) };
 }
 
+/// Has the system read what is asked for and nothing behind it.
+pub fn read_without_ahead(file: &File) {
+    // SAFETY: the descriptor is open through the call; no contents change.
+    unsafe { libc::posix_fadvise(file.as_fd().as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
+}
+
 /// Opens with O_DIRECT, or through the page cache where the file system knows no such reads.
 pub fn open_direct(path: &Path) -> Result<DirectFile> {
     let cached = File::open(path)?;
@@ -69,8 +75,8 @@ pub fn open_direct(path: &Path) -> Result<DirectFile> {
                 cached,
                 "the file system has no direct reads".into(),
             )),
-            Some(alignment) => Ok(DirectFile::new(file, alignment)),
-            None => Ok(DirectFile::new(file, DIRECT_ALIGNMENT)),
+            Some(alignment) => DirectFile::new(file, cached, alignment),
+            None => DirectFile::new(file, cached, DIRECT_ALIGNMENT),
         },
     }
 }

@@ -89,10 +89,10 @@ pub fn drop_cached(file: &File) {
     let Ok(map) = Map::shared(file) else {
         return;
     };
-    if let Some((start, len)) = map.pages(Extent { offset, len }) {
-        // SAFETY: `start` and `len` are a whole mapping of ours that nobody has a slice of; it cannot be written,
-        // so nothing is lost.
-        unsafe { libc::msync(start, len, libc::MS_INVALIDATE) };
+    if let Some(pages) = map.pages(Extent { offset, len }) {
+        // SAFETY: the pages are a whole mapping of ours that nobody has a slice of; it cannot be written, so nothing is
+        // lost.
+        unsafe { libc::msync(pages.start, pages.range.len as usize, libc::MS_INVALIDATE) };
     }
 }
 

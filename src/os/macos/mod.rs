@@ -18,16 +18,22 @@ const DIRECT_ALIGNMENT: usize = 16_384;
 
 /// Opens and turns the cache and its read-ahead off for this descriptor.
 pub fn open_direct(path: &Path) -> Result<DirectFile> {
-    let file = File::open(path)?;
+    let (file, cached) = (File::open(path)?, File::open(path)?);
     for (command, value) in [(libc::F_NOCACHE, 1), (libc::F_RDAHEAD, 0)] {
         // SAFETY: both commands take an int and change flags of this open descriptor only.
         let code = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), command, value) };
         if code == -1 && command == libc::F_NOCACHE {
             let why = Error::io("F_NOCACHE", &std::io::Error::last_os_error()).to_string();
-            return Ok(DirectFile::cached(file, why));
+            return Ok(DirectFile::cached(cached, why));
         }
     }
-    Ok(DirectFile::new(file, DIRECT_ALIGNMENT))
+    DirectFile::new(file, cached, DIRECT_ALIGNMENT)
+}
+
+/// Turns read-ahead off for this descriptor.
+pub fn read_without_ahead(file: &File) {
+    // SAFETY: the command takes an int and changes a flag of this open descriptor only.
+    unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_RDAHEAD, 0) };
 }
 
 /// Makes a file and turns the cache off for this descriptor; tells whether the system refused that.

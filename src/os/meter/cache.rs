@@ -1,7 +1,7 @@
 //! How much of a file lies in the page cache, and getting it out.
 #![allow(unsafe_code)]
 
-use super::super::{File, Map, ReadAt, page_size, platform};
+use super::super::{File, FileSet, Map, ReadAt, page_size, platform};
 use crate::units::Extent;
 
 /// The bytes of `file` that lie in the page cache, or `None` when the system does not say.
@@ -12,6 +12,11 @@ use crate::units::Extent;
 pub fn cached_bytes(file: &File) -> Option<u64> {
     let (offset, len) = (0, file.len());
     cached_bytes_in(file, Extent { offset, len })
+}
+
+/// As [`cached_bytes`], of all files of a set.
+pub fn cached_bytes_of(files: &FileSet) -> Option<u64> {
+    files.files().map(cached_bytes).sum()
 }
 
 /// As [`cached_bytes`], for the part `range` of the file: the cached pages that hold any of it, at most its length.
@@ -46,6 +51,13 @@ pub fn drop_cached(file: &File) -> Option<u64> {
     left
 }
 
+/// As [`drop_cached`], of all files of a set.
+pub fn drop_cached_of(files: &FileSet) -> Option<u64> {
+    // Each is dropped, also when the system does not say what is left.
+    let left: Vec<_> = files.files().map(drop_cached).collect();
+    left.into_iter().sum()
+}
+
 /// Calls to drop a file; after the third one each must have had an effect for the next.
 const DROP_ROUNDS: usize = 16;
 
@@ -59,7 +71,8 @@ pub(in crate::os) fn pages_by_mincore(file: &File, range: Extent) -> Option<u64>
     let mut present = [0u8; MINCORE_PAGES];
     let mut n_pages = Some(0u64);
     let map = Map::shared(file).ok()?;
-    let (start, len) = map.pages(range)?;
+    let pages = map.pages(range)?;
+    let (start, len) = (pages.start, pages.range.len as usize);
     for at in (0..len).step_by(MINCORE_PAGES * page) {
         let part = (len - at).min(MINCORE_PAGES * page);
         // SAFETY: `at` and `part` lie in the `len` bytes at `start`, whole pages of a live mapping but for its end,

@@ -9,7 +9,7 @@ mod sampler;
 mod thinned;
 
 pub(super) use cache::pages_by_mincore;
-pub use cache::{cached_bytes, cached_bytes_in, drop_cached};
+pub use cache::{cached_bytes, cached_bytes_in, cached_bytes_of, drop_cached, drop_cached_of};
 pub use held::{Held, simulate_used_memory};
 pub use sampler::{SAMPLES, Sample, Sampler, Watched};
 pub use thinned::Thinned;

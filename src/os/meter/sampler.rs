@@ -1,7 +1,7 @@
 //! A thread that looks at memory and reads in regular intervals.
 
-use super::super::File;
-use super::{Process, System, Thinned, cached_bytes};
+use super::super::FileSet;
+use super::{Process, System, Thinned, cached_bytes_of};
 use crate::error::{Error, Result};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,7 +16,7 @@ pub struct Sample {
     pub process: Process,
     /// The machine.
     pub system: System,
-    /// Bytes of the watched file in the page cache, when they were last counted.
+    /// Bytes of the watched files in the page cache, when they were last counted.
     pub cached_bytes: Option<u64>,
 }
 
@@ -55,22 +55,22 @@ const STACK: usize = 256 << 10;
 /// No shorter interval: the thread would only disturb what it watches.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Counting the cached pages of a file may take this share of the time, and no more: 1 / 20.
+/// Counting the cached pages of files may take this share of the time, and no more: 1 / 20.
 const CACHE_SHARE: u32 = 20;
 
 impl Sampler {
-    /// Starts to look every `interval`, also at the page cache of `file` where one is given; at that less often
+    /// Starts to look every `interval`, also at the page cache of `files` where they are given; at that less often
     /// when counting takes more than a twentieth of the time.
     ///
     /// Errors: `Io` when the system has no more threads.
-    pub fn start(interval: Duration, file: Option<File>) -> Result<Sampler> {
+    pub fn start(interval: Duration, files: Option<FileSet>) -> Result<Sampler> {
         let stop = Arc::new(Stop::default());
         let seen = Arc::clone(&stop);
         let began = Instant::now();
         let thread = std::thread::Builder::new()
             .name("sampler".into())
             .stack_size(STACK)
-            .spawn(move || watch(began, interval.max(SHORTEST), file.as_ref(), &seen))
+            .spawn(move || watch(began, interval.max(SHORTEST), files.as_ref(), &seen))
             .map_err(|e| Error::io("thread of the sampler", &e))?;
         let thread = Some(thread);
         Ok(Sampler {
@@ -119,7 +119,7 @@ impl Stop {
     }
 }
 
-fn watch(began: Instant, interval: Duration, file: Option<&File>, stop: &Stop) -> Watched {
+fn watch(began: Instant, interval: Duration, files: Option<&FileSet>, stop: &Stop) -> Watched {
     let mut watched = Watched::default();
     let mut samples = Thinned::new(SAMPLES);
     let mut cache_due = began;
@@ -128,8 +128,8 @@ fn watch(began: Instant, interval: Duration, file: Option<&File>, stop: &Stop) -
     loop {
         let (process, system) = (Process::now(), System::now());
         let begun = Instant::now();
-        if let Some(file) = file.filter(|_| stopping || begun >= cache_due) {
-            cached = cached_bytes(file);
+        if let Some(files) = files.filter(|_| stopping || begun >= cache_due) {
+            cached = cached_bytes_of(files);
             cache_due = begun + begun.elapsed() * CACHE_SHARE;
         }
         let sample = Sample {
