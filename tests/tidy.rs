@@ -21,8 +21,19 @@ const ROWS: &[&[&str]] = &[
 
 /// What a row may use in spite of its place: `cli` shows and parses, it knows no tensors.
 const CLI_MAY_USE: &[&str] = &[
-    "bench", "serve", "verify", "engine", "report", "synth", "options", "error", "http", "json",
-    "sha256", "units",
+    "bench",
+    "serve",
+    "perplexity",
+    "verify",
+    "engine",
+    "report",
+    "synth",
+    "options",
+    "error",
+    "http",
+    "json",
+    "sha256",
+    "units",
 ];
 
 /// Files that may hold unsafe code.

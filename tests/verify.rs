@@ -120,10 +120,7 @@ fn inspect_says_why_a_file_does_not_run() {
     assert_eq!((code, err.as_str()), (1, ""));
     let line = last_line(&out);
     assert!(line.starts_with("does not run: "), "{line}");
-    for part in [
-        "blk.2.ffn_up_exps.weight",
-        "type 99 (unknown) is not supported",
-    ] {
+    for part in ["blk.2.ffn_up_exps.weight", "type 99 ("] {
         assert!(line.contains(part), "{part}: {line}");
     }
     assert!(

@@ -121,6 +121,7 @@ fn whole(file: File, name: Option<PartName>, gguf: Result<Gguf>) -> Result<Found
     let named = named.map(|name| format!("named part {} of {}", name.no + 1, name.count));
     let gguf = match (gguf, named) {
         (Ok(mut gguf), Some(named)) => {
+            gguf.check_data().context(|| &named)?;
             let note = format!("{named}, but without the key {COUNT}: read as a whole file");
             gguf.notes.push(note);
             gguf

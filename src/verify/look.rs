@@ -239,7 +239,10 @@ mod tests {
         let look = |piece: usize| {
             let mut look = Look::new(&tensors, len);
             bytes.chunks(piece).for_each(|part| look.at(part));
-            look.faults()
+            look.tensors
+                .iter()
+                .filter_map(Seen::fault)
+                .collect::<Vec<_>>()
         };
         let whole = look(bytes.len());
         // All formats but I32, and the one on top.
