@@ -74,9 +74,9 @@ impl Found {
         let file = File::open(path)?;
         let name = PartName::of(path);
         let gguf = Gguf::survey(&file);
-        let split = match (&gguf, &name) {
-            (Ok(gguf), _) => Split::of(gguf).context(|| &gguf.name)?,
-            (Err(_), _) => None,
+        let split = match &gguf {
+            Ok(gguf) => Split::of(gguf).context(|| &gguf.name)?,
+            Err(_) => None,
         };
         let Some(split) = split else {
             return whole(file, name, gguf);
@@ -91,26 +91,24 @@ impl Found {
                 PartName::ending(split.no, split.count),
             )));
         };
-        // Before any other file is opened.
-        let mut own = Some((file, gguf?));
         name.check(split).context(|| path.display())?;
-        let (mut files, mut headers) = (Vec::new(), Vec::new());
+        let mut own = Some((file, gguf?));
+        let (mut files, mut set) = (Vec::new(), Set::new(split));
         for no in 0..split.count {
             let other = name.path(no);
-            if no == split.no
-                && let Some((file, gguf)) = own.take()
-            {
-                files.push(file);
-                headers.push((gguf.name.clone(), Some(gguf)));
-            } else if other.exists() {
-                let file = File::open(&other)?;
-                headers.push((file.name().to_owned(), Some(Gguf::survey(&file)?)));
-                files.push(file);
-            } else {
-                headers.push((other.display().to_string(), None));
-            }
+            let found = match own.take_if(|_| no == split.no) {
+                None if other.exists() => {
+                    let file = File::open(&other)?;
+                    let gguf = Gguf::survey(&file)?;
+                    Some((file, gguf))
+                }
+                own => own,
+            };
+            let (file, gguf) = found.unzip();
+            set.add(other.display().to_string(), gguf)?;
+            files.extend(file);
         }
-        let gguf = join(headers, split)?;
+        let gguf = set.finish()?;
         Ok(Found { files, gguf })
     }
 }
@@ -138,18 +136,24 @@ impl Gguf {
     ///
     /// Errors: as [`Gguf::read`]; parts that are not of one set.
     pub fn read_parts<F: ReadAt>(files: &FileSet<F>) -> Result<Gguf> {
-        let read = |file: &F| Ok((file.name().to_owned(), Some(Gguf::read(file)?)));
-        let headers = files.files().map(read).collect::<Result<Vec<_>>>()?;
-        let first = headers.first().and_then(|(_, gguf)| gguf.as_ref());
-        let count = headers.len() as u64;
-        match first.map(Split::of).transpose()?.flatten() {
-            Some(split) => join(headers, Split { count, ..split }),
-            None if count == 1 => single(headers),
-            None => Err(Error::format(format!(
-                "{}: key {COUNT} is missing, expected {count}, the number of parts",
-                files.name()
-            ))),
+        let count = files.files().len() as u64;
+        let mut set: Option<Set> = None;
+        for file in files.files() {
+            let gguf = Gguf::read(file)?;
+            let split = match &set {
+                Some(set) => set.split,
+                None => match Split::of(&gguf).context(|| file.name())? {
+                    None if count == 1 => return Ok(gguf),
+                    split => Split {
+                        count,
+                        ..expected(split, count).context(|| file.name())?
+                    },
+                },
+            };
+            let set = set.get_or_insert_with(|| Set::new(split));
+            set.add(file.name().to_owned(), Some(gguf))?;
         }
+        set.ok_or_else(|| Error::format("no file"))?.finish()
     }
 
     /// An error that names the first part that is missing.
@@ -168,16 +172,11 @@ impl Gguf {
 
     /// The part that holds `offset`, an offset in the set of files, and its number, from 0.
     pub fn part_at(&self, offset: u64) -> (usize, &Part) {
-        let there = self.parts.iter().enumerate();
-        let there = there.filter(|(_, p)| p.len.is_some() && p.start <= offset);
+        let mut parts = self.parts.iter().enumerate().rev();
+        let holds = parts.find(|(_, p)| p.len.is_some() && p.start <= offset);
         // The first part is always there and begins at 0.
-        there.last().unwrap_or((0, &self.parts[0]))
+        holds.unwrap_or((0, &self.parts[0]))
     }
-}
-
-fn single(headers: Vec<(String, Option<Gguf>)>) -> Result<Gguf> {
-    let mut ggufs = headers.into_iter().filter_map(|(_, gguf)| gguf);
-    ggufs.next().ok_or_else(|| Error::format("no file"))
 }
 
 /// What the keys of a part say.
@@ -267,120 +266,123 @@ impl PartName {
     }
 }
 
-/// One header of all parts; `split` is what one of them says of the set.
-fn join(headers: Vec<(String, Option<Gguf>)>, split: Split) -> Result<Gguf> {
-    for (no, (name, gguf)) in (0..).zip(&headers) {
-        if let Some(gguf) = gguf {
-            check_part(gguf, Split { no, ..split }).context(|| name)?;
+/// The keys of a part of a set of `count`, which must be there.
+fn expected(split: Option<Split>, count: u64) -> Result<Split> {
+    split.ok_or_else(|| {
+        Error::format(format!(
+            "key {COUNT} is missing, expected {count}: no part of this set"
+        ))
+    })
+}
+
+/// The headers of parts as they become one.
+struct Set {
+    /// What is known of the set, from one of its parts.
+    split: Split,
+    /// That of the first part, and what was added to it.
+    gguf: Option<Gguf>,
+    /// Where the next part begins.
+    next: u64,
+}
+
+impl Set {
+    fn new(split: Split) -> Set {
+        Set {
+            split,
+            gguf: None,
+            next: 0,
         }
     }
-    let lens = headers
-        .iter()
-        .map(|(_, gguf)| gguf.as_ref().map(Gguf::len_with_all));
-    let lens: Vec<Option<u64>> = lens.collect();
-    let mut starts =
-        FileSet::<File>::starts_of(lens.iter().map(|len| len.unwrap_or(0)))?.into_iter();
-    let mut headers = headers.into_iter();
-    let mut place = |(name, gguf): (String, Option<Gguf>)| {
-        let start = starts.next().unwrap_or(0);
+
+    /// Adds the next part, `None` if it is not there.
+    fn add(&mut self, name: String, gguf: Option<Gguf>) -> Result<()> {
         let mut part = Part {
             name,
             len: None,
             whole_len: 0,
-            start,
-            data_start: start,
+            start: self.next,
+            data_start: self.next,
             n_tensors: 0,
         };
-        let gguf = gguf.map(|mut gguf| {
-            part.len = Some(gguf.file_len);
-            part.whole_len = gguf.parts.iter().map(|p| p.whole_len).sum();
-            part.data_start += gguf.data_start;
-            part.n_tensors = gguf.tensors.len();
-            for tensor in &mut gguf.tensors {
-                tensor.extent.offset += start; // the set's length fits 64 bits
-            }
-            gguf
-        });
-        (part, gguf)
-    };
-    let (first, gguf) = match headers.next() {
-        Some(header) => place(header),
-        None => return Err(Error::format("no file")),
-    };
-    let Some(mut all) = gguf else {
-        let (name, count) = (&first.name, lens.len());
-        return Err(Error::format(format!(
-            "part 1 of {count} of the split model, with the metadata, is missing, wanted first: {name}"
-        )));
-    };
-    all.parts = vec![first];
-    for header in headers {
-        let (part, gguf) = place(header);
-        if let Some(gguf) = gguf {
-            all.check_alike(&gguf).context(|| &part.name)?;
-            bounded(
-                (all.tensors.len() + gguf.tensors.len()) as u64,
-                "tensor count",
-                LIMITS.tensors,
-            )?;
-            let notes = gguf.notes.iter();
-            all.notes
-                .extend(notes.map(|note| format!("{}: {note}", part.name)));
-            all.tensors.extend(gguf.tensors);
-            all.refused.extend(gguf.refused);
-            all.file_len += gguf.file_len;
+        let Some(mut gguf) = gguf else {
+            let count = self.split.count;
+            let all = self.gguf.as_mut().ok_or_else(|| {
+                Error::format(format!(
+                    "part 1 of {count} of the split model, with the metadata, is missing, wanted first: {}",
+                    part.name
+                ))
+            })?;
+            all.parts.push(part);
+            return Ok(());
+        };
+        let no = self.gguf.as_ref().map_or(0, |all| all.parts.len());
+        self.check(no as u64, &gguf).context(|| &part.name)?;
+        part.len = Some(gguf.file_len);
+        part.whole_len = gguf.parts.iter().map(|p| p.whole_len).sum();
+        part.data_start += gguf.data_start;
+        part.n_tensors = gguf.tensors.len();
+        let len = gguf.file_len.max(part.whole_len);
+        self.next = FileSet::<File>::start_behind(part.start, len)?;
+        for tensor in &mut gguf.tensors {
+            tensor.extent.offset += part.start; // below `next`
         }
+        let Some(all) = &mut self.gguf else {
+            gguf.parts = vec![part];
+            self.gguf = Some(gguf);
+            return Ok(());
+        };
+        let n_tensors = (all.tensors.len() + gguf.tensors.len()) as u64;
+        bounded(n_tensors, "tensor count", LIMITS.tensors)?;
+        all.tensors.extend(gguf.tensors);
+        all.refused.extend(gguf.refused);
+        let notes = gguf.notes.iter();
+        let notes = notes.map(|note| format!("{}: {note}", part.name));
+        all.notes.extend(notes);
+        all.file_len += gguf.file_len;
         all.parts.push(part);
+        Ok(())
     }
-    all.index_tensors(|all, twice| {
-        let parts = twice.map(|i| &*all.part_at(all.tensors[i].extent.offset).1.name);
-        format!(
-            "tensor {} is in {} and in {}",
-            all.tensors[twice[0]].name, parts[0], parts[1]
-        )
-    })?;
-    let found = (all.tensors.len() + all.refused.len()) as u64;
-    let expected = split.n_tensors;
-    if all.check_complete().is_ok() && found != expected {
-        let name = &all.name;
-        let n = all.parts.len();
-        return Err(Error::format(format!(
-            "{name}: found {found} tensors in {n} parts, expected {expected} (key {TENSORS})"
-        )));
-    }
-    Ok(all)
-}
 
-/// An error when a part is not the one that it should be.
-fn check_part(gguf: &Gguf, expected: Split) -> Result<()> {
-    let Some(found) = Split::of(gguf)? else {
-        return Err(Error::format(format!(
-            "key {COUNT} is missing, expected {}: no part of this set",
-            expected.count
-        )));
-    };
-    for (key, found, expected) in [
-        (COUNT, found.count, expected.count),
-        (NO, found.no, expected.no),
-        (TENSORS, found.n_tensors, expected.n_tensors),
-    ] {
-        if found != expected {
-            let part = expected.to_string();
+    /// An error when a part is not number `no` of this set.
+    fn check(&self, no: u64, part: &Gguf) -> Result<()> {
+        let found = expected(Split::of(part)?, self.split.count)?;
+        for (key, found, expected) in [
+            (COUNT, found.count, self.split.count),
+            (NO, found.no, no),
+            (TENSORS, found.n_tensors, self.split.n_tensors),
+        ] {
+            if found != expected {
+                return Err(Error::format(format!(
+                    "key {key}: found {found}, expected {expected}: a part of another set, or another part of this one?"
+                )));
+            }
+        }
+        self.gguf
+            .as_ref()
+            .map_or(Ok(()), |all| all.check_alike(part))
+    }
+
+    /// The header of all of them.
+    fn finish(self) -> Result<Gguf> {
+        let mut all = self.gguf.ok_or_else(|| Error::format("no file"))?;
+        all.index_tensors(|all, twice| {
+            let part = |i: usize| &all.part_at(all.tensors[i].extent.offset).1.name;
+            let [a, b] = twice.map(part);
+            format!("tensor {} is in {a} and in {b}", all.tensors[twice[0]].name)
+        })?;
+        let found = (all.tensors.len() + all.refused.len()) as u64;
+        let expected = self.split.n_tensors;
+        if all.check_complete().is_ok() && found != expected {
+            let (name, n) = (&all.name, all.parts.len());
             return Err(Error::format(format!(
-                "key {key}: found {found}, expected {part}: a part of another set, or another part of this one?"
+                "{name}: found {found} tensors in {n} parts, expected {expected} (key {TENSORS})"
             )));
         }
+        Ok(all)
     }
-    Ok(())
 }
 
 impl Gguf {
-    /// Bytes of the file, or those that it has when all of its tensors are there.
-    fn len_with_all(&self) -> u64 {
-        let whole = self.parts.iter().map(|p| p.whole_len);
-        self.file_len.max(whole.max().unwrap_or(0))
-    }
-
     /// An error when a later part has a key with another value than the first.
     fn check_alike(&self, part: &Gguf) -> Result<()> {
         for (key, value) in &part.metadata {

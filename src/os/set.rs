@@ -35,25 +35,23 @@ impl<F: ReadAt> FileSet<F> {
     /// Errors: `Limit` when their lengths exceed 64 bits together.
     pub fn new(files: Vec<F>) -> Result<FileSet<F>> {
         assert!(!files.is_empty(), "a set holds a file");
-        let starts = FileSet::<F>::starts_of(files.iter().map(ReadAt::len))?;
-        let placed = |(file, start)| Placed { start, file };
-        let parts = files.into_iter().zip(starts).map(placed).collect();
+        let mut parts = Vec::with_capacity(files.len());
+        let mut start = 0;
+        for file in files {
+            let next = FileSet::<F>::start_behind(start, file.len())?;
+            parts.push(Placed { start, file });
+            start = next;
+        }
         Ok(FileSet { parts })
     }
 
-    /// Where files of these lengths begin in their set.
+    /// Where the next file begins behind one of `len` bytes that begins at `start`.
     ///
     /// Errors: as [`FileSet::new`].
-    pub fn starts_of(lens: impl Iterator<Item = u64>) -> Result<Vec<u64>> {
-        let mut starts = Vec::new();
-        let mut start = 0u64;
-        for len in lens {
-            starts.push(start);
-            let end = start.checked_add(len);
-            let next = end.and_then(|end| end.checked_next_multiple_of(GAP)?.checked_add(GAP));
-            start = next.ok_or_else(|| Error::limit("length of all parts", "", u64::MAX))?;
-        }
-        Ok(starts)
+    pub fn start_behind(start: u64, len: u64) -> Result<u64> {
+        let end = start.checked_add(len);
+        end.and_then(|end| end.checked_next_multiple_of(GAP)?.checked_add(GAP))
+            .ok_or_else(|| Error::limit("length of all parts", "", u64::MAX))
     }
 
     /// The files, in order.
