@@ -60,6 +60,7 @@ impl Plan {
     /// they say what can.
     pub fn new(model: &Model, options: &Options, ctx: usize, tokenizer: u64) -> Result<Plan> {
         let backend = Chosen::new(options.backend)?;
+        backend.check(model)?;
         let available = least(os::available_memory(), backend.working_set());
         let lengths = Lengths {
             chunk: options.prefill_chunk.min(ctx),
