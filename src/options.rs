@@ -118,11 +118,11 @@ fn name_of<T: PartialEq>(value: T, table: &[(&'static str, T)]) -> &'static str 
 pub enum Budget {
     /// What the machine has left.
     Auto,
-    /// This many experts.
+    /// This many experts, of the mean size where sizes differ.
     Experts(u64),
     /// This many bytes.
     Bytes(u64),
-    /// This many thousandths of all experts.
+    /// This many thousandths of all experts' bytes.
     Share(u64),
 }
 

@@ -2,7 +2,7 @@
 //! the other strategies are tested against.
 
 use super::fixed::{Fixed, Lock, windows_around};
-use super::{ExpertSupply, ExpertUse, Opened, Opening, Stats, SupplyNeeds};
+use super::{ExpertSupply, ExpertUse, Opened, Opening, Slabs, Stats, SupplyNeeds};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::experts::{ExpertMap, ExpertRef, LayerExperts};
@@ -86,7 +86,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
 pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
     Ok(SupplyNeeds {
         fixed: Fixed::bytes(model, DirectFile::open(path)?.alignment()),
-        slab: model.experts.max_slab_len(),
+        slabs: Slabs::of(&model.experts, 1),
         streams: false,
         n_pools: 0,
     })

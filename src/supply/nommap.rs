@@ -6,7 +6,7 @@
 use super::cache::{Cache, CacheOptions};
 use super::fixed::Fixed;
 use super::policy::Policy;
-use super::{Opened, Opening, SupplyNeeds, largest_slab};
+use super::{Opened, Opening, Slabs, SupplyNeeds};
 use crate::error::Result;
 use crate::model::Model;
 use crate::os::slots::Source;
@@ -55,7 +55,7 @@ pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
     let alignment = DirectFile::open(path)?.alignment();
     Ok(SupplyNeeds {
         fixed: Fixed::bytes(model, alignment),
-        slab: largest_slab(&model.experts, alignment),
+        slabs: Slabs::of(&model.experts, alignment),
         streams: true,
         n_pools: 1,
     })

@@ -11,7 +11,7 @@
 use super::cache::{Cache, CacheOptions};
 use super::fixed::Fixed;
 use super::policy::Policy;
-use super::{ExpertSupply, ExpertUse, Opened, Opening, Stats, SupplyNeeds, largest_slab};
+use super::{ExpertSupply, ExpertUse, Opened, Opening, Slabs, Stats, SupplyNeeds, largest_slab};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::experts::ExpertRef;
@@ -94,7 +94,7 @@ pub fn needs(path: &Path, model: &Model) -> Result<SupplyNeeds> {
     let alignment = DirectFile::open(path)?.alignment();
     Ok(SupplyNeeds {
         fixed: Fixed::bytes(model, alignment),
-        slab: largest_slab(&model.experts, alignment.max(os::page_size())),
+        slabs: Slabs::of(&model.experts, alignment.max(os::page_size())),
         streams: true,
         n_pools: 2,
     })
@@ -221,13 +221,13 @@ mod tests {
     fn open_micro(Copy(path): &Copy) -> (Box<dyn ExpertSupply>, Model, File) {
         let file = File::open(path).unwrap();
         let model = Model::bind(Gguf::read(&file).unwrap()).unwrap();
-        let slab = needs(path, &model).unwrap().slab;
+        let slabs = needs(path, &model).unwrap().slabs;
         let opened = open(Opening {
             path,
             file: &file,
             model: &model,
             options: &Options::new(path).supply,
-            budget: BUDGET as u64 * slab,
+            budget: slabs.bytes_of(BUDGET as u64),
             device: None,
             progress: &mut |_, _| {},
         });
@@ -312,7 +312,7 @@ mod tests {
         let supply = &mut *supply;
         // What came with the header goes.
         drop_cached(&file);
-        let slab = needs(&copy.0, &model).unwrap().slab;
+        let slab = needs(&copy.0, &model).unwrap().slabs.bytes_of(1);
         let cached = || -> u64 {
             let tensors = model
                 .experts
