@@ -31,7 +31,7 @@ struct Bound {
     reason: &'static str,
 }
 
-const BOUNDS: [Bound; 8] = [
+const BOUNDS: [Bound; 23] = [
     Bound {
         format: Format::F32,
         scalar: 256.0,
@@ -83,6 +83,111 @@ const BOUNDS: [Bound; 8] = [
     },
     Bound {
         format: Format::Iq2Xxs,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q4_K without minima",
+    },
+    Bound {
+        format: Format::Q4_0,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q8_0",
+    },
+    Bound {
+        format: Format::Q4_1,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q4_K",
+    },
+    Bound {
+        format: Format::Q5_0,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q8_0",
+    },
+    Bound {
+        format: Format::Q5_1,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q4_K",
+    },
+    Bound {
+        format: Format::Q3K,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q4_K without minima",
+    },
+    Bound {
+        format: Format::Q5K,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q4_K",
+    },
+    Bound {
+        format: Format::Q6K,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q4_K without minima",
+    },
+    Bound {
+        format: Format::Iq1S,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q4_K without minima",
+    },
+    Bound {
+        format: Format::Iq1M,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q4_K without minima",
+    },
+    Bound {
+        format: Format::Iq2Xs,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q4_K without minima",
+    },
+    Bound {
+        format: Format::Iq2S,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q4_K without minima",
+    },
+    Bound {
+        format: Format::Iq3Xxs,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q4_K without minima",
+    },
+    Bound {
+        format: Format::Iq3S,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q4_K without minima",
+    },
+    Bound {
+        format: Format::Iq4Nl,
+        scalar: 256.0,
+        twin: 2.0,
+        fast: 0.0,
+        reason: "as Q8_0",
+    },
+    Bound {
+        format: Format::Iq4Xs,
         scalar: 256.0,
         twin: 2.0,
         fast: 0.0,
@@ -272,7 +377,42 @@ fn what_is_not_finite_stays_so() {
     }
 }
 
-/// Every place of a row, one by one; in IQ2_XXS all grid points, all signs and all scales, in MXFP4 all scales.
+/// Puts `index` where the grid index of point `p` of a block is.
+fn put_index(format: Format, block: &mut [u8], p: usize, index: usize) {
+    let mut put = |byte: usize, shift: usize, mask: usize, bits: usize| {
+        block[byte] = block[byte] & !(mask << shift) as u8 | ((bits & mask) << shift) as u8;
+    };
+    match format {
+        Format::Iq2Xs => {
+            put(2 + 2 * p, 0, 255, index);
+            put(3 + 2 * p, 0, 1, index >> 8);
+        }
+        Format::Iq2S => {
+            put(2 + p, 0, 255, index);
+            put(66 + p / 4, p % 4 * 2, 3, index >> 8);
+        }
+        Format::Iq3Xxs => put(2 + p, 0, 255, index),
+        Format::Iq3S => {
+            put(2 + p, 0, 255, index);
+            put(66 + p / 8, p % 8, 1, index >> 8);
+        }
+        Format::Iq1S => {
+            put(2 + p, 0, 255, index);
+            for bit in 0..3 {
+                let at = p % 4 * 3 + bit;
+                put(34 + p / 4 * 2 + at / 8, at % 8, 1, index >> (8 + bit));
+            }
+        }
+        Format::Iq1M => {
+            put(p, 0, 255, index);
+            put(32 + p / 2, p % 2 * 4, 7, index >> 8);
+        }
+        _ => {}
+    }
+}
+
+/// Every place of a row, one by one; in the IQ formats all grid points, in IQ2_XXS all signs and all scales, in MXFP4 all
+/// scales.
 #[test]
 fn one_hot_vectors_give_each_weight() {
     for format in formats() {
@@ -280,6 +420,10 @@ fn one_hot_vectors_give_each_weight() {
         let cols = match format {
             Format::Iq2Xxs => 16 * 256,
             Format::Mxfp4 => 251 * 32, // above, 12 times the scale is no f32
+            Format::Iq3Xxs | Format::Iq2Xs => 16 * 256,
+            Format::Iq3S => 8 * 256,
+            Format::Iq2S => 32 * 256,
+            Format::Iq1S | Format::Iq1M => 64 * 256,
             _ => 512,
         };
         let mut rows = row(format, cols, Scale::Usual, Fill::Random, random);
@@ -298,7 +442,13 @@ fn one_hot_vectors_give_each_weight() {
                         group[4..].copy_from_slice(&word.to_le_bytes());
                     }
                 }
-                _ => {}
+                other => {
+                    let n = match other {
+                        Format::Iq3Xxs | Format::Iq3S => 64,
+                        _ => 32,
+                    };
+                    (0..n).for_each(|p| put_index(other, block, p, n * i + p));
+                }
             }
         }
         let weights = parts(format, &rows);
@@ -601,6 +751,7 @@ fn vector_kernels_equal_f64() {
         let Kernels {
             name,
             weights: _,
+            rows_f32: _,
             dot_f32,
             axpys,
             f16_to_f32: _,

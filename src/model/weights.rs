@@ -22,6 +22,21 @@ const MATRIX_FORMATS: &[Format] = &[
     Format::Q2K,
     Format::Iq2Xxs,
     Format::Mxfp4,
+    Format::Q4_0,
+    Format::Q4_1,
+    Format::Q5_0,
+    Format::Q5_1,
+    Format::Q3K,
+    Format::Q5K,
+    Format::Q6K,
+    Format::Iq1S,
+    Format::Iq1M,
+    Format::Iq2Xs,
+    Format::Iq2S,
+    Format::Iq3Xxs,
+    Format::Iq3S,
+    Format::Iq4Nl,
+    Format::Iq4Xs,
 ];
 
 /// Formats of what is used element by element.

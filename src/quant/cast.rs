@@ -4,7 +4,11 @@
 //! pattern of bytes is a value and which have no padding; so no view can make an invalid value.
 #![allow(unsafe_code)]
 
-use super::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0};
+use super::blocks::{
+    BlockIq1M, BlockIq1S, BlockIq2S, BlockIq2Xs, BlockIq2Xxs, BlockIq3S, BlockIq3Xxs, BlockIq4Nl,
+    BlockIq4Xs, BlockMxfp4, BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0,
+    BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0,
+};
 use super::rounding::BlockFp8;
 use super::wide::Act512;
 
@@ -30,14 +34,11 @@ macro_rules! plain {
 }
 
 plain!(u8, i8, u16, i16, u32, i32, f32);
-plain!(
-    BlockQ8_0,
-    BlockQ4K,
-    BlockQ2K,
-    BlockIq2Xxs,
-    BlockMxfp4,
-    BlockFp8
-);
+plain!(BlockQ8_0, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1);
+plain!(BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K);
+plain!(BlockIq1S, BlockIq1M, BlockIq2Xxs, BlockIq2Xs, BlockIq2S);
+plain!(BlockIq3Xxs, BlockIq3S, BlockIq4Nl, BlockIq4Xs);
+plain!(BlockMxfp4, BlockFp8);
 plain!(Act512);
 
 /// The value whose bytes are all 0.

@@ -4,7 +4,7 @@
 //! Each rounding is an encode to a small block and a decode from it. Source: the model's published
 //! inference code (`act_quant`, `fp4_act_quant`, `rotate_activation`); OCP 8-bit and microscaling formats.
 
-use super::blocks::BlockMxfp4;
+use super::blocks::{BlockMxfp4, dequantize};
 
 /// Values in a block of E4M3 codes.
 pub const FP8_BLOCK: usize = 64;
@@ -103,7 +103,7 @@ pub fn fp4_decode(blocks: &[BlockMxfp4], out: &mut [f32]) {
         "32 values a block"
     );
     for (block, out) in blocks.iter().zip(out) {
-        block.dequantize(out);
+        dequantize(std::slice::from_ref(block), out);
     }
 }
 
@@ -113,7 +113,7 @@ pub fn fp4_round(x: &mut [f32]) {
     let mut block = [BlockMxfp4 { e: 0, qs: [0; 16] }];
     for x in x.as_chunks_mut::<FP4_BLOCK>().0 {
         fp4_encode(x, &mut block);
-        block[0].dequantize(x);
+        dequantize(&block, x);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Constant tables of the number formats: the IQ2_XXS grid, its signs, the MXFP4 values and scales.
+//! Constant tables of the number formats: the IQ2_XXS grid, the signs of points, the values of IQ4 and MXFP4.
 //!
 //! Each table stands here once; it has no dependency, so that a build script can read this file too.
 
@@ -50,10 +50,15 @@ const fn expand_grid() -> [[u8; 8]; 256] {
 /// The eight signs (bit j set: element j is negative) that seven stored bits stand for.
 ///
 /// The eighth makes the number of minus signs even.
-pub const fn iq2_xxs_signs(seven_bits: u32) -> u8 {
+pub const fn even_signs(seven_bits: u32) -> u8 {
     let bits = (seven_bits & 127) as u8;
     bits | ((bits.count_ones() as u8 & 1) << 7)
 }
+
+/// The values of the 16 codes of IQ4_NL and IQ4_XS: a constant of the formats.
+pub const IQ4_VALUES: [i8; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
 
 /// Twice the value of each E2M1 code; bit 3 is the sign. MXFP4 scales are halved to match.
 pub const MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
@@ -118,15 +123,11 @@ mod tests {
     #[test]
     fn signs_are_even_in_number() {
         for n in 0..128 {
-            let signs = iq2_xxs_signs(n);
+            let signs = even_signs(n);
             assert_eq!(u32::from(signs & 127), n);
             assert!(signs.count_ones().is_multiple_of(2));
         }
-        assert_eq!(
-            iq2_xxs_signs(0x81),
-            iq2_xxs_signs(1),
-            "only seven bits count"
-        );
+        assert_eq!(even_signs(0x81), even_signs(1), "only seven bits count");
     }
 
     #[test]

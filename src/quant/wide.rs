@@ -20,15 +20,15 @@ pub struct Act512 {
     pub lo: [[i8; 64]; 8],
     /// Scale of each block; NaN when an input was NaN or infinite.
     pub d: [f32; BLOCKS],
-    /// Sum of `128 * hi + lo` of each block.
-    pub sums: [i32; BLOCKS],
+    /// Sum of `128 * hi + lo` of each block's halves.
+    pub sums: [[i32; BLOCKS]; 2],
     /// Sum of the activations of each block's halves, for formats with minima.
     pub halves: [[f32; BLOCKS]; 2],
     /// Blocks in use, in every place.
     pub n_blocks: [u32; BLOCKS],
 }
 
-const _: () = assert!(size_of::<Act512>() == 1344);
+const _: () = assert!(size_of::<Act512>() == 1408);
 
 impl Act512 {
     /// No blocks.
@@ -36,7 +36,7 @@ impl Act512 {
         hi: [[0; 64]; 8],
         lo: [[0; 64]; 8],
         d: [0.0; BLOCKS],
-        sums: [0; BLOCKS],
+        sums: [[0; BLOCKS]; 2],
         halves: [[0.0; BLOCKS]; 2],
         n_blocks: [0; BLOCKS],
     };
@@ -148,18 +148,18 @@ pub fn in_blocks(x: &[f32], out: &mut [Act512], block: impl Fn(&[f32; 32]) -> Bl
                 out.hi[vector].as_chunks_mut().0[b % 8] = hi.as_chunks::<8>().0[k];
                 out.lo[vector].as_chunks_mut().0[b % 8] = lo.as_chunks::<8>().0[k];
             }
-            for (to, half) in out.halves.iter_mut().zip(halves) {
-                to[b] = d * half as f32;
+            for (h, half) in halves.into_iter().enumerate() {
+                out.sums[h][b] = half;
+                out.halves[h][b] = d * half as f32;
             }
             out.d[b] = d;
-            out.sums[b] = halves[0] + halves[1];
         }
     }
     if let ([only], 256) = (out, x.len()) {
         only.hi.copy_within(..4, 4);
         only.lo.copy_within(..4, 4);
         only.d.copy_within(..8, 8);
-        only.sums.copy_within(..8, 8);
+        only.sums.iter_mut().for_each(|s| s.copy_within(..8, 8));
         only.halves.iter_mut().for_each(|h| h.copy_within(..8, 8));
     }
 }
@@ -199,14 +199,14 @@ mod tests {
                     assert!((x - d * *q as f32).abs() <= d * 0.51, "element {e}");
                 }
                 let halves = [quants[..16].iter().sum::<i32>(), quants[16..].iter().sum()];
-                assert_eq!(wide.sums[b % 16], halves[0] + halves[1]);
                 for (j, sum) in halves.iter().enumerate() {
+                    assert_eq!(wide.sums[j][b % 16], *sum);
                     assert_eq!(wide.halves[j][b % 16], d * *sum as f32);
                 }
             }
             if let (Some(last), false) = (wide.last(), n % 16 == 0) {
                 for b in (n % 16..16).filter(|_| n != 8) {
-                    assert_eq!((last.d[b], last.sums[b]), (0.0, 0));
+                    assert_eq!((last.d[b], last.sums.map(|s| s[b])), (0.0, [0; 2]));
                     for (v, at) in (0..32).map(|e| place(b, e)) {
                         assert_eq!((last.hi[v][at], last.lo[v][at]), (0, 0));
                     }
@@ -225,7 +225,7 @@ mod tests {
             (
                 w.d[0],
                 [0, 9].map(|e| (plane(&w.hi, e), plane(&w.lo, e))),
-                w.sums[0],
+                w.sums[0][0] + w.sums[1][0],
             )
         };
         for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -257,7 +257,8 @@ mod tests {
             (w.n_blocks(), &w.hi[..4], &w.lo[..4]),
             (8, &w.hi[4..], &w.lo[4..])
         );
-        assert_eq!((&w.d[..8], &w.sums[..8]), (&w.d[8..], &w.sums[8..]));
+        assert_eq!(&w.d[..8], &w.d[8..]);
+        assert!(w.sums.iter().all(|s| s[..8] == s[8..]));
         assert!(w.halves.iter().all(|h| h[..8] == h[8..]));
     }
 

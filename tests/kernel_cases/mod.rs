@@ -3,9 +3,7 @@
 use half::f16;
 use infall::backend::cpu::dispatch::Activation;
 use infall::quant::Format;
-use infall::quant::blocks::{
-    BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0, blocks, dequantize_row, f16_value,
-};
+use infall::quant::blocks::{Group, dequantize_row, groups};
 use infall::quant::cast::to_bytes;
 use infall::quant::encode::encode_row;
 use infall::quant::wide::{Act512, place, quantize_512};
@@ -152,9 +150,21 @@ pub fn row(format: Format, cols: usize, scale: Scale, fill: Fill, random: &mut R
                 block[0] = scale.e8m0(random);
                 &[]
             }
-            Format::Q8_0 | Format::Iq2Xxs => &[0],
-            Format::Q4K => &[0, 2],
+            Format::Iq1M => {
+                // Four bits of the scale in each of four words.
+                let d = u16::from_le_bytes(scale.f16(random));
+                for (i, high) in block[49..].iter_mut().step_by(2).enumerate() {
+                    *high = *high & 15 | (d >> (4 * i) << 4) as u8;
+                }
+                &[]
+            }
+            Format::Q8_0 | Format::Q4_0 | Format::Q5_0 | Format::Iq4Nl => &[0],
+            Format::Iq1S | Format::Iq2Xxs | Format::Iq2Xs | Format::Iq2S => &[0],
+            Format::Iq3Xxs | Format::Iq3S | Format::Iq4Xs => &[0],
+            Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => &[0, 2],
             Format::Q2K => &[80, 82],
+            Format::Q3K => &[108],
+            Format::Q6K => &[208],
             Format::I32 => panic!("no weights"),
         };
         for place in places {
@@ -274,65 +284,23 @@ impl Prepared {
     }
 }
 
-/// The weights of a row as differences of a scaled part and a minimum, in f64.
+/// The weights of a row as differences of a scaled part and a minimum, in f64; `tests/quant_golden.rs` holds groups against
+/// another implementation.
 pub fn parts(format: Format, row: &[u8]) -> Vec<(f64, f64)> {
-    let value = |d: [u8; 2], scale: u8| f64::from(f16_value(d)) * f64::from(scale);
-    match format {
-        Format::Q4K => {
-            let block = |w: &BlockQ4K| {
-                let (w, (scales, mins)) = (*w, w.scales_mins());
-                (0..256).map(move |e| {
-                    let scaled = value(w.d, scales[e / 32]) * f64::from(w.quant(e));
-                    (scaled, value(w.dmin, mins[e / 32]))
-                })
-            };
-            blocks(row).iter().flat_map(block).collect()
-        }
-        Format::Q2K => {
-            let block = |w: &BlockQ2K| {
-                let w = *w;
-                (0..256).map(move |e| {
-                    let sc = w.scales[e / 16];
-                    let scaled = value(w.d, sc & 15) * f64::from(w.quant(e));
-                    (scaled, value(w.dmin, sc >> 4))
-                })
-            };
-            blocks(row).iter().flat_map(block).collect()
-        }
-        Format::Iq2Xxs => {
-            let block = |w: &BlockIq2Xxs| {
-                let w = *w;
-                (0..256).map(move |e| {
-                    let (factor, points) = w.group(e / 32);
-                    let (point, signs) = points[e / 8 % 4];
-                    let sign = if signs >> (e % 8) & 1 == 1 { -1.0 } else { 1.0 };
-                    let scaled = value(w.d, factor) * 0.125 * sign * f64::from(point[e % 8]);
-                    (scaled, 0.0)
-                })
-            };
-            blocks(row).iter().flat_map(block).collect()
-        }
-        Format::Mxfp4 => {
-            let block = |w: &BlockMxfp4| {
-                let w = *w;
-                let scale = match w.e {
-                    255 => f64::NAN,
-                    e => 2_f64.powi(i32::from(e) - 128),
-                };
-                (0..32).map(move |e| (scale * f64::from(w.quant(e)), 0.0))
-            };
-            blocks(row).iter().flat_map(block).collect()
-        }
-        Format::Q8_0 => {
-            let block = |w: &BlockQ8_0| {
-                let d = f64::from(f16_value(w.d));
-                w.q.map(|q| (d * f64::from(q), 0.0))
-            };
-            blocks(row).iter().flat_map(block).collect()
-        }
-        Format::F32 | Format::F16 | Format::Bf16 => float_parts(format, row),
-        Format::I32 => panic!("no weights"),
-    }
+    let Some(groups) = groups(format, row) else {
+        return float_parts(format, row);
+    };
+    let part = |group: &Group, e: usize| {
+        let min = group.mins.map_or(0.0, |mins| mins[e / 16]);
+        (
+            f64::from(group.scale) * f64::from(group.q[e]),
+            f64::from(min),
+        )
+    };
+    let parts = groups.iter();
+    parts
+        .flat_map(|group| (0..32).map(move |e| part(group, e)))
+        .collect()
 }
 
 /// The weights as the scalar kernels round them to f32.

@@ -215,7 +215,7 @@ fn attend_heads(
     out: &mut [f32],
     own: &mut Thread,
 ) {
-    let scores_of = kernels.weights.f32.rows;
+    let scores_of = kernels.rows_f32;
     let dim = step.heads.dim;
     let n_head = out.len() / dim;
     let q = &step.q[(t * step.heads.n + head) * dim..][..out.len()];

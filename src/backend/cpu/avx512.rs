@@ -11,9 +11,12 @@ use super::avx2::{self, fold8};
 use crate::backend::cpu::dispatch::{
     Activation, FormatKernel, Kernels, RowsKernel, TileKernel, WeightKernels,
 };
+use crate::backend::cpu::unpack as shape;
+use crate::quant::Format;
 use crate::quant::cast::Plain;
 
 mod float;
+mod lanes;
 mod product;
 mod quantize;
 mod unpack;
@@ -37,76 +40,58 @@ pub fn kernels() -> Result<Kernels, String> {
     }
 }
 
+/// `$kernels`, and those of formats with blocks: how each is unpacked, the rest is shared.
+macro_rules! with_blocks {
+    ($kernels:expr, $($format:ident $shape:ident $unpack:expr),* $(,)?) => {
+        $kernels$(.with(Format::$format, {
+            #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+            fn rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
+                product::rows(rows, x, y, shape::$shape, $unpack);
+            }
+            #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+            fn tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
+                product::tile(rows, x, y, shape::$shape, $unpack);
+            }
+            kernel(
+                Activation::Block512,
+                // SAFETY: the table leaves this module only after `kernels` has detected the features.
+                |r, x, y| unsafe { rows(r, x, y) },
+                // SAFETY: as above.
+                |r, x, y| unsafe { tile(r, x, y) },
+            )
+        }))*
+    };
+}
+
 const KERNELS: Kernels = Kernels {
     name: "avx512",
     // SAFETY (of every closure here): the table leaves this module only after `kernels` has detected the
     // features that the functions are compiled for.
-    weights: WeightKernels {
-        // SAFETY: as above.
-        f32: kernel(
-            Activation::F32,
-            // SAFETY: as above.
-            |rows, x, y| unsafe { float::f32_rows(rows, x, y) },
-            // SAFETY: as above.
-            |rows, x, y| unsafe { float::f32_tile(rows, x, y) },
-        ),
-        // SAFETY: as above.
-        f16: kernel(
-            Activation::F32,
-            // SAFETY: as above.
-            |rows, x, y| unsafe { float::f16_rows(rows, x, y) },
-            // SAFETY: as above.
-            |rows, x, y| unsafe { float::f16_tile(rows, x, y) },
-        ),
-        // SAFETY: as above.
-        bf16: kernel(
-            Activation::F32,
-            // SAFETY: as above.
-            |rows, x, y| unsafe { float::bf16_rows(rows, x, y) },
-            // SAFETY: as above.
-            |rows, x, y| unsafe { float::bf16_tile(rows, x, y) },
-        ),
-        // SAFETY: as above.
-        q8_0: kernel(
-            Activation::Block512,
-            // SAFETY: as above.
-            |rows, x, y| unsafe { q8_0_rows(rows, x, y) },
-            // SAFETY: as above.
-            |rows, x, y| unsafe { q8_0_tile(rows, x, y) },
-        ),
-        // SAFETY: as above.
-        q4_k: kernel(
-            Activation::Block512,
-            // SAFETY: as above.
-            |rows, x, y| unsafe { q4_k_rows(rows, x, y) },
-            // SAFETY: as above.
-            |rows, x, y| unsafe { q4_k_tile(rows, x, y) },
-        ),
-        // SAFETY: as above.
-        q2_k: kernel(
-            Activation::Block512,
-            // SAFETY: as above.
-            |rows, x, y| unsafe { q2_k_rows(rows, x, y) },
-            // SAFETY: as above.
-            |rows, x, y| unsafe { q2_k_tile(rows, x, y) },
-        ),
-        // SAFETY: as above.
-        iq2_xxs: kernel(
-            Activation::Block512,
-            // SAFETY: as above.
-            |rows, x, y| unsafe { iq2_xxs_rows(rows, x, y) },
-            // SAFETY: as above.
-            |rows, x, y| unsafe { iq2_xxs_tile(rows, x, y) },
-        ),
-        // SAFETY: as above.
-        mxfp4: kernel(
-            Activation::Block512,
-            // SAFETY: as above.
-            |rows, x, y| unsafe { mxfp4_rows(rows, x, y) },
-            // SAFETY: as above.
-            |rows, x, y| unsafe { mxfp4_tile(rows, x, y) },
-        ),
-    },
+    weights: with_blocks!(
+        float_kernels(),
+        Q8_0 Q8_0 |w| unpack::q8_0(w),
+        Q2K Q2_K |w| unpack::q2_k(w),
+        Q4K Q4_K |w| unpack::q4_k(w),
+        Iq2Xxs IQ2_XXS |w| unpack::iq2_xxs(w),
+        Mxfp4 MXFP4 |w| unpack::mxfp4(w),
+        Q4_0 Q4_0 |w: &[_; 16]| unpack::two(w, shape::Q4_0, |w| lanes::q4_0(w)),
+        Q4_1 Q4_1 |w: &[_; 16]| unpack::two(w, shape::Q4_1, |w| lanes::q4_1(w)),
+        Q5_0 Q5_0 |w: &[_; 16]| unpack::two(w, shape::Q5_0, |w| lanes::q5_0(w)),
+        Q5_1 Q5_1 |w: &[_; 16]| unpack::two(w, shape::Q5_1, |w| lanes::q5_1(w)),
+        Iq4Nl IQ4_NL |w: &[_; 16]| unpack::two(w, shape::IQ4_NL, |w| lanes::iq4_nl(w)),
+        Q3K Q3_K |w: &[_; 2]| unpack::two(w, shape::Q3_K, |w| lanes::q3_k(w)),
+        Q5K Q5_K |w: &[_; 2]| unpack::two(w, shape::Q5_K, |w| lanes::q5_k(w)),
+        Q6K Q6_K |w: &[_; 2]| unpack::two(w, shape::Q6_K, |w| lanes::q6_k(w)),
+        Iq1S IQ1_S |w: &[_; 2]| unpack::two(w, shape::IQ1_S, |w| lanes::iq1_s(w)),
+        Iq1M IQ1_M |w: &[_; 2]| unpack::two(w, shape::IQ1_M, |w| lanes::iq1_m(w)),
+        Iq2Xs IQ2_XS |w: &[_; 2]| unpack::two(w, shape::IQ2_XS, |w| lanes::iq2_xs(w)),
+        Iq2S IQ2_S |w: &[_; 2]| unpack::two(w, shape::IQ2_S, |w| lanes::iq2_s(w)),
+        Iq3Xxs IQ3_XXS |w: &[_; 2]| unpack::two(w, shape::IQ3_XXS, |w| lanes::iq3_xxs(w)),
+        Iq3S IQ3_S |w: &[_; 2]| unpack::two(w, shape::IQ3_S, |w| lanes::iq3_s(w)),
+        Iq4Xs IQ4_XS |w: &[_; 2]| unpack::two(w, shape::IQ4_XS, |w| lanes::iq4_xs(w)),
+    ),
+    // SAFETY: as above.
+    rows_f32: |rows, x, y| unsafe { float::f32_rows(rows, x, y) },
     // SAFETY: as above.
     dot_f32: |a, b| unsafe { float::dot_f32(a, b) },
     // SAFETY: as above.
@@ -116,62 +101,47 @@ const KERNELS: Kernels = Kernels {
     ..avx2::KERNELS
 };
 
+/// The kernels of the formats without blocks.
+const fn float_kernels() -> WeightKernels {
+    WeightKernels::NONE
+        .with(
+            Format::F32,
+            kernel(
+                Activation::F32,
+                // SAFETY: the table leaves this module only after `kernels` has detected the features.
+                |rows, x, y| unsafe { float::f32_rows(rows, x, y) },
+                // SAFETY: as above.
+                |rows, x, y| unsafe { float::f32_tile(rows, x, y) },
+            ),
+        )
+        .with(
+            Format::F16,
+            kernel(
+                Activation::F32,
+                // SAFETY: the table leaves this module only after `kernels` has detected the features.
+                |rows, x, y| unsafe { float::f16_rows(rows, x, y) },
+                // SAFETY: as above.
+                |rows, x, y| unsafe { float::f16_tile(rows, x, y) },
+            ),
+        )
+        .with(
+            Format::Bf16,
+            kernel(
+                Activation::F32,
+                // SAFETY: the table leaves this module only after `kernels` has detected the features.
+                |rows, x, y| unsafe { float::bf16_rows(rows, x, y) },
+                // SAFETY: as above.
+                |rows, x, y| unsafe { float::bf16_tile(rows, x, y) },
+            ),
+        )
+}
+
 const fn kernel(activation: Activation, rows: RowsKernel, tile: TileKernel) -> FormatKernel {
     FormatKernel {
         activation,
         rows,
         tile: Some(tile),
     }
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn q8_0_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    product::rows(rows, x, y, unpack::Q8_0, |w| unpack::q8_0(w));
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn q8_0_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    product::tile(rows, x, y, unpack::Q8_0, |w| unpack::q8_0(w));
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn q4_k_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    product::rows(rows, x, y, unpack::Q4_K, |w| unpack::q4_k(w));
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn q4_k_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    product::tile(rows, x, y, unpack::Q4_K, |w| unpack::q4_k(w));
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn q2_k_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    product::rows(rows, x, y, unpack::Q2_K, |w| unpack::q2_k(w));
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn q2_k_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    product::tile(rows, x, y, unpack::Q2_K, |w| unpack::q2_k(w));
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn iq2_xxs_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    product::rows(rows, x, y, unpack::IQ2_XXS, |w| unpack::iq2_xxs(w));
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn iq2_xxs_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    product::tile(rows, x, y, unpack::IQ2_XXS, |w| unpack::iq2_xxs(w));
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn mxfp4_rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    product::rows(rows, x, y, unpack::MXFP4, |w| unpack::mxfp4(w));
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn mxfp4_tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    product::tile(rows, x, y, unpack::MXFP4, |w| unpack::mxfp4(w));
 }
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]

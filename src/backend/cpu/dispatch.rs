@@ -59,23 +59,26 @@ impl FormatKernel {
 
 /// A kernel for each format of weights.
 #[derive(Clone, Copy)]
-pub struct WeightKernels {
-    /// [`Format::F32`]
-    pub f32: FormatKernel,
-    /// [`Format::F16`]
-    pub f16: FormatKernel,
-    /// [`Format::Bf16`]
-    pub bf16: FormatKernel,
-    /// [`Format::Q8_0`]
-    pub q8_0: FormatKernel,
-    /// [`Format::Q4K`]
-    pub q4_k: FormatKernel,
-    /// [`Format::Q2K`]
-    pub q2_k: FormatKernel,
-    /// [`Format::Iq2Xxs`]
-    pub iq2_xxs: FormatKernel,
-    /// [`Format::Mxfp4`]
-    pub mxfp4: FormatKernel,
+pub struct WeightKernels([Option<FormatKernel>; Format::ALL.len()]);
+
+impl WeightKernels {
+    /// No kernels.
+    pub const NONE: WeightKernels = WeightKernels([None; Format::ALL.len()]);
+
+    /// These, and `kernel` for `format`.
+    pub const fn with(mut self, format: Format, kernel: FormatKernel) -> WeightKernels {
+        self.0[format as usize] = Some(kernel);
+        self
+    }
+
+    /// These, with another tile for `format`, if it has a kernel.
+    #[cfg(target_arch = "aarch64")]
+    pub fn with_tile(mut self, format: Format, tile: TileKernel) -> WeightKernels {
+        if let Some(kernel) = &mut self.0[format as usize] {
+            kernel.tile = Some(tile);
+        }
+        self
+    }
 }
 
 /// All kernels of one instruction set.
@@ -85,6 +88,8 @@ pub struct Kernels {
     pub name: &'static str,
     /// Rows times vector, by format.
     pub weights: WeightKernels,
+    /// The kernel for rows of f32.
+    pub rows_f32: RowsKernel,
     /// Product of two vectors of one length.
     pub dot_f32: fn(&[f32], &[f32]) -> f32,
     /// `y += sum over i of a[i] rows[i]`, in the order of i for each element; `rows` is `[a.len(), y.len()]`.
@@ -100,18 +105,7 @@ pub struct Kernels {
 impl Kernels {
     /// The kernel for weights of `format`; `None` for [`Format::I32`], which holds none.
     pub fn weight(&self, format: Format) -> Option<FormatKernel> {
-        let w = &self.weights;
-        Some(match format {
-            Format::F32 => w.f32,
-            Format::F16 => w.f16,
-            Format::Bf16 => w.bf16,
-            Format::Q8_0 => w.q8_0,
-            Format::Q4K => w.q4_k,
-            Format::Q2K => w.q2_k,
-            Format::Iq2Xxs => w.iq2_xxs,
-            Format::Mxfp4 => w.mxfp4,
-            Format::I32 => return None,
-        })
+        self.weights.0[format as usize]
     }
 }
 

@@ -27,6 +27,7 @@ mod moe;
 pub mod pool;
 mod rows;
 pub mod scalar;
+mod unpack;
 pub mod wide;
 
 #[cfg(target_arch = "x86_64")]

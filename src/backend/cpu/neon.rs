@@ -16,8 +16,11 @@ use crate::backend::cpu::dispatch::{
     Activation, FormatKernel, Kernels, RowsKernel, TileKernel, WeightKernels,
 };
 use crate::backend::cpu::scalar;
+use crate::backend::cpu::unpack as shape;
+use crate::quant::Format;
 
 mod float;
+mod lanes;
 mod pairs;
 mod product;
 mod unpack;
@@ -30,97 +33,83 @@ pub fn with_dotprod() -> Option<Kernels> {
     is_aarch64_feature_detected!("dotprod").then_some(const { table::<true>("neon-dotprod") })
 }
 
+/// Calls `$with` with all formats that have blocks, and how each is unpacked.
+macro_rules! all_blocks {
+    ($with:ident, $kernels:expr) => {
+        $with!(
+            $kernels,
+            Q8_0 | w | unpack::q8_0(w),
+            Q2K | w | unpack::q2_k(w),
+            Q4K | w | unpack::q4_k(w),
+            Iq2Xxs | w | unpack::iq2_xxs(w),
+            Mxfp4 | w | unpack::mxfp4(w),
+            Q4_0 | w | unpack::one(lanes::q4_0(w), shape::Q4_0),
+            Q4_1 | w | unpack::one(lanes::q4_1(w), shape::Q4_1),
+            Q5_0 | w | unpack::one(lanes::q5_0(w), shape::Q5_0),
+            Q5_1 | w | unpack::one(lanes::q5_1(w), shape::Q5_1),
+            Iq4Nl | w | unpack::one(lanes::iq4_nl(w), shape::IQ4_NL),
+            Q3K | w | unpack::one(lanes::q3_k(w), shape::Q3_K),
+            Q5K | w | unpack::one(lanes::q5_k(w), shape::Q5_K),
+            Q6K | w | unpack::one(lanes::q6_k(w), shape::Q6_K),
+            Iq1S | w | unpack::one(lanes::iq1_s(w), shape::IQ1_S),
+            Iq1M | w | unpack::one(lanes::iq1_m(w), shape::IQ1_M),
+            Iq2Xs | w | unpack::one(lanes::iq2_xs(w), shape::IQ2_XS),
+            Iq2S | w | unpack::one(lanes::iq2_s(w), shape::IQ2_S),
+            Iq3Xxs | w | unpack::one(lanes::iq3_xxs(w), shape::IQ3_XXS),
+            Iq3S | w | unpack::one(lanes::iq3_s(w), shape::IQ3_S),
+            Iq4Xs | w | unpack::one(lanes::iq4_xs(w), shape::IQ4_XS),
+        )
+    };
+}
+
 /// The table with four-byte products for one vector and products of matrices for several, or `None` on a CPU without them.
 pub fn with_i8mm() -> Option<Kernels> {
-    let mut kernels = with_dotprod().filter(|_| is_aarch64_feature_detected!("i8mm"))?;
-    kernels.name = "neon-i8mm";
-    let w = &mut kernels.weights;
-    // SAFETY: this table exists only on a CPU where `i8mm` was just detected.
-    w.q8_0.tile = Some(|rows, x, y| unsafe { pairs::tile(rows, x, y, |w| unpack::q8_0(w)) });
-    // SAFETY: as above.
-    w.q4_k.tile = Some(|rows, x, y| unsafe { pairs::tile(rows, x, y, |w| unpack::q4_k(w)) });
-    // SAFETY: as above.
-    w.q2_k.tile = Some(|rows, x, y| unsafe { pairs::tile(rows, x, y, |w| unpack::q2_k(w)) });
-    // SAFETY: as above.
-    w.iq2_xxs.tile = Some(|rows, x, y| unsafe { pairs::tile(rows, x, y, |w| unpack::iq2_xxs(w)) });
-    // SAFETY: as above.
-    w.mxfp4.tile = Some(|rows, x, y| unsafe { pairs::tile(rows, x, y, |w| unpack::mxfp4(w)) });
-    Some(kernels)
+    macro_rules! with_pairs {
+        ($kernels:expr, $($format:ident $unpack:expr),* $(,)?) => {
+            $kernels$(.with_tile(Format::$format, |rows, x, y| {
+                // SAFETY: this table exists only on a CPU where `i8mm` was just detected.
+                unsafe { pairs::tile(rows, x, y, $unpack) }
+            }))*
+        };
+    }
+    let kernels = with_dotprod().filter(|_| is_aarch64_feature_detected!("i8mm"))?;
+    Some(Kernels {
+        name: "neon-i8mm",
+        weights: all_blocks!(with_pairs, kernels.weights),
+        ..kernels
+    })
 }
 
 /// With `DOT` only for a CPU that has `dotprod`.
 const fn table<const DOT: bool>(name: &'static str) -> Kernels {
     const { assert!(cfg!(target_feature = "neon")) };
+    macro_rules! with_blocks {
+        ($kernels:expr, $($format:ident $unpack:expr),* $(,)?) => {
+            $kernels$(.with(Format::$format, {
+                #[target_feature(enable = "neon")]
+                fn rows<const DOT: bool>(rows: &[u8], x: &[u8], y: &mut [f32]) {
+                    product::rows::<DOT, _, _>(rows, x, y, $unpack);
+                }
+                #[target_feature(enable = "neon")]
+                fn tile<const DOT: bool>(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
+                    product::tile::<DOT, _, _>(rows, x, y, $unpack);
+                }
+                kernel(
+                    Activation::Block512,
+                    // SAFETY: NEON is there, as just asserted, and `dotprod` where DOT is true: such a table leaves
+                    // this module only after `with_dotprod` has detected it.
+                    |r, x, y| unsafe { rows::<DOT>(r, x, y) },
+                    // SAFETY: as above.
+                    |r, x, y| unsafe { tile::<DOT>(r, x, y) },
+                )
+            }))*
+        };
+    }
     Kernels {
         name,
-        // SAFETY (of every closure here): NEON is there, as just asserted, and `dotprod` where DOT is true:
-        // such a table leaves this module only after `with_dotprod` has detected it.
-        weights: WeightKernels {
-            // SAFETY: as above.
-            f32: kernel(
-                Activation::F32,
-                // SAFETY: as above.
-                |rows, x, y| unsafe { float::f32_rows(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { float::f32_tile(rows, x, y) },
-            ),
-            // SAFETY: as above.
-            f16: kernel(
-                Activation::F32,
-                // SAFETY: as above.
-                |rows, x, y| unsafe { float::f16_rows(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { float::f16_tile(rows, x, y) },
-            ),
-            // SAFETY: as above.
-            bf16: kernel(
-                Activation::F32,
-                // SAFETY: as above.
-                |rows, x, y| unsafe { float::bf16_rows(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { float::bf16_tile(rows, x, y) },
-            ),
-            // SAFETY: as above.
-            q8_0: kernel(
-                Activation::Block512,
-                // SAFETY: as above.
-                |rows, x, y| unsafe { q8_0_rows::<DOT>(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { q8_0_tile::<DOT>(rows, x, y) },
-            ),
-            // SAFETY: as above.
-            q4_k: kernel(
-                Activation::Block512,
-                // SAFETY: as above.
-                |rows, x, y| unsafe { q4_k_rows::<DOT>(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { q4_k_tile::<DOT>(rows, x, y) },
-            ),
-            // SAFETY: as above.
-            q2_k: kernel(
-                Activation::Block512,
-                // SAFETY: as above.
-                |rows, x, y| unsafe { q2_k_rows::<DOT>(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { q2_k_tile::<DOT>(rows, x, y) },
-            ),
-            // SAFETY: as above.
-            iq2_xxs: kernel(
-                Activation::Block512,
-                // SAFETY: as above.
-                |rows, x, y| unsafe { iq2_xxs_rows::<DOT>(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { iq2_xxs_tile::<DOT>(rows, x, y) },
-            ),
-            // SAFETY: as above.
-            mxfp4: kernel(
-                Activation::Block512,
-                // SAFETY: as above.
-                |rows, x, y| unsafe { mxfp4_rows::<DOT>(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { mxfp4_tile::<DOT>(rows, x, y) },
-            ),
-        },
+        weights: all_blocks!(with_blocks, float_kernels()),
+        // SAFETY (of every closure here): NEON is there, as just asserted.
+        rows_f32: |rows, x, y| unsafe { float::f32_rows(rows, x, y) },
         // SAFETY: as above.
         dot_f32: |a, b| unsafe { float::dot_f32(a, b) },
         // SAFETY: as above.
@@ -134,62 +123,47 @@ const fn table<const DOT: bool>(name: &'static str) -> Kernels {
     }
 }
 
+/// The kernels of the formats without blocks.
+const fn float_kernels() -> WeightKernels {
+    WeightKernels::NONE
+        .with(
+            Format::F32,
+            kernel(
+                Activation::F32,
+                // SAFETY: Rust compiles for aarch64 only with NEON.
+                |rows, x, y| unsafe { float::f32_rows(rows, x, y) },
+                // SAFETY: as above.
+                |rows, x, y| unsafe { float::f32_tile(rows, x, y) },
+            ),
+        )
+        .with(
+            Format::F16,
+            kernel(
+                Activation::F32,
+                // SAFETY: Rust compiles for aarch64 only with NEON.
+                |rows, x, y| unsafe { float::f16_rows(rows, x, y) },
+                // SAFETY: as above.
+                |rows, x, y| unsafe { float::f16_tile(rows, x, y) },
+            ),
+        )
+        .with(
+            Format::Bf16,
+            kernel(
+                Activation::F32,
+                // SAFETY: Rust compiles for aarch64 only with NEON.
+                |rows, x, y| unsafe { float::bf16_rows(rows, x, y) },
+                // SAFETY: as above.
+                |rows, x, y| unsafe { float::bf16_tile(rows, x, y) },
+            ),
+        )
+}
+
 const fn kernel(activation: Activation, rows: RowsKernel, tile: TileKernel) -> FormatKernel {
     FormatKernel {
         activation,
         rows,
         tile: Some(tile),
     }
-}
-
-#[target_feature(enable = "neon")]
-fn q8_0_rows<const DOT: bool>(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    product::rows::<DOT, _, _>(rows, x, y, |w| unpack::q8_0(w));
-}
-
-#[target_feature(enable = "neon")]
-fn q8_0_tile<const DOT: bool>(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    product::tile::<DOT, _, _>(rows, x, y, |w| unpack::q8_0(w));
-}
-
-#[target_feature(enable = "neon")]
-fn q4_k_rows<const DOT: bool>(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    product::rows::<DOT, _, _>(rows, x, y, |w| unpack::q4_k(w));
-}
-
-#[target_feature(enable = "neon")]
-fn q4_k_tile<const DOT: bool>(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    product::tile::<DOT, _, _>(rows, x, y, |w| unpack::q4_k(w));
-}
-
-#[target_feature(enable = "neon")]
-fn q2_k_rows<const DOT: bool>(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    product::rows::<DOT, _, _>(rows, x, y, |w| unpack::q2_k(w));
-}
-
-#[target_feature(enable = "neon")]
-fn q2_k_tile<const DOT: bool>(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    product::tile::<DOT, _, _>(rows, x, y, |w| unpack::q2_k(w));
-}
-
-#[target_feature(enable = "neon")]
-fn iq2_xxs_rows<const DOT: bool>(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    product::rows::<DOT, _, _>(rows, x, y, |w| unpack::iq2_xxs(w));
-}
-
-#[target_feature(enable = "neon")]
-fn iq2_xxs_tile<const DOT: bool>(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    product::tile::<DOT, _, _>(rows, x, y, |w| unpack::iq2_xxs(w));
-}
-
-#[target_feature(enable = "neon")]
-fn mxfp4_rows<const DOT: bool>(rows: &[u8], x: &[u8], y: &mut [f32]) {
-    product::rows::<DOT, _, _>(rows, x, y, |w| unpack::mxfp4(w));
-}
-
-#[target_feature(enable = "neon")]
-fn mxfp4_tile<const DOT: bool>(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-    product::tile::<DOT, _, _>(rows, x, y, |w| unpack::mxfp4(w));
 }
 
 #[target_feature(enable = "neon")]

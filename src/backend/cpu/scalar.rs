@@ -11,30 +11,28 @@ use crate::quant::Format;
 use crate::quant::blocks::dequantize_row;
 use crate::quant::wide::quantize_512;
 
-/// The kernels of a format with f32 activations: functions of its name, since they can hold no value.
+/// Kernels with f32 activations for formats: functions of their names, since they can hold no value.
 macro_rules! with_f32 {
-    ($format:ident) => {
-        FormatKernel {
-            activation: Activation::F32,
-            rows: |rows, x, y| rows_f32(Format::$format, rows, x, y),
-            tile: Some(|rows, x, y| tile_f32(Format::$format, rows, x, y)),
-        }
+    ($($format:ident)*) => {
+        WeightKernels::NONE$(.with(
+            Format::$format,
+            FormatKernel {
+                activation: Activation::F32,
+                rows: |rows, x, y| rows_f32(Format::$format, rows, x, y),
+                tile: Some(|rows, x, y| tile_f32(Format::$format, rows, x, y)),
+            },
+        ))*
     };
 }
 
 /// The scalar table.
 pub const KERNELS: Kernels = Kernels {
     name: "scalar",
-    weights: WeightKernels {
-        f32: with_f32!(F32),
-        f16: with_f32!(F16),
-        bf16: with_f32!(Bf16),
-        q8_0: with_f32!(Q8_0),
-        q4_k: with_f32!(Q4K),
-        q2_k: with_f32!(Q2K),
-        iq2_xxs: with_f32!(Iq2Xxs),
-        mxfp4: with_f32!(Mxfp4),
-    },
+    weights: with_f32!(
+        F32 F16 Bf16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2K Q3K Q4K Q5K Q6K Iq1S Iq1M Iq2Xxs Iq2Xs Iq2S
+        Iq3Xxs Iq3S Iq4Nl Iq4Xs Mxfp4
+    ),
+    rows_f32: |rows, x, y| rows_f32(Format::F32, rows, x, y),
     dot_f32,
     axpys,
     quantize_512: |x, out| quantize_512(x, out),

@@ -12,9 +12,11 @@ use std::arch::x86_64::*;
 use super::{floats, fold8, load32, prefetch_ahead, quad_sums};
 use crate::backend::cpu::dispatch::TOKENS;
 use crate::backend::cpu::rows::{activations, blocks_in_row, part, tile_parts};
+use crate::backend::cpu::unpack::Shape;
 use crate::quant::blocks::blocks;
 use crate::quant::cast::Plain;
 use crate::quant::wide::Act512;
+use std::ops::Range;
 
 /// Rows that share widened vectors.
 const ROWS: usize = 16;
@@ -25,41 +27,31 @@ pub struct Unpacked {
     pub bytes: [__m256i; 8],
     /// Scale of each block.
     pub scales: __m256,
-    /// Minima of each block's halves, for formats that have them.
-    pub mins: Option<[__m256; 2]>,
+    /// Minima of each block's halves, where the format has them.
+    pub mins: [__m256; 2],
+    /// Factors of each block's halves, where the format has them.
+    pub factors: [__m256i; 2],
 }
 
-/// What the bytes of a format are.
-///
-/// Of the four vectors of a block the sums of two products are added as words where they fit:
+/// Vectors of a block, of four or the two of a half, whose products are added as words, for `hi` and for `lo` of [`Act512`].
+/// Words hold so many:
 ///
 /// ```text
 ///               largest   with hi, at most 127      with lo, at most 64
-/// Q8_0              128   1: 2 * 128 * 127 = 32512  1: 2 * 128 * 64 = 16384
-/// Q4_K, MXFP4        15   4: 8 *  15 * 127 = 15240  4: 8 *  15 * 64 =  7680
+/// Q8_0, IQ4         128   1: 2 * 128 * 127 = 32512  1: 2 * 128 * 64 = 16384
 /// Q2_K               45   2: 4 *  45 * 127 = 22860  4: 8 *  45 * 64 = 23040
-/// IQ2_XXS            43   2: 4 *  43 * 127 = 21844  4: 8 *  43 * 64 = 22016
+/// Q5_K, Q5_1         31   4: 8 *  31 * 127 = 31496  4: 8 *  31 * 64 = 15872
 /// ```
-#[derive(Clone, Copy)]
-pub struct Kind {
-    signed: bool,
-    /// Vectors that are added, for `hi` and for `lo` of [`Act512`].
-    together: [usize; 2],
+const fn together(shape: Shape) -> [usize; 2] {
+    let vectors = if shape.factors { 2 } else { 4 };
+    [
+        fits(shape.largest, 127, vectors),
+        fits(shape.largest, 64, vectors),
+    ]
 }
 
-impl Kind {
-    /// Bytes whose magnitude is at most `largest`.
-    pub const fn new(largest: i32, signed: bool) -> Kind {
-        Kind {
-            signed,
-            together: [fits(largest, 127), fits(largest, 64)],
-        }
-    }
-}
-
-/// How many vectors can be added: a word then holds `2 * n` products.
-const fn fits(largest: i32, plane: i32) -> usize {
-    let mut n = 4;
+/// How many vectors, of `n`, can be added: a word then holds twice as many products.
+const fn fits(largest: i32, plane: i32, mut n: i32) -> usize {
     while 2 * n * largest * plane > i16::MAX as i32 {
         n /= 2;
     }
@@ -80,7 +72,7 @@ pub fn rows<B: Plain, const N: usize>(
     rows: &[u8],
     x: &[u8],
     y: &mut [f32],
-    kind: Kind,
+    shape: Shape,
     unpack: impl Fn(&[B; N]) -> Unpacked,
 ) {
     let x: &[Act512] = activations(x);
@@ -96,7 +88,8 @@ pub fn rows<B: Plain, const N: usize>(
             let w = part(row, s, &mut last);
             prefetch_ahead(w);
             let (w, x, h) = (unpack(w), &x[s / 2], s % 2);
-            acc[h] = step(acc[h], &w, byte_sums(&w.bytes, x, h, kind), x, h);
+            let sums = |k| byte_sums(&w.bytes, x, h, shape, k);
+            acc[h] = step(acc[h], &w, shape, sums, x, h);
         }
         [*y] = totals(&[acc]);
     }
@@ -110,6 +103,7 @@ pub fn tile<B: Plain, const N: usize>(
     rows: &[u8],
     x: &[&[u8]],
     y: &mut [&mut [f32]],
+    shape: Shape,
     unpack: impl Fn(&[B; N]) -> Unpacked,
 ) {
     let (vectors, rows, n) = tile_parts::<B>(rows, x, y, 8 / N);
@@ -130,7 +124,8 @@ pub fn tile<B: Plain, const N: usize>(
                 let words = weight_words(&w);
                 for ((x, wide), acc) in x.iter().zip(&wide).zip(acc) {
                     let (x, h) = (&x[s / 2], s % 2);
-                    acc[h] = step(acc[h], &w, word_sums(&words, wide), x, h);
+                    let sums = |k| word_sums(&words, wide, k);
+                    acc[h] = step(acc[h], &w, shape, sums, x, h);
                 }
             }
         }
@@ -142,36 +137,67 @@ pub fn tile<B: Plain, const N: usize>(
     }
 }
 
-/// Adds the sums of 8 blocks to their lanes; `h` says which half of `x` they were multiplied with.
+/// Adds the products of 8 blocks to their lanes. `sums` gives those of the vectors `k` of each block, but for two lanes a
+/// block; `h` says which half of `x` they were multiplied with.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn step(acc: __m256, w: &Unpacked, sums: [__m256i; 2], x: &Act512, h: usize) -> __m256 {
-    // A block has two lanes that are neighbours; they come out as 0 1 4 5 | 2 3 6 7.
-    let mixed = _mm256_hadd_epi32(sums[0], sums[1]);
-    let sums = _mm256_permute4x64_epi64::<0b11_01_10_00>(mixed);
+fn step(
+    acc: __m256,
+    w: &Unpacked,
+    shape: Shape,
+    sums: impl Fn(Range<usize>) -> [__m256i; 2],
+    x: &Act512,
+    h: usize,
+) -> __m256 {
+    let sums = if shape.factors {
+        _mm256_add_epi32(
+            _mm256_mullo_epi32(in_order(sums(0..2)), w.factors[0]),
+            _mm256_mullo_epi32(in_order(sums(2..4)), w.factors[1]),
+        )
+    } else {
+        in_order(sums(0..4))
+    };
     let scales = _mm256_mul_ps(w.scales, lanes(&x.d, h));
     let mut acc = _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(sums), acc);
-    for (min, half) in w.mins.iter().flatten().zip(&x.halves) {
-        acc = _mm256_fnmadd_ps(*min, lanes(half, h), acc);
+    if shape.mins {
+        for (min, half) in w.mins.iter().zip(&x.halves) {
+            acc = _mm256_fnmadd_ps(*min, lanes(half, h), acc);
+        }
     }
     acc
 }
 
-/// Products of blocks 0..4 and 4..8, summed but for two lanes a block.
+/// One sum for each block, of two lanes that are neighbours.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn byte_sums(w: &[__m256i; 8], x: &Act512, h: usize, kind: Kind) -> [__m256i; 2] {
+fn in_order(sums: [__m256i; 2]) -> __m256i {
+    // They come out as 0 1 4 5 | 2 3 6 7.
+    let mixed = _mm256_hadd_epi32(sums[0], sums[1]);
+    _mm256_permute4x64_epi64::<0b11_01_10_00>(mixed)
+}
+
+/// Products of the vectors `k` of blocks 0..4 and 4..8, summed but for two lanes a block.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn byte_sums(
+    w: &[__m256i; 8],
+    x: &Act512,
+    h: usize,
+    shape: Shape,
+    k: Range<usize>,
+) -> [__m256i; 2] {
+    let [hi_together, lo_together] = together(shape);
     let mut sums = [_mm256_setzero_si256(); 2];
     for (g, sums) in sums.iter_mut().enumerate() {
         let w = &w.as_chunks().0[g];
-        let hi = plane_sums(w, &x.hi, (h, g), kind.signed, kind.together[0], 128);
-        let lo = plane_sums(w, &x.lo, (h, g), kind.signed, kind.together[1], 1);
+        let hi = plane_sums(w, &x.hi, (h, g), shape.signed, k.clone(), hi_together, 128);
+        let lo = plane_sums(w, &x.lo, (h, g), shape.signed, k.clone(), lo_together, 1);
         *sums = _mm256_add_epi32(hi, lo);
     }
     sums
 }
 
-/// `factor` times the products of blocks `4g..4g + 4` with half `h` of a plane.
+/// `factor` times the products of the vectors `ks` of blocks `4g..4g + 4` with half `h` of a plane.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn plane_sums(
@@ -179,17 +205,18 @@ fn plane_sums(
     plane: &[[i8; 64]; 8],
     (h, g): (usize, usize),
     signed: bool,
+    ks: Range<usize>,
     together: usize,
     factor: i16,
 ) -> __m256i {
     let mut sum = _mm256_setzero_si256();
     let mut pairs = _mm256_setzero_si256();
-    for (k, w) in w.iter().enumerate() {
-        let x = load32(&plane[4 * h + k].as_chunks::<32>().0[g]);
+    for k in ks {
+        let (w, x) = (w[k], load32(&plane[4 * h + k].as_chunks::<32>().0[g]));
         let products = if signed {
-            _mm256_maddubs_epi16(_mm256_abs_epi8(*w), _mm256_sign_epi8(x, *w))
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
         } else {
-            _mm256_maddubs_epi16(*w, x)
+            _mm256_maddubs_epi16(w, x)
         };
         pairs = _mm256_add_epi16(pairs, products);
         if (k + 1) % together == 0 {
@@ -204,10 +231,12 @@ fn plane_sums(
 /// As [`byte_sums`]. At most `32 * 128 * 16319` for a block, far from what 32 bits hold.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn word_sums(w: &Words, x: &Words) -> [__m256i; 2] {
+fn word_sums(w: &Words, x: &Words, k: Range<usize>) -> [__m256i; 2] {
     let mut sums = [_mm256_setzero_si256(); 2];
-    for (i, (w, x)) in w.iter().zip(x).enumerate() {
-        sums[i / 8] = _mm256_add_epi32(sums[i / 8], _mm256_madd_epi16(*w, *x));
+    for (g, sum) in sums.iter_mut().enumerate() {
+        for i in 8 * g + 2 * k.start..8 * g + 2 * k.end {
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(w[i], x[i]));
+        }
     }
     sums
 }

@@ -5,18 +5,47 @@
 
 use std::arch::x86_64::*;
 
-use super::product::{Kind, Unpacked};
-use super::{f16, load16, load32};
+use super::lanes::Columns;
+use super::product::Unpacked;
+use super::{f16, floats, load16, load32};
 use crate::backend::cpu::rows::q4_k_scales;
 use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0};
 use crate::quant::cast::Plain;
 use crate::quant::tables::{IQ2_XXS_GRID, MXFP4_SCALES, MXFP4_VALUES};
 
-pub const Q8_0: Kind = Kind::new(128, true);
-pub const MXFP4: Kind = Kind::new(12, true);
-pub const IQ2_XXS: Kind = Kind::new(43, true);
-pub const Q4_K: Kind = Kind::new(15, false);
-pub const Q2_K: Kind = Kind::new(3 * 15, false);
+/// 256 weights that `columns` has unpacked.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub fn one(columns: Columns) -> Unpacked {
+    let Columns { bytes, numbers } = columns;
+    Unpacked {
+        bytes,
+        scales: floats(&numbers.scales),
+        mins: [floats(&numbers.mins[0]), floats(&numbers.mins[1])],
+        factors: [ints(&numbers.factors[0]), ints(&numbers.factors[1])],
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn ints(x: &[i32; 8]) -> __m256i {
+    // SAFETY: `x` is 32 bytes; the load needs no alignment.
+    unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
+}
+
+/// No minima.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn no_mins() -> [__m256; 2] {
+    [_mm256_setzero_ps(); 2]
+}
+
+/// No factors.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn no_factors() -> [__m256i; 2] {
+    [_mm256_setzero_si256(); 2]
+}
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
@@ -35,7 +64,8 @@ pub fn q8_0(w: &[BlockQ8_0; 8]) -> Unpacked {
     Unpacked {
         bytes,
         scales: _mm256_cvtph_ps(d),
-        mins: None,
+        mins: no_mins(),
+        factors: no_factors(),
     }
 }
 
@@ -61,7 +91,8 @@ pub fn mxfp4(w: &[BlockMxfp4; 8]) -> Unpacked {
     Unpacked {
         bytes,
         scales: _mm256_setr_ps(e(0), e(1), e(2), e(3), e(4), e(5), e(6), e(7)),
-        mins: None,
+        mins: no_mins(),
+        factors: no_factors(),
     }
 }
 
@@ -91,7 +122,8 @@ pub fn q4_k([w]: &[BlockQ4K; 1]) -> Unpacked {
     Unpacked {
         bytes,
         scales: times(w.d, scales),
-        mins: Some([times(w.dmin, mins); 2]),
+        mins: [times(w.dmin, mins); 2],
+        factors: no_factors(),
     }
 }
 
@@ -130,10 +162,11 @@ pub fn q2_k([w]: &[BlockQ2K; 1]) -> Unpacked {
     Unpacked {
         bytes,
         scales: _mm256_set1_ps(f16(w.d)),
-        mins: Some([
+        mins: [
             times(_mm_and_si128(mins, _mm_set1_epi16(255))),
             times(_mm_srli_epi16::<8>(mins)),
-        ]),
+        ],
+        factors: no_factors(),
     }
 }
 
@@ -170,7 +203,8 @@ pub fn iq2_xxs([w]: &[BlockIq2Xxs; 1]) -> Unpacked {
     Unpacked {
         bytes,
         scales: _mm256_mul_ps(d, _mm256_cvtepi32_ps(factors)),
-        mins: None,
+        mins: no_mins(),
+        factors: no_factors(),
     }
 }
 

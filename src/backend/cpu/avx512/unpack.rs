@@ -6,24 +6,71 @@
 
 use std::arch::x86_64::*;
 
+use super::lanes::Columns;
 use super::load64;
-use super::product::{Kind, Unpacked};
-use crate::backend::cpu::avx2::{f16, load16, load32};
+use super::product::Unpacked;
+use crate::backend::cpu::avx2::{f16, floats, load16, load32};
 use crate::backend::cpu::rows::q4_k_scales;
+use crate::backend::cpu::unpack::Shape;
 use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0};
 use crate::quant::tables::{IQ2_XXS_CODES, MXFP4_SCALES, MXFP4_VALUES};
 
-pub const Q8_0: Kind = Kind {
-    offset: true,
-    mins: false,
-};
-pub const MXFP4: Kind = Q8_0;
-pub const IQ2_XXS: Kind = Q8_0;
-pub const Q4_K: Kind = Kind {
-    offset: false,
-    mins: true,
-};
-pub const Q2_K: Kind = Q4_K;
+/// Two times 256 weights that `columns` unpacks; `N` is twice the blocks of each.
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+pub fn two<B, const N: usize, const HALF: usize>(
+    w: &[B; N],
+    shape: Shape,
+    columns: impl Fn(&[B; HALF]) -> Columns,
+) -> Unpacked {
+    let halves = w.as_chunks::<HALF>().0;
+    let (a, b) = (columns(&halves[0]), columns(&halves[1]));
+    let mut bytes = [_mm512_setzero_si512(); 8];
+    bytes[..4].copy_from_slice(&a.bytes);
+    bytes[4..].copy_from_slice(&b.bytes);
+    if shape.signed {
+        for bytes in &mut bytes {
+            // w + 128: the top bit turned.
+            *bytes = _mm512_xor_si512(*bytes, _mm512_set1_epi8(-128));
+        }
+    }
+    let (a, b) = (a.numbers, b.numbers);
+    Unpacked {
+        bytes,
+        scales: eights_of_floats(&a.scales, &b.scales),
+        mins: [
+            eights_of_floats(&a.mins[0], &b.mins[0]),
+            eights_of_floats(&a.mins[1], &b.mins[1]),
+        ],
+        factors: [
+            eights_of_ints(&a.factors[0], &b.factors[0]),
+            eights_of_ints(&a.factors[1], &b.factors[1]),
+        ],
+    }
+}
+
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn eights_of_floats(a: &[f32; 8], b: &[f32; 8]) -> __m512 {
+    let (a, b) = (
+        _mm256_castps_si256(floats(a)),
+        _mm256_castps_si256(floats(b)),
+    );
+    _mm512_castsi512_ps(side_by_side(a, b))
+}
+
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn eights_of_ints(a: &[i32; 8], b: &[i32; 8]) -> __m512i {
+    // SAFETY: both are 32 bytes; the loads need no alignment.
+    let (a, b) = unsafe {
+        (
+            _mm256_loadu_si256(a.as_ptr().cast()),
+            _mm256_loadu_si256(b.as_ptr().cast()),
+        )
+    };
+    side_by_side(a, b)
+}
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
@@ -47,6 +94,7 @@ pub fn q8_0(w: &[BlockQ8_0; 16]) -> Unpacked {
         bytes,
         scales: _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)),
         mins: [_mm512_setzero_ps(); 2],
+        factors: [_mm512_setzero_si512(); 2],
     }
 }
 
@@ -100,6 +148,7 @@ pub fn mxfp4(w: &[BlockMxfp4; 16]) -> Unpacked {
         bytes,
         scales,
         mins: [_mm512_setzero_ps(); 2],
+        factors: [_mm512_setzero_si512(); 2],
     }
 }
 
@@ -130,6 +179,7 @@ pub fn q4_k(w: &[BlockQ4K; 2]) -> Unpacked {
         bytes,
         scales: _mm512_mul_ps(d, floats(scales)),
         mins: [_mm512_mul_ps(dmin, floats(mins)); 2],
+        factors: [_mm512_setzero_si512(); 2],
     }
 }
 
@@ -173,6 +223,7 @@ pub fn q2_k(w: &[BlockQ2K; 2]) -> Unpacked {
             floats(_mm256_and_si256(mins, _mm256_set1_epi16(255))),
             floats(_mm256_srli_epi16::<8>(mins)),
         ],
+        factors: [_mm512_setzero_si512(); 2],
     }
 }
 
@@ -222,6 +273,7 @@ pub fn iq2_xxs(w: &[BlockIq2Xxs; 2]) -> Unpacked {
         bytes,
         scales: _mm512_mul_ps(d, _mm512_cvtepi32_ps(factors)),
         mins: [_mm512_setzero_ps(); 2],
+        factors: [_mm512_setzero_si512(); 2],
     }
 }
 

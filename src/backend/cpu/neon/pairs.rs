@@ -26,6 +26,7 @@ use crate::backend::cpu::dispatch::TOKENS;
 use crate::backend::cpu::rows::{part, tile_parts};
 use crate::quant::cast::Plain;
 use crate::quant::wide::{Act512, BLOCKS};
+use std::ops::Range;
 
 /// For each of 8 blocks: four times eight columns of the one and of the other.
 type Bytes = [[int8x16_t; 4]; 8];
@@ -38,6 +39,7 @@ struct Rows {
     bytes: Bytes,
     scales: Values,
     mins: Option<[Values; 2]>,
+    factors: Option<[[int32x4_t; 8]; 2]>,
 }
 
 /// 256 columns of two vectors.
@@ -107,17 +109,16 @@ pub unsafe fn tile<B: Plain, const N: usize>(
 unsafe fn step(acc: &mut [Lanes; TOKENS / 2], w: &Rows, x: &[Vectors], h: usize) {
     for b in 0..8 {
         for (x, acc) in x.iter().zip(&mut *acc) {
-            // At most 32 * 128 * 16,319 in a sum.
-            let mut sums = vdupq_n_s32(0);
-            for (w, x) in w.bytes[b].iter().zip(&x.hi[b]) {
-                // SAFETY: by the caller's promise.
-                sums = unsafe { smmla(sums, *w, *x) };
-            }
-            sums = vshlq_n_s32::<7>(sums);
-            for (w, x) in w.bytes[b].iter().zip(&x.lo[b]) {
-                // SAFETY: by the caller's promise.
-                sums = unsafe { smmla(sums, *w, *x) };
-            }
+            // SAFETY: by the caller's promise.
+            let sums = unsafe {
+                match &w.factors {
+                    None => byte_sums(w, x, b, 0..4),
+                    Some(factors) => {
+                        let first = vmulq_s32(byte_sums(w, x, b, 0..2), factors[0][b]);
+                        vmlaq_s32(first, byte_sums(w, x, b, 2..4), factors[1][b])
+                    }
+                }
+            };
             let scales = vmulq_f32(w.scales[b], x.d[b]);
             let mut lane = vfmaq_f32(acc[8 * h + b], scales, vcvtq_f32_s32(sums));
             for (min, halves) in w.mins.iter().flatten().zip(&x.halves) {
@@ -126,6 +127,27 @@ unsafe fn step(acc: &mut [Lanes; TOKENS / 2], w: &Rows, x: &[Vectors], h: usize)
             acc[8 * h + b] = lane;
         }
     }
+}
+
+/// The products of columns `8k..8k + 8` of block `b`, for all `k` of `ks`: at most 32 * 128 * 16,319.
+///
+/// # Safety
+///
+/// The CPU has `i8mm`.
+#[target_feature(enable = "neon")]
+#[inline]
+unsafe fn byte_sums(w: &Rows, x: &Vectors, b: usize, ks: Range<usize>) -> int32x4_t {
+    let mut sums = vdupq_n_s32(0);
+    for k in ks.clone() {
+        // SAFETY: by the caller's promise.
+        sums = unsafe { smmla(sums, w.bytes[b][k], x.hi[b][k]) };
+    }
+    sums = vshlq_n_s32::<7>(sums);
+    for k in ks {
+        // SAFETY: by the caller's promise.
+        sums = unsafe { smmla(sums, w.bytes[b][k], x.lo[b][k]) };
+    }
+    sums
 }
 
 /// The sums of the lanes, `[row][vector]`: those 8 apart, then 4, 2 and 1.
@@ -147,10 +169,24 @@ fn two_rows(a: &Unpacked, b: &Unpacked) -> Rows {
     // a a b b, for two blocks.
     let spread = |ab| [vzip1q_f32(ab, ab), vzip2q_f32(ab, ab)];
     let mins = a.mins.iter().zip(&b.mins).next();
+    // Whole numbers go the same way as bits.
+    let bits = |x: [int32x4_t; 2]| [vreinterpretq_f32_s32(x[0]), vreinterpretq_f32_s32(x[1])];
+    let ints = |a, b| {
+        let mut ints = [vdupq_n_s32(0); 8];
+        for (to, from) in ints.iter_mut().zip(values(bits(a), bits(b), spread)) {
+            *to = vreinterpretq_s32_f32(from);
+        }
+        ints
+    };
+    let factors = match (&a.factors, &b.factors) {
+        (Some(a), Some(b)) => Some([ints(a[0], b[0]), ints(a[1], b[1])]),
+        _ => None,
+    };
     Rows {
         bytes: bytes(|j, k| [a.bytes[j][k], b.bytes[j][k]]),
         scales: values(a.scales, b.scales, spread),
         mins: mins.map(|(a, b)| [0, 1].map(|h| values(a[h], b[h], spread))),
+        factors,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::backend::cpu::rows::{activations, blocks_in_row, part, tile_parts};
 use crate::quant::blocks::blocks;
 use crate::quant::cast::Plain;
 use crate::quant::wide::Act512;
+use std::ops::Range;
 
 /// Rows that meet a part of all vectors while it lies in the first-level cache.
 pub const ROWS: usize = 16;
@@ -23,8 +24,10 @@ pub struct Unpacked {
     pub bytes: [[int8x16_t; 4]; 4],
     /// Scale of each block.
     pub scales: Eight,
-    /// Minima of each block's halves, for formats that have them.
+    /// Minima of each block's halves, where the format has them.
     pub mins: Option<[Eight; 2]>,
+    /// Factors of each block's halves, where the format has them.
+    pub factors: Option<[[int32x4_t; 2]; 2]>,
 }
 
 /// A value for each of eight blocks.
@@ -104,17 +107,17 @@ fn zero_lanes() -> Lanes {
 #[inline]
 fn step<const DOT: bool>(acc: &mut Lanes, w: &Unpacked, x: &[Act512], s: usize) {
     let (x, h) = (&x[s / 2], s % 2);
-    // Two lanes of each of these blocks: 0 0 1 1, 2 2 3 3, and so on.
-    let mut sums = [vdupq_n_s32(0); 4];
-    for (j, sum) in sums.iter_mut().enumerate() {
-        let (mut hi, mut lo) = (vdupq_n_s32(0), vdupq_n_s32(0));
-        for (k, w) in w.bytes[j].iter().enumerate() {
-            hi = dot::<DOT>(hi, *w, piece(&x.hi[4 * h + k], j));
-            lo = dot::<DOT>(lo, *w, piece(&x.lo[4 * h + k], j));
+    let sums = match &w.factors {
+        None => byte_sums::<DOT>(w, x, h, 0..4),
+        Some(factors) => {
+            let (a, b) = (
+                byte_sums::<DOT>(w, x, h, 0..2),
+                byte_sums::<DOT>(w, x, h, 2..4),
+            );
+            let both = |i: usize| vmlaq_s32(vmulq_s32(a[i], factors[0][i]), b[i], factors[1][i]);
+            [both(0), both(1)]
         }
-        *sum = vaddq_s32(vshlq_n_s32::<7>(hi), lo);
-    }
-    let sums = [vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3])];
+    };
     let (d, acc) = (eight(&x.d, h), &mut acc[h]);
     for i in 0..2 {
         let scales = vmulq_f32(w.scales[i], d[i]);
@@ -126,6 +129,28 @@ fn step<const DOT: bool>(acc: &mut Lanes, w: &Unpacked, x: &[Act512], s: usize) 
             acc[i] = vfmsq_f32(acc[i], min[i], halves[i]);
         }
     }
+}
+
+/// The products of columns `8k..8k + 8` of eight blocks, for all `k` of `ks`.
+#[target_feature(enable = "neon")]
+#[inline]
+fn byte_sums<const DOT: bool>(
+    w: &Unpacked,
+    x: &Act512,
+    h: usize,
+    ks: Range<usize>,
+) -> [int32x4_t; 2] {
+    // Two lanes of each of these blocks: 0 0 1 1, 2 2 3 3, and so on.
+    let mut sums = [vdupq_n_s32(0); 4];
+    for (j, sum) in sums.iter_mut().enumerate() {
+        let (mut hi, mut lo) = (vdupq_n_s32(0), vdupq_n_s32(0));
+        for k in ks.clone() {
+            hi = dot::<DOT>(hi, w.bytes[j][k], piece(&x.hi[4 * h + k], j));
+            lo = dot::<DOT>(lo, w.bytes[j][k], piece(&x.lo[4 * h + k], j));
+        }
+        *sum = vaddq_s32(vshlq_n_s32::<7>(hi), lo);
+    }
+    [vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3])]
 }
 
 /// Bytes `16j..16j + 16` of a vector: eight columns of the blocks `2j` and `2j + 1`.

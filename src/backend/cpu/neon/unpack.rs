@@ -5,11 +5,56 @@
 
 use std::arch::aarch64::*;
 
+use super::lanes::Columns;
 use super::product::{Eight, Unpacked};
 use super::{load_u8, widen_f16};
 use crate::backend::cpu::rows::q4_k_scales;
+use crate::backend::cpu::unpack::{Numbers, Shape};
 use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0};
 use crate::quant::tables::{IQ2_XXS_GRID, MXFP4_SCALES, MXFP4_VALUES};
+
+/// 256 weights that `columns` has unpacked.
+#[target_feature(enable = "neon")]
+#[inline]
+pub fn one(columns: Columns, shape: Shape) -> Unpacked {
+    let mut bytes = no_bytes();
+    for (bytes, from) in bytes.as_flattened_mut().iter_mut().zip(columns.bytes) {
+        *bytes = vreinterpretq_s8_u8(from);
+    }
+    let Numbers {
+        scales,
+        mins: [min_a, min_b],
+        factors: [factor_a, factor_b],
+    } = columns.numbers;
+    Unpacked {
+        bytes,
+        scales: floats(&scales),
+        mins: if shape.mins {
+            Some([floats(&min_a), floats(&min_b)])
+        } else {
+            None
+        },
+        factors: if shape.factors {
+            Some([ints(&factor_a), ints(&factor_b)])
+        } else {
+            None
+        },
+    }
+}
+
+#[target_feature(enable = "neon")]
+#[inline]
+fn floats(x: &[f32; 8]) -> Eight {
+    // SAFETY: both halves are four values.
+    unsafe { [vld1q_f32(x.as_ptr()), vld1q_f32(x[4..].as_ptr())] }
+}
+
+#[target_feature(enable = "neon")]
+#[inline]
+fn ints(x: &[i32; 8]) -> [int32x4_t; 2] {
+    // SAFETY: both halves are four values.
+    unsafe { [vld1q_s32(x.as_ptr()), vld1q_s32(x[4..].as_ptr())] }
+}
 
 #[target_feature(enable = "neon")]
 #[inline]
@@ -31,6 +76,7 @@ pub fn q8_0(w: &[BlockQ8_0; 8]) -> Unpacked {
         bytes,
         scales: [widen_f16(a), widen_f16(b)],
         mins: None,
+        factors: None,
     }
 }
 
@@ -58,6 +104,7 @@ pub fn mxfp4(w: &[BlockMxfp4; 8]) -> Unpacked {
         bytes,
         scales,
         mins: None,
+        factors: None,
     }
 }
 
@@ -78,6 +125,7 @@ pub fn q4_k([w]: &[BlockQ4K; 1]) -> Unpacked {
         bytes,
         scales: times(w.d, vcreate_u8(scales)),
         mins: Some([times(w.dmin, vcreate_u8(mins)); 2]),
+        factors: None,
     }
 }
 
@@ -110,6 +158,7 @@ pub fn q2_k([w]: &[BlockQ2K; 1]) -> Unpacked {
             times(w.dmin, vget_low_u8(vuzp1q_u8(mins, mins))),
             times(w.dmin, vget_low_u8(vuzp2q_u8(mins, mins))),
         ]),
+        factors: None,
     }
 }
 
@@ -140,6 +189,7 @@ pub fn iq2_xxs([w]: &[BlockIq2Xxs; 1]) -> Unpacked {
         bytes,
         scales,
         mins: None,
+        factors: None,
     }
 }
 
