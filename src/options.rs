@@ -120,11 +120,11 @@ pub enum Budget {
     Auto,
     /// What one token uses: no strategy goes on with less. Not on the command line.
     Least,
-    /// This many experts.
+    /// This many experts, of the mean size where sizes differ.
     Experts(u64),
     /// This many bytes.
     Bytes(u64),
-    /// This many thousandths of all experts.
+    /// This many thousandths of all experts' bytes.
     Share(u64),
 }
 
