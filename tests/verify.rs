@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Temporary, golden, infall, tiny};
+use common::parts::{self, Place, Whole};
+use common::{Folder, Temporary, golden, infall, tiny};
 use infall::gguf::{Gguf, TensorInfo};
 use infall::os::File;
 use infall::quant::Format;
@@ -266,6 +267,103 @@ fn what_is_cut_or_no_model_is_not_sound_but_hashed() {
         code == 1 && out.is_empty() && err.contains("No such file"),
         "{err}"
     );
+}
+
+/// Three parts, the first without tensors, as most published sets are.
+fn three_parts() -> Vec<Vec<u8>> {
+    let (bytes, _) = micro();
+    let whole = Whole::read(&bytes);
+    whole.split(&[0, 80, whole.n_tensors()], Place::Packed)
+}
+
+#[test]
+fn all_parts_of_a_model_are_verified() {
+    let mut parts = three_parts();
+    let folder = Folder::new("parts");
+    let paths = parts::write(&folder, &parts);
+    let names: Vec<&str> = paths.iter().map(|p| p.to_str().unwrap()).collect();
+    let hashes: Vec<String> = parts.iter().map(|p| sha256(p)).collect();
+    let verify = |args: &[&str]| told(&infall(&[&["verify", "--quiet"], args].concat()));
+
+    let all = hashes.join(",");
+    let (code, out, _) = verify(&[names[1], "--sha256", &all]);
+    let mut expected: String = std::iter::zip(&hashes, &names)
+        .map(|(hash, name)| format!("{hash}  {name}\n"))
+        .collect();
+    expected += "sound: 154 tensors, ";
+    assert!(code == 0 && out.starts_with(&expected), "{out}");
+    // One hash is that of the file that is named.
+    assert_eq!(verify(&[names[2], "--sha256", &hashes[2]]).0, 0);
+    let (code, out, _) = verify(&[names[0], "--sha256", &hashes[2]]);
+    let fault = format!(
+        "fault: SHA-256: found {}, expected {}",
+        hashes[0], hashes[2]
+    );
+    assert!(code == 1 && out.contains(&fault), "{out}");
+    let two = [&hashes[0][..], &hashes[1]].join(",");
+    let (code, _, err) = verify(&[names[0], "--sha256", &two]);
+    assert!(
+        code == 2 && err.contains("found 2 hashes, expected one"),
+        "{err}"
+    );
+
+    // A place is one in the part.
+    let gguf = Gguf::survey(&File::open(&paths[2]).unwrap()).unwrap();
+    let tensor = gguf
+        .tensors
+        .iter()
+        .find(|t| t.format == Format::Q2K)
+        .unwrap();
+    let (name, byte, spoiled) = scale(tensor, 0);
+    let at = byte as usize;
+    parts[2][at..at + spoiled.len()].copy_from_slice(spoiled);
+    parts::write(&folder, &parts);
+    let (code, out, _) = verify(&[names[0]]);
+    let fault = format!("fault: tensor {}: {name} at byte {byte} (", tensor.name);
+    let expected = format!("{}  {}\n{fault}", sha256(&parts[2]), names[2]);
+    assert!(code == 1 && out.contains(&expected), "{expected} in {out}");
+
+    std::fs::remove_file(&paths[1]).unwrap();
+    let (code, out, _) = verify(&[names[0]]);
+    assert!(
+        code == 1 && out.contains(&format!("wanted first: {}", names[1])),
+        "{out}"
+    );
+    assert!(
+        out.contains(&hashes[0]) && out.ends_with("not sound: 2 faults\n"),
+        "{out}"
+    );
+}
+
+#[test]
+fn parts_that_are_still_arriving_are_inspected() {
+    let mut parts = three_parts();
+    let all: usize = parts.iter().map(Vec::len).sum();
+    let half = parts[2].len() / 2;
+    parts[2].truncate(half);
+    let there: usize = parts.iter().map(Vec::len).sum();
+    let folder = Folder::new("arriving");
+    let paths = parts::write(&folder, &parts);
+    for path in &paths {
+        let (code, out, err) = told(&infall(&["inspect", path.to_str().unwrap()]));
+        assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        let line = last_line(&out);
+        let expected = format!("not complete: {there} of {all} bytes are there (");
+        assert!(line.starts_with(&expected), "{expected}: {line}");
+        assert!(
+            line.contains("runs when complete: the least is --budget 15 "),
+            "{line}"
+        );
+    }
+    let (code, _, err) = told(&infall(&[
+        "run",
+        "-m",
+        paths[0].to_str().unwrap(),
+        "-p",
+        "x",
+    ]));
+    assert!(code == 1 && err.contains("is it cut off?"), "{err}");
+    assert!(err.contains(paths[2].to_str().unwrap()), "{err}");
 }
 
 #[test]
