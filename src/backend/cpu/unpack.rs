@@ -21,6 +21,7 @@
 //! fours(&Fours, &[u8; 64], &[u8; 8]) -> [V; 32 / W]     points of four columns, by index and ninth bit of the index
 //! f16([u8; 2]) -> f32
 //! ```
+#![allow(dead_code, unused_macros)] // NEON needs fewer of the shapes; a processor that is none of the three needs nothing
 
 /// What the bytes and numbers of a format are.
 #[derive(Clone, Copy)]
