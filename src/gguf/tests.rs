@@ -192,8 +192,8 @@ fn faults_are_named() {
             "rows of 100 are no whole blocks of 256 of type Q4_K",
         ),
         (
-            tensor(&[256], 14, 0),
-            r#"tensor 0 of 1: "t": type 14 (Q6_K) is not supported"#,
+            tensor(&[256], 40, 0),
+            r#"tensor 0 of 1: "t": type 40 (NVFP4) is not supported"#,
         ),
         (tensor(&[256], 4711, 0), "type 4711 (unknown)"),
         (
