@@ -6,7 +6,7 @@ use crate::error::{Context, Error, Result};
 use crate::gguf;
 use crate::graph::weights::Weights;
 use crate::graph::{Graph, Lengths, RouteProbe, Routing};
-use crate::options::{DEFAULT_CTX, Options};
+use crate::options::{Budget, DEFAULT_CTX, Options};
 use crate::os::File;
 use crate::os::share::Device;
 use crate::routes;
@@ -17,12 +17,13 @@ use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
 use crate::units::{Bytes, LayerId, Phase, TokenId};
 use machine::Machine;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::backend::profile::{Profile, Stage, Stages};
-pub use crate::gguf::{Gguf, TensorInfo, header};
+pub use crate::gguf::{Gguf, TensorInfo, header, survey};
 pub use crate::graph::SupplyWatch;
 pub use crate::json::recogniser::Rules as JsonRules;
 pub use crate::model::Model;
@@ -107,6 +108,20 @@ pub struct Generated {
     pub pending: Option<TokenId>,
 }
 
+/// The plan that takes the least memory for a model in `files`, all other options being the defaults. It may take more than
+/// there is.
+///
+/// Errors: a vocabulary that contradicts itself, or has more tokens than the model.
+pub fn least_plan(files: &FileSet, model: &Model) -> Result<Plan> {
+    let mut options = Options::new(&model.gguf.name);
+    options.strategy = default_strategy().into();
+    options.supply.budget = Budget::Least;
+    options.overcommit = true;
+    let tokenizer = tokenizer_for(model)?;
+    let ctx = context(&options, model);
+    Plan::new(files, model, &options, ctx, tokenizer.memory_bytes())
+}
+
 /// Reads the vocabulary of a model file; the file may hold nothing else.
 ///
 /// Errors: as [`header`], and a vocabulary that contradicts itself.
@@ -138,6 +153,27 @@ pub fn io_probe(path: &Path, n_readers: usize, queue: usize, bytes: u64) -> Resu
 fn model_hash(files: &FileSet, parts: &[gguf::Part]) -> Result<u64> {
     let starts = parts.iter().map(|p| p.data_start - p.start);
     routes::model_hash(files.files().zip(starts))
+}
+
+/// The tokenizer of a model that has a row for each token.
+fn tokenizer_for(model: &Model) -> Result<Tokenizer> {
+    let tokenizer = tokenizer_of(&model.gguf)?;
+    let (n_tokens, n_vocab) = (tokenizer.len(), model.config.n_vocab);
+    if n_tokens > n_vocab {
+        let name = &model.gguf.name;
+        return Err(Error::format(format!(
+            "{name}: found {n_tokens} tokens, expected at most {n_vocab}, the rows of the output"
+        )));
+    }
+    Ok(tokenizer)
+}
+
+/// Tokens of context: as asked for, else the default.
+fn context(options: &Options, model: &Model) -> usize {
+    match options.ctx {
+        0 => DEFAULT_CTX.min(model.config.n_ctx_train),
+        ctx => ctx,
+    }
 }
 
 fn tokenizer_of(gguf: &Gguf) -> Result<Tokenizer> {
@@ -194,18 +230,8 @@ impl Prepared {
         options.validate()?;
         let (files, gguf) = gguf::open(&options.model)?;
         let model = Model::bind(gguf)?;
-        let tokenizer = tokenizer_of(&model.gguf)?;
-        let (n_tokens, n_vocab) = (tokenizer.len(), model.config.n_vocab);
-        if n_tokens > n_vocab {
-            let name = &model.gguf.name;
-            return Err(Error::format(format!(
-                "{name}: found {n_tokens} tokens, expected at most {n_vocab}, the rows of the output"
-            )));
-        }
-        let ctx = match options.ctx {
-            0 => DEFAULT_CTX.min(model.config.n_ctx_train),
-            ctx => ctx,
-        };
+        let tokenizer = tokenizer_for(&model)?;
+        let ctx = context(&options, &model);
         let bytes = options.simulate_used_memory;
         let held = (bytes > 0).then(|| meter::simulate_used_memory(bytes));
         let held = held.transpose().context(|| "--simulate-used-memory")?;
@@ -524,6 +550,19 @@ impl Engine {
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
         self.machine.prefill_all_logits(session, tokens, sink)
+    }
+
+    /// Appends a window of tokens to each session; see [`crate::session::Session::prefill_windows`].
+    pub fn prefill_windows(
+        &mut self,
+        sessions: &mut [Session],
+        tokens: &[TokenId],
+        rows: Range<usize>,
+        keep_going: &mut dyn FnMut(usize) -> bool,
+        sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<bool> {
+        self.machine
+            .prefill_windows(sessions, tokens, rows, keep_going, sink)
     }
 
     /// Appends one token.

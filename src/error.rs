@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Limit,
     /// Nobody reads the output any more: the end of the work, but no fault.
     Closed,
+    /// The answer to a question is no, and the output says why (exit code 1).
+    Told,
 }
 
 /// A fault with its message.

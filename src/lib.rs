@@ -14,14 +14,14 @@
 //! | row | modules | task |
 //! |---|---|---|
 //! | 0 | [`units`] [`error`] [`rng`] | small types |
-//! | 1 | [`options`] [`os`] [`quant`] [`json`] | options; files, memory, signals; number formats; JSON |
+//! | 1 | [`options`] [`os`] [`quant`] [`json`] [`sha256`] | options; files, memory, signals; number formats; JSON; hashes |
 //! | 2 | [`gguf`] [`routes`] [`http`] | the container: names and extents, not meaning; traces of which experts were chosen; requests and responses |
 //! | 3 | [`model`] [`text`] [`sampler`] | the model's numbers and tensors; tokens; the choice of a token |
 //! | 4 | [`supply`] [`backend`] | how experts reach a kernel; the kernels |
 //! | 5 | [`graph`] | the forward pass, generic over the backend |
 //! | 6 | [`session`] [`plan`] [`synth`] | a conversation and its KV cache, in memory and in files; every byte decided beforehand; random models |
 //! | 7 | [`engine`] [`report`] | all of it, opened and ready; rows of the experiment, and what is made of them |
-//! | 8 | [`bench`](mod@bench) [`serve`] | how fast it computes, what memory and disks allow, one run of the experiment; the server |
+//! | 8 | [`bench`](mod@bench) [`serve`] [`perplexity`] [`verify`] | how fast it computes, what memory and disks allow, one run of the experiment; the server; how well a model knows a text; whether a file is sound |
 //! | 9 | [`cli`] | the command line |
 //!
 //! `tests/tidy.rs` holds the code against this table.
@@ -29,8 +29,8 @@
 //! # Unsafe code
 //!
 //! stands behind these fences only, each with its promise at the top: `os/` (system calls), `quant/cast.rs`
-//! (bytes as blocks), `backend/cpu/pool.rs` (threads), `backend/cpu/{avx2,avx512,neon}.rs` and their folders
-//! (intrinsics), `backend/metal/` but for its operations (messages, memory that a device reads).
+//! (bytes as blocks), `backend/cpu/pool.rs` (threads), `backend/cpu/{avx2,avx512,neon}.rs` and their folders, and
+//! `backend/cpu/unpack.rs` (intrinsics), `backend/metal/` but for its operations (messages, memory that a device reads).
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -47,6 +47,7 @@ pub mod json;
 pub mod model;
 pub mod options;
 pub mod os;
+pub mod perplexity;
 pub mod plan;
 pub mod quant;
 pub mod report;
@@ -55,7 +56,9 @@ pub mod routes;
 pub mod sampler;
 pub mod serve;
 pub mod session;
+pub mod sha256;
 pub mod supply;
 pub mod synth;
 pub mod text;
 pub mod units;
+pub mod verify;

@@ -118,11 +118,13 @@ fn name_of<T: PartialEq>(value: T, table: &[(&'static str, T)]) -> &'static str 
 pub enum Budget {
     /// What the machine has left.
     Auto,
-    /// This many experts.
+    /// What one token uses: no strategy goes on with less. Not on the command line.
+    Least,
+    /// This many experts, of the mean size where sizes differ.
     Experts(u64),
     /// This many bytes.
     Bytes(u64),
-    /// This many thousandths of all experts.
+    /// This many thousandths of all experts' bytes.
     Share(u64),
 }
 
@@ -259,6 +261,8 @@ pub struct Options {
     pub prefill_chunk: usize,
     /// Tokens that go through one layer before the next in prefill.
     pub prefill_sweep: usize,
+    /// Sessions that read their tokens together.
+    pub windows: usize,
     /// What a server holds.
     pub serving: Option<Serving>,
 }
@@ -308,6 +312,7 @@ impl Options {
             ctx: 0,
             prefill_chunk: 512,
             prefill_sweep: 4096,
+            windows: 1,
             serving: None,
         }
     }

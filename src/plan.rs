@@ -40,10 +40,12 @@ pub struct Plan {
     pub lengths: Lengths,
     /// Compute threads.
     pub n_threads: usize,
-    /// Experts held at most.
+    /// Experts held: where their sizes differ, so many of the mean size.
     pub n_experts: u64,
     /// Bytes for them.
     pub budget: u64,
+    /// The mean size, where sizes differ.
+    pub mean_slab: Option<u64>,
     /// What is taken, by use: name, bytes.
     pub uses: Vec<(&'static str, u64)>,
     /// Memory that can be had, if the system says, and by the device that computes; with what is held to simulate a smaller machine, as that is one of
@@ -66,10 +68,14 @@ impl Plan {
         tokenizer: u64,
     ) -> Result<Plan> {
         let backend = Chosen::new(options.backend)?;
+        backend.check(model)?;
         let available = least(os::available_memory(), backend.working_set());
         let lengths = Lengths {
             chunk: options.prefill_chunk.min(ctx),
-            sweep: options.prefill_sweep.max(options.prefill_chunk).min(ctx),
+            sweep: options
+                .prefill_sweep
+                .max(options.prefill_chunk)
+                .min(ctx * options.windows),
         };
         let n_threads = match options.threads {
             0 => os::n_cpus(),
@@ -77,7 +83,7 @@ impl Plan {
         };
         let graph = tally::needs(&model.config, options.kv, ctx, lengths, backend.page())?;
         let serving = options.serving.as_ref();
-        let sessions = serving.map_or(1, |serving| serving.sessions as u64);
+        let sessions = serving.map_or(options.windows, |serving| serving.sessions) as u64;
         let mut plan = Plan {
             strategy: "",
             why: None,
@@ -89,6 +95,7 @@ impl Plan {
             n_threads,
             n_experts: 0,
             budget: 0,
+            mean_slab: None,
             uses: vec![
                 ("KV cache", graph.kv * sessions),
                 ("activations", graph.scratch + model.weights.vector_bytes()),
@@ -183,21 +190,22 @@ impl Plan {
     }
 
     fn set_budget(&mut self, needs: &SupplyNeeds, model: &Model, options: &Options) -> Result<()> {
-        let all = model.experts.n_experts_total() as u64;
+        let (slabs, all) = (needs.slabs, needs.slabs.n);
+        self.mean_slab = slabs.is_mixed.then(|| slabs.bytes / all);
         if !needs.streams {
             (self.n_experts, self.budget) = (all, model.experts.total_bytes());
             return Ok(());
         }
         let c = &model.config;
         let least = (c.n_layer * c.n_expert_used) as u64;
-        let slab = needs.slab.max(1);
         let asked = match options.supply.budget {
+            Budget::Least => least,
             Budget::Experts(n) => n,
-            Budget::Bytes(bytes) => bytes / slab,
+            Budget::Bytes(bytes) => slabs.count_in(bytes),
             Budget::Share(thousandths) => (all * thousandths + 500) / 1000,
             Budget::Auto => match self.available {
                 Some(available) => {
-                    (available - available / MARGIN).saturating_sub(self.total()) / slab
+                    slabs.count_in((available - available / MARGIN).saturating_sub(self.total()))
                 }
                 None => {
                     return Err(Error::usage(
@@ -208,11 +216,11 @@ impl Plan {
         };
         if asked < least {
             let (n_layer, n_used) = (c.n_layer, c.n_expert_used);
-            let needed = Bytes(least * slab);
+            let (size, needed) = (Bytes(slabs.bytes_of(1)), Bytes(slabs.bytes_of(least)));
+            let mean = if slabs.is_mixed { ", the mean" } else { "" };
             return Err(Error::usage(format!(
-                "--budget: found room for {asked} experts of {}, expected at least {least} ({n_layer} layers, {n_used} \
-                 experts a token): {needed}",
-                Bytes(slab)
+                "--budget: found room for {asked} experts of {size}{mean}, expected at least {least} ({n_layer} layers, \
+                 {n_used} experts a token): {needed}",
             )));
         }
         if asked > all && options.supply.budget != Budget::Auto {
@@ -220,8 +228,16 @@ impl Plan {
                 .push(format!("the budget is more than all {all} experts take"));
         }
         self.n_experts = asked.min(all);
-        self.budget = self.n_experts * slab;
+        self.budget = slabs.bytes_of(self.n_experts);
         Ok(())
+    }
+
+    /// How many experts are held, for the user.
+    pub fn experts_held(&self) -> String {
+        match self.mean_slab {
+            Some(mean) => format!("{} of {}, the mean", self.n_experts, Bytes(mean)),
+            None => self.n_experts.to_string(),
+        }
     }
 
     /// Refuses what the machine does not have, unless the user insists.
@@ -279,7 +295,7 @@ impl fmt::Display for Plan {
             let between = if i == 0 { "" } else { " + " };
             write!(f, "{between}{name} {}", Bytes(*bytes))?;
             if *name == "experts" {
-                write!(f, " ({})", self.n_experts)?;
+                write!(f, " ({})", self.experts_held())?;
             }
         }
         Ok(())

@@ -1,11 +1,20 @@
 //! Random damage to good requests and good JSON, in bounded memory: a request, a need for more bytes, or one status;
-//! a value that serde_json reads too, or an error. Two seconds of each; `scripts/fuzz.sh` goes on for longer.
+//! a value that serde_json reads too, or an error. And to the keys and shapes of a model file: a sound model, or an
+//! error. Two seconds of each; `scripts/fuzz.sh` goes on for longer.
 #![allow(clippy::unwrap_used)]
 #![allow(unsafe_code)]
 
+mod common;
+
+use common::{golden, put_value};
 use infall::error::ErrorKind;
+use infall::gguf::Gguf;
+use infall::gguf::writer::Writer;
 use infall::http::{LIMITS, Limits, Parser, Request, Step};
 use infall::json::{self, Value};
+use infall::model::{ExpertChoice, Model};
+use infall::os::{File, ReadAt};
+use infall::quant::Format;
 use infall::rng::Rng;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -142,7 +151,7 @@ fn mutated(corpus: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// Checks damaged input until the time is over; an input that fails is shown.
+/// Checks damaged input of a corpus; see [`fuzz_made`].
 fn fuzz(what: &str, check: impl Fn(&[u8], &mut Rng) -> &'static str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/corpus")
@@ -153,6 +162,18 @@ fn fuzz(what: &str, check: impl Fn(&[u8], &mut Rng) -> &'static str) {
         .collect();
     paths.sort();
     let corpus: Vec<Vec<u8>> = paths.iter().map(|p| std::fs::read(p).unwrap()).collect();
+    for good in &corpus {
+        check(good, &mut Rng::new(1));
+    }
+    fuzz_made(what, |rng| mutated(&corpus, rng), check);
+}
+
+/// Checks what `make` makes until the time is over; an input that fails is shown.
+fn fuzz_made(
+    what: &str,
+    make: impl Fn(&mut Rng) -> Vec<u8>,
+    check: impl Fn(&[u8], &mut Rng) -> &'static str,
+) {
     let asked = std::env::var("INFALL_FUZZ_SECONDS").ok();
     let seconds = asked.as_ref().map_or(2, |s| s.parse().unwrap());
     // The short run is the same on each machine as far as it gets.
@@ -163,11 +184,8 @@ fn fuzz(what: &str, check: impl Fn(&[u8], &mut Rng) -> &'static str) {
     let mut rng = Rng::new(seed);
     let (start, mut n) = (Instant::now(), 0_u64);
     let mut outcomes = std::collections::BTreeMap::new();
-    for good in &corpus {
-        check(good, &mut rng);
-    }
     while start.elapsed() < Duration::from_secs(seconds) {
-        let input = mutated(&corpus, &mut rng);
+        let input = make(&mut rng);
         let checked =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&input, &mut rng)));
         let Ok(outcome) = checked else {
@@ -302,5 +320,167 @@ fn damaged_json_is_read_as_serde_reads_it_in_bounded_memory() {
             }
             (Ok(value), Err(error)) => panic!("{value}: {error}"),
         }
+    });
+}
+
+/// Keys of the architecture, those that may be missing too.
+const KEYS: &[&str] = &[
+    "block_count",
+    "nextn_predict_layers",
+    "embedding_length",
+    "embedding_length_out",
+    "vocab_size",
+    "context_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.q_lora_rank",
+    "attention.output_lora_rank",
+    "attention.output_group_count",
+    "attention.sliding_window",
+    "attention.indexer.head_count",
+    "attention.indexer.key_length",
+    "attention.indexer.top_k",
+    "attention.compress_ratios",
+    "rope.dimension_count",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "expert_count",
+    "expert_used_count",
+    "expert_shared_count",
+    "expert_feed_forward_length",
+    "expert_weights_scale",
+    "hash_layer_count",
+    "hyper_connection.count",
+    "swiglu_clamp_exp",
+    "swiglu_clamp_shexp",
+];
+
+/// A number that is likely to be wrong in an interesting way.
+fn number(rng: &mut Rng) -> u64 {
+    let some = [
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1024,
+    ];
+    match rng.below(8) {
+        0 => rng.next_u64(),
+        1 => u64::MAX >> rng.below(64),
+        _ => some[rng.below(some.len())],
+    }
+}
+
+/// The header of the small golden model with one to four changes to its keys and tensors.
+fn changed_header(model: &Gguf, rng: &mut Rng) -> Vec<u8> {
+    let name = |key: &str| format!("deepseek4.{key}");
+    let mut without = Vec::new();
+    let mut w = Writer::new();
+    let mut tensors: Vec<_> = model
+        .tensors
+        .iter()
+        .map(|t| (t.name.clone(), t.dims.clone(), t.format))
+        .collect();
+    for _ in 0..1 + rng.below(4) {
+        let key = name(KEYS[rng.below(KEYS.len())]);
+        let at = rng.below(tensors.len().max(1));
+        match rng.below(9) {
+            0 | 1 if !without.contains(&key) => {
+                w.u32(&key, number(rng) as u32);
+                without.push(key);
+            }
+            2 if !without.contains(&key) => {
+                let n = rng.below(9);
+                w.i32_array(&key, &Vec::from_iter((0..n).map(|_| number(rng) as i32)));
+                without.push(key);
+            }
+            3 if !without.contains(&key) => {
+                let some = [0.0, -1.0, 1e38, f32::NAN, f32::INFINITY, 1.5];
+                w.f32(&key, some[rng.below(some.len())]);
+                without.push(key);
+            }
+            4 => without.push(key),
+            5 => drop(tensors.swap_remove(at)),
+            6 => {
+                let dims = &mut tensors[at].1;
+                let axis = rng.below(dims.len());
+                dims[axis] = number(rng);
+            }
+            7 => {
+                let (block, from) = (number(rng), rng.below(6));
+                for (name, ..) in &mut tensors {
+                    *name = name.replace(&format!("blk.{from}."), &format!("blk.{block}."));
+                }
+            }
+            _ => {
+                let block = if rng.below(4) == 0 { number(rng) } else { 5 };
+                tensors.push((
+                    format!("blk.{block}.nextn.enorm.weight"),
+                    vec![256],
+                    Format::F32,
+                ));
+            }
+        }
+    }
+    for key in model.keys().filter(|key| !without.iter().any(|w| w == key)) {
+        put_value(&mut w, key, model.value(key).unwrap());
+    }
+    for (name, dims, format) in &tensors {
+        // Some shapes cannot even be written.
+        let _ = w.tensor(name, dims, *format);
+    }
+    w.header()
+}
+
+/// A file of any length of which the header exists.
+struct HeaderOnly<'a>(&'a [u8]);
+
+impl ReadAt for HeaderOnly<'_> {
+    fn len(&self) -> u64 {
+        1 << 60
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> infall::error::Result<()> {
+        let start = usize::try_from(offset).unwrap().min(self.0.len());
+        let n = buf.len().min(self.0.len() - start);
+        buf[..n].copy_from_slice(&self.0[start..][..n]);
+        buf[n..].fill(0);
+        Ok(())
+    }
+
+    fn name(&self) -> &str {
+        "header"
+    }
+}
+
+#[test]
+fn changed_keys_and_shapes_are_a_sound_model_or_an_error_in_bounded_memory() {
+    let file = File::open(&golden("micro-q2.gguf")).unwrap();
+    let model = Gguf::read(&file).unwrap();
+    let read = |input: &[u8]| Gguf::read(&HeaderOnly(input)).and_then(Model::bind);
+    let make = |rng: &mut Rng| changed_header(&model, rng);
+    fuzz_made("keys", make, |input, _| {
+        let (model, most) = most_held(|| read(input));
+        // Tensors and tokens are held once as read, once by meaning.
+        assert!(most <= 64 * input.len() + (1 << 20), "{most} bytes");
+        let model = match model {
+            Ok(model) => model,
+            Err(error) => {
+                assert!(error.to_string().starts_with("header: "), "{error}");
+                return "an error";
+            }
+        };
+        // What the graph takes for granted.
+        let (c, w) = (&model.config, &model.weights);
+        assert_eq!((c.layers.len(), w.layers.len()), (c.n_layer, c.n_layer));
+        assert_eq!((w.output.rows, w.output.cols), (c.n_vocab, c.n_embd));
+        assert!(c.n_head.is_multiple_of(c.n_group_o) && c.n_expert_used <= c.n_expert);
+        for (layer, tensors) in c.layers.iter().zip(&w.layers) {
+            assert_eq!(tensors.attn.output_a.cols * c.n_group_o, c.q_width());
+            assert_eq!(tensors.attn.output_a.rows, c.n_group_o * c.n_lora_o);
+            assert_eq!(layer.kind.ratio().is_some(), tensors.compressor.is_some());
+            let hash = matches!(tensors.moe.choice, ExpertChoice::Hash(_));
+            assert_eq!(layer.hash_routed, hash);
+        }
+        assert!(model.token_bytes() > 0 && model.experts.total_bytes() > 0);
+        "a model"
     });
 }

@@ -47,6 +47,19 @@ fn micro_q2_float_path_matches_float64() {
 }
 
 #[test]
+fn micro_iq_float_path_matches_float64() {
+    float_path_matches(&golden("micro-iq.gguf"), &golden("micro-iq.logits.f32"));
+}
+
+#[test]
+fn micro_legacy_float_path_matches_float64() {
+    float_path_matches(
+        &golden("micro-legacy.gguf"),
+        &golden("micro-legacy.logits.f32"),
+    );
+}
+
+#[test]
 fn micro_q4_float_path_matches_float64() {
     if let (Some(model), Some(logits)) = (beside("micro-q4.gguf"), beside("micro-q4.logits.f32")) {
         float_path_matches(&model, &logits);
@@ -88,8 +101,12 @@ fn residual_streams_match_after_every_layer() {
 /// 0.01 %; more than that comes from single tokens where two experts or two compressed rows are nearly tied and
 /// the choice flips, as it does in these random models at the slightest push (measured: 0.00015 to 0.0014, no
 /// successor changed). llama.cpp's 8-bit activations give 0.034 and 0.97 on micro-q2, 0.029 and 0.95 on micro-q4.
-const INTEGER_BOUNDS: [(&str, f64, f64); 2] =
-    [("micro-q2", 0.004, 0.99), ("micro-q4", 0.004, 0.99)];
+const INTEGER_BOUNDS: [(&str, f64, f64); 4] = [
+    ("micro-q2", 0.004, 0.99),
+    ("micro-q4", 0.004, 0.99),
+    ("micro-iq", 0.004, 0.99),
+    ("micro-legacy", 0.004, 0.99),
+];
 
 fn integer_path_is_near(name: &str, model: &Path, logits: &Path) {
     let bound = INTEGER_BOUNDS.iter().find(|b| b.0 == name).unwrap();
@@ -127,6 +144,15 @@ fn micro_q2_integer_tables_are_as_near_as_llama_cpp() {
         &golden("micro-q2.gguf"),
         &golden("micro-q2.logits.f32"),
     );
+}
+
+/// All formats that only other files than those of antirez have.
+#[test]
+fn other_formats_integer_tables_are_as_near_as_llama_cpp() {
+    for name in ["micro-iq", "micro-legacy"] {
+        let logits = golden(&format!("{name}.logits.f32"));
+        integer_path_is_near(name, &golden(&format!("{name}.gguf")), &logits);
+    }
 }
 
 #[test]

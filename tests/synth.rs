@@ -195,6 +195,9 @@ fn every_shape_is_a_whole_model_with_the_published_sizes() {
     let cases = [
         ("flash-q2", 7_077_888, 43 * 256),
         ("flash-q4", 14_155_776, 43 * 256),
+        ("flash-mxfp4", 13_369_344, 43 * 256),
+        // Layer 26: two matrices of IQ2_S (82 bytes) and one of MXFP4 (17 for 32).
+        ("flash-ud-iq2_xxs", 2048 * 16 * (2 * 82 + 136), 43 * 256),
         ("pro-q2", 3072 * 28 * (2 * 66 + 84), 61 * 384),
         ("bench-q2", 1024 * 8 * (2 * 66 + 84), 12 * 64),
         ("bench-q4", 1024 * 8 * 3 * 144, 12 * 64),
@@ -215,6 +218,63 @@ fn every_shape_is_a_whole_model_with_the_published_sizes() {
     whole.n_vocab = Some(129_280);
     let totals = Plan::new(&whole).unwrap().model.byte_totals();
     assert_eq!(totals.embedding + totals.fixed, 8_801_384_796);
+}
+
+/// The table of types that others read in the published file, and its size of 90.86 GB (without the 5 MB of a real
+/// vocabulary).
+#[test]
+fn flash_ud_iq2_xxs_has_the_types_of_the_published_file() {
+    use infall::quant::Format::{Bf16, Iq2S, Iq2Xxs, Iq3Xxs, Mxfp4, Q4K, Q5K, Q6K, Q8_0};
+    let mut whole = request("flash-ud-iq2_xxs");
+    whole.n_vocab = Some(129_280);
+    let model = Plan::new(&whole).unwrap().model;
+    let gb = model.gguf.file_len as f64 / 1e9;
+    assert!((gb - 90.86).abs() < 0.1, "{gb}");
+    for (name, format) in [
+        ("token_embd.weight", Q4K),
+        ("output.weight", Q4K),
+        ("blk.9.attn_q_a.weight", Q5K),
+        ("blk.9.attn_q_b.weight", Q8_0),
+        ("blk.9.ffn_gate_shexp.weight", Q5K),
+        ("blk.9.ffn_down_shexp.weight", Q6K),
+        ("blk.9.attn_compressor_kv.weight", Q8_0),
+        ("blk.8.indexer.proj.weight", Q8_0),
+        ("blk.9.ffn_gate_inp.weight", Bf16),
+    ] {
+        assert_eq!(model.gguf.tensor(name).unwrap().format, format, "{name}");
+    }
+    let types = |model: &Model| {
+        let layers = model.experts.layers.iter();
+        Vec::from_iter(layers.map(|l| [l.gate.format, l.up.format, l.down.format]))
+    };
+    for (l, found) in types(&model).into_iter().enumerate() {
+        let expected = match l {
+            26 => [Iq2S, Iq2S, Mxfp4],
+            42 => [Iq2Xxs, Iq2Xxs, Mxfp4],
+            _ => [Iq2Xxs, Iq2Xxs, Iq3Xxs],
+        };
+        assert_eq!(found, expected, "layer {l}");
+    }
+    // A cut model shows all of them.
+    let mut cut = request("flash-ud-iq2_xxs");
+    cut.n_layer = Some(4);
+    let found = types(&Plan::new(&cut).unwrap().model);
+    let base = [Iq2Xxs, Iq2Xxs, Iq3Xxs];
+    let last = [Iq2Xxs, Iq2Xxs, Mxfp4];
+    assert_eq!(found, [base, base, [Iq2S, Iq2S, Mxfp4], last]);
+    // Layers share experts of one type only.
+    cut.alias_layers = Some(1);
+    let model = Plan::new(&cut).unwrap().model;
+    assert_eq!(types(&model), found);
+    let offset = |l: usize| {
+        let layer = &model.experts.layers[l];
+        [&layer.gate, &layer.up, &layer.down].map(|t| t.extent.offset)
+    };
+    let [first, second, sensitive, last] = [0, 1, 2, 3].map(offset);
+    assert_eq!(first, second);
+    assert!((0..3).all(|i| sensitive[i] != first[i]));
+    assert_eq!(last[..2], first[..2]);
+    assert_ne!(last[2], first[2]);
 }
 
 #[test]

@@ -298,6 +298,7 @@ fn small(more: &[&str], merges: &[&str]) -> Vocabulary {
         merges: merges.iter().map(|text| text.to_string()).collect(),
         bos: None,
         eos: None,
+        add_bos: false,
     }
 }
 

@@ -728,14 +728,17 @@ fn experts_match_float64_for_any_width_and_type() {
     let mut groups = Groups::default();
     groups.fill(&routes.ids);
     let mut cpu = cpu();
-    for (gate_up, down) in [
-        (Format::F32, Format::F32),
-        (Format::F16, Format::F32),
-        (Format::F32, Format::F16),
+    for formats in [
+        [Format::F32, Format::F32, Format::F32],
+        [Format::F16, Format::F16, Format::F32],
+        [Format::F32, Format::F32, Format::F16],
+        [Format::F32, Format::F16, Format::F32],
+        [Format::F16, Format::F32, Format::F16],
     ] {
+        let [gate, up, down] = formats;
         let bytes: Vec<[Vec<u8>; 3]> = experts
             .iter()
-            .map(|[gate, up, d]| [encode(gate_up, gate), encode(gate_up, up), encode(down, d)])
+            .map(|[g, u, d]| [encode(gate, g), encode(up, u), encode(down, d)])
             .collect();
         let aligned: Vec<[AlignedBuf; 3]> = bytes
             .iter()
@@ -754,7 +757,8 @@ fn experts_match_float64_for_any_width_and_type() {
             shape: ExpertShape {
                 n_embd,
                 n_ff,
-                gate_up,
+                gate,
+                up,
                 down,
                 clamp,
             },
@@ -790,12 +794,7 @@ fn experts_match_float64_for_any_width_and_type() {
                 .chunks(n_ff)
                 .map(|row| f64::from(routes.weights[r]) * dot(&wide(row), &hidden))
                 .collect();
-            assert_near(
-                &format!("route {r}, {gate_up:?}, {down:?}"),
-                out,
-                &expected,
-                1e-5,
-            );
+            assert_near(&format!("route {r}, {formats:?}"), out, &expected, 1e-5);
         }
     }
 }

@@ -5,9 +5,9 @@
 mod common;
 
 use common::float64::{assert_near, dot, wide};
-use common::{Loaded, Temporary, floats, golden, micro_ids};
+use common::{Loaded, Temporary, floats, golden, micro_ids, put_value};
+use infall::gguf::Gguf;
 use infall::gguf::writer::Writer;
-use infall::gguf::{Gguf, Value};
 use infall::options::{KernelChoice, KvFormat, Options};
 use infall::os::{File, ReadAt};
 use infall::quant::{Format, blocks};
@@ -31,19 +31,7 @@ fn rewritten(
             w.f32(key, *v);
             continue;
         }
-        let ints = |v: &[i64]| v.iter().map(|v| *v as i32).collect::<Vec<_>>();
-        match gguf.value(key).unwrap() {
-            Value::Uint(v) => w.u32(key, *v as u32),
-            Value::Int(v) => w.u32(key, *v as u32),
-            Value::Float(v) => w.f32(key, *v as f32),
-            Value::Bool(v) => w.bool(key, *v),
-            Value::String(v) => w.string(key, v),
-            Value::Uints(v) => w.u32_array(key, &v.iter().map(|v| *v as u32).collect::<Vec<_>>()),
-            Value::Ints(v) => w.i32_array(key, &ints(v)),
-            Value::Floats(v) => w.f32_array(key, &v.iter().map(|v| *v as f32).collect::<Vec<_>>()),
-            Value::Strings(v) => w.string_array(key, v),
-            Value::Bools(_) => panic!("{key}: no such array in this file"),
-        };
+        put_value(&mut w, key, gguf.value(key).unwrap());
     }
     for t in &gguf.tensors {
         let format = change(&t.name).map_or(t.format, |_| Format::F32);

@@ -6,6 +6,7 @@
 //! decode give the same bits.
 
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::model::config::Config;
 use crate::model::experts::ExpertRef;
 use crate::options::{BackendChoice, KernelChoice};
@@ -79,6 +80,17 @@ impl Chosen {
             Chosen::Cpu => cpu::Cpu::scratch_bytes(c, n_threads, chunk, ctx),
             #[cfg(any(target_os = "macos", feature = "metal-sim"))]
             Chosen::Metal(_) => metal::Metal::scratch_bytes(c, chunk, ctx),
+        }
+    }
+
+    /// Refuses a model that it has no kernels for.
+    ///
+    /// Errors: a tensor's type, with its name.
+    pub fn check(self, model: &Model) -> Result<()> {
+        match self {
+            Chosen::Cpu => Ok(()),
+            #[cfg(any(target_os = "macos", feature = "metal-sim"))]
+            Chosen::Metal(_) => metal::check(model),
         }
     }
 
@@ -352,8 +364,10 @@ pub struct ExpertShape {
     pub n_embd: usize,
     /// Width of an expert.
     pub n_ff: usize,
-    /// Storage of gate and up.
-    pub gate_up: Format,
+    /// Storage of gate.
+    pub gate: Format,
+    /// Storage of up.
+    pub up: Format,
     /// Storage of down.
     pub down: Format,
     /// Limit of the pre-activations.

@@ -112,7 +112,8 @@ impl Cost {
     pub fn experts(shape: ExpertShape, n_experts: usize, n_routes: usize) -> Cost {
         let ExpertShape { n_embd, n_ff, .. } = shape;
         let row = |f: Format, cols: usize| cols / f.block_len() * f.block_bytes();
-        let bytes = 2 * n_ff * row(shape.gate_up, n_embd) + n_embd * row(shape.down, n_ff);
+        let gate_up = row(shape.gate, n_embd) + row(shape.up, n_embd);
+        let bytes = n_ff * gate_up + n_embd * row(shape.down, n_ff);
         Cost {
             weight_bytes: (n_experts * bytes) as u64,
             flop: flop(&[3, n_routes, n_ff, n_embd]),
@@ -329,7 +330,7 @@ mod tests {
         assert_eq!(profile.phase(Phase::Prefill), Stages::default());
     }
 
-    /// By hand. Q4_K has 144 bytes for 256 weights, Q2_K has 84.
+    /// By hand. Q4_K has 144 bytes for 256 weights, Q2_K has 84, Q8_0 34 for 32.
     #[test]
     fn costs_follow_from_shapes() {
         let cost = |weight_bytes, flop| Cost { weight_bytes, flop };
@@ -340,12 +341,13 @@ mod tests {
         let shape = ExpertShape {
             n_embd: 512,
             n_ff: 256,
-            gate_up: Format::Q4K,
+            gate: Format::Q4K,
+            up: Format::Q8_0,
             down: Format::Q2K,
             clamp: 1.0,
         };
-        // Gate and up are 256 rows of 288 bytes, down is 512 rows of 84.
-        let one = 2 * 256 * 288 + 512 * 84;
+        // Gate is 256 rows of 288 bytes, up 256 of 544, down 512 of 84.
+        let one = 256 * (288 + 544) + 512 * 84;
         let expected = cost(2 * one, 2 * 7 * 3 * 512 * 256);
         assert_eq!(Cost::experts(shape, 2, 7), expected);
     }

@@ -1,9 +1,9 @@
 //! `infall inspect`: what a model file holds, without its weights.
 
 use super::args::{Args, Command, Flag};
-use super::{model, print};
-use crate::engine::{self, Gguf, LayerKind, Model};
-use crate::error::Result;
+use super::{model, print, told};
+use crate::engine::{self, FileSet, Gguf, LayerKind, Model, Plan};
+use crate::error::{Error, Result};
 use crate::units::{Bytes, LayerId};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ pub const COMMAND: Command = Command {
     name: "inspect",
     positional: "[MODEL]",
     max_positional: 1,
-    help: "shows what a model file holds; never loads weights",
+    help: "shows what a model file holds, and whether it runs; the file may still be arriving",
     flags: &[&[
         model::MODEL_FLAG,
         Flag::switch(&["--tensors"], "list all tensors"),
@@ -29,19 +29,67 @@ fn run(args: &Args) -> Result<()> {
         .positional
         .first()
         .map_or_else(|| model::model_path(args), PathBuf::from);
-    let gguf = engine::header(&path)?;
+    let (files, gguf) = engine::survey(&path)?;
     let mut out = String::new();
     // Writing to a String does not fail.
     let _ = header(&gguf, &mut out);
     if args.has("--tensors") {
         let _ = tensors(&gguf, &mut out);
     }
-    // What stands in the file is shown even if it is no model that can run.
-    print(&out)?;
+    let arriving = arriving(&gguf);
+    // What is in the file is shown even if it is no model that can run.
+    let (line, runs) = match understood(&files, gguf, &mut out) {
+        Err(error) => (format!("does not run: {error}"), false),
+        Ok(plan) => verdict(&plan, arriving.is_some()),
+    };
+    print(&format!("{out}\n{}{line}\n", arriving.unwrap_or_default()))?;
+    if runs { Ok(()) } else { Err(told()) }
+}
+
+/// How much of the files is there, if it is not all. Of parts that are missing nothing is known.
+fn arriving(gguf: &Gguf) -> Option<String> {
+    let parts = || gguf.parts.iter();
+    let found: u64 = parts().filter_map(|p| p.len).sum();
+    // A file may have bytes behind its tensors.
+    let needed = parts().map(|p| p.whole_len.max(p.len.unwrap_or(0)));
+    let needed: u64 = needed.sum();
+    let percent = 100.0 * found as f64 / needed.max(1) as f64;
+    (found < needed)
+        .then(|| format!("not complete: {found} of {needed} bytes are there ({percent:.1} %); "))
+}
+
+/// Shows what the contents mean, and plans the run that takes the least memory.
+fn understood(files: &FileSet, gguf: Gguf, out: &mut String) -> Result<Plan> {
+    if let Some(first) = gguf.refused.first() {
+        let more = match gguf.refused.len() - 1 {
+            0 => String::new(),
+            n => format!("; {n} more tensors are of such types"),
+        };
+        return Err(Error::unsupported(format!("{first}{more}")));
+    }
     let model = Model::bind(gguf)?;
-    out.clear();
-    let _ = meaning(&model, &mut out);
-    print(&out)
+    let _ = meaning(&model, out);
+    engine::least_plan(files, &model)
+}
+
+/// The last line, and whether it is good news.
+fn verdict(plan: &Plan, arriving: bool) -> (String, bool) {
+    let (needed, available) = (plan.total(), plan.available);
+    let fits = available.is_none_or(|available| needed <= available);
+    let runs = match (fits, arriving) {
+        (true, false) => "runs",
+        (true, true) => "runs when complete",
+        (false, _) => "does not run here",
+    };
+    let available = available.map_or("unknown".into(), |bytes| Bytes(bytes).to_string());
+    let line = format!(
+        "{runs}: the least is --budget {} with {} of memory (strategy {}, context {}); available: {available}",
+        plan.n_experts,
+        Bytes(needed),
+        plan.strategy,
+        plan.ctx
+    );
+    (line, fits)
 }
 
 fn header(gguf: &Gguf, out: &mut String) -> std::fmt::Result {

@@ -14,6 +14,7 @@ mod io_probe;
 mod kv_dir;
 mod logits;
 mod model;
+mod perplexity;
 mod plan;
 mod profile;
 mod progress;
@@ -24,6 +25,7 @@ mod serve;
 mod sessions;
 mod synth;
 mod tokenize;
+mod verify;
 mod whole_file;
 
 const COMMANDS: &[Command] = &[
@@ -31,10 +33,12 @@ const COMMANDS: &[Command] = &[
     chat::COMMAND,
     serve::COMMAND,
     inspect::COMMAND,
+    verify::COMMAND,
     plan::COMMAND,
     io_probe::COMMAND,
     bench::COMMAND,
     report::COMMAND,
+    perplexity::COMMAND,
     logits::COMMAND,
     tokenize::COMMAND,
     synth::COMMAND,
@@ -75,6 +79,7 @@ fn exit_code(command: &str, result: Result<()>) -> u8 {
     let Err(error) = result else { return 0 };
     match error.kind() {
         ErrorKind::Closed => return 0,
+        ErrorKind::Told => {}
         _ => note(&format!("infall {command}: {error}\n")),
     }
     if error.kind() == ErrorKind::Usage {
@@ -99,6 +104,11 @@ fn print(text: &str) -> Result<()> {
         })
 }
 
+/// Ends a command whose output said that the answer is no.
+fn told() -> Error {
+    Error::new(ErrorKind::Told, "the answer is no")
+}
+
 /// Writes to stderr; if that fails there is nobody left to tell.
 fn note(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
@@ -108,7 +118,7 @@ fn usage() -> String {
     let mut text =
         String::from("infall: DeepSeek-V4-Flash on machines with less memory than the model\n\n");
     for command in COMMANDS {
-        text += &format!("  infall {:<9} {}\n", command.name, command.help);
+        text += &format!("  infall {:<10} {}\n", command.name, command.help);
     }
     text + "\ninfall SUBCOMMAND --help lists the flags.\n"
 }

@@ -46,7 +46,7 @@ pub const MODEL_FLAGS: &[Flag] = &[
     Flag::with(
         &["--budget", "--ssd-streaming-cache-experts"],
         "SIZE",
-        "memory for experts: auto (default), 8GB, a number of experts, or 25% of all",
+        "memory for experts: auto (default), 8GB, 25% of their bytes, or a number of experts (of the mean size, where sizes differ)",
     ),
     Flag::with(&["--readers"], "N", "threads that read experts (default 8)"),
     Flag::switch(

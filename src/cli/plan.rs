@@ -30,8 +30,11 @@ fn run(args: &Args) -> Result<()> {
     let _ = writeln!(out, "strategy {}{why}", plan.strategy);
     let _ = writeln!(
         out,
-        "context {}, prefill chunk {}, {} compute threads, {} experts held",
-        plan.ctx, plan.lengths.chunk, plan.n_threads, plan.n_experts
+        "context {}, prefill chunk {}, {} compute threads, experts held: {}",
+        plan.ctx,
+        plan.lengths.chunk,
+        plan.n_threads,
+        plan.experts_held()
     );
     let rest = plan.available.map(|a| (a, a.saturating_sub(plan.total())));
     let lines = plan

@@ -21,7 +21,7 @@ pub const COMMAND: Command = Command {
         Flag::with(
             &["--shape"],
             "NAME",
-            "flash-q2 | flash-q4 | pro-q2 | bench-q2 | bench-q4 | tiny | micro",
+            "flash-q2 | flash-q4 | flash-mxfp4 | flash-ud-iq2_xxs | pro-q2 | bench-q2 | bench-q4 | tiny | micro",
         ),
         Flag::with(&["--out"], "FILE", "where it is written"),
         Flag::with(&["--layers"], "N", "layers (default: as the shape)"),
@@ -109,7 +109,7 @@ fn sizes(plan: &Plan, out: &mut String) -> std::fmt::Result {
         c.n_layer, c.n_expert, c.n_expert_used, c.n_vocab
     )?;
     for (what, bytes) in [
-        ("an expert", plan.model.experts.max_slab_len()),
+        ("largest expert", plan.model.experts.max_slab_len()),
         ("routed experts", totals.routed),
         ("fixed", totals.fixed),
         ("token embedding", totals.embedding),

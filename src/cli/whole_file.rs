@@ -26,6 +26,21 @@ impl WholeFile {
     /// Errors: it cannot be written, or not be put there.
     pub fn write(self, text: &str) -> Result<()> {
         std::fs::write(&self.part, text).map_err(|e| Error::io(self.part.display(), &e))?;
+        self.finish()
+    }
+
+    /// The file, to be written bit by bit before [`WholeFile::finish`].
+    ///
+    /// Errors: it cannot be opened.
+    pub fn open(&self) -> Result<std::fs::File> {
+        let file = std::fs::File::create(&self.part);
+        file.map_err(|e| Error::io(self.part.display(), &e))
+    }
+
+    /// Puts what was written in its place.
+    ///
+    /// Errors: it cannot be put there.
+    pub fn finish(self) -> Result<()> {
         std::fs::rename(&self.part, &self.path).map_err(|e| Error::io(self.path.display(), &e))
     }
 }

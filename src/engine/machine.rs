@@ -11,6 +11,7 @@ use crate::session::{self, Prefill};
 use crate::supply::{ExpertUse, Stats, StatsTable};
 use crate::units::TokenId;
 use std::any::Any;
+use std::ops::Range;
 
 /// A conversation on an engine.
 pub type Session = Box<dyn Conversation>;
@@ -71,6 +72,15 @@ pub trait Machine {
         tokens: &[TokenId],
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()>;
+    /// See [`session::Session::prefill_windows`].
+    fn prefill_windows(
+        &mut self,
+        sessions: &mut [Session],
+        tokens: &[TokenId],
+        rows: Range<usize>,
+        keep_going: &mut dyn FnMut(usize) -> bool,
+        sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<bool>;
     /// See [`session::Session::decode`].
     fn decode(&mut self, session: &mut Session, token: TokenId) -> Result<()>;
     /// See [`session::Session::checkpoint`].
@@ -180,6 +190,18 @@ impl<B: Backend + 'static> Machine for Graph<B> {
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
         own(session)?.prefill_all_logits(self, tokens, sink)
+    }
+
+    fn prefill_windows(
+        &mut self,
+        sessions: &mut [Session],
+        tokens: &[TokenId],
+        rows: Range<usize>,
+        keep_going: &mut dyn FnMut(usize) -> bool,
+        sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<bool> {
+        let mut sessions = sessions.iter_mut().map(own).collect::<Result<Vec<_>>>()?;
+        session::Session::prefill_windows(&mut sessions, self, tokens, rows, keep_going, sink)
     }
 
     fn decode(&mut self, session: &mut Session, token: TokenId) -> Result<()> {

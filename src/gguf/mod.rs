@@ -15,10 +15,10 @@ mod split;
 mod value;
 pub mod writer;
 
-pub use split::{Part, header, open};
+pub use split::{Part, header, open, survey};
 pub use value::Value;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::os::ReadAt;
 use crate::quant::Format;
 use crate::units::Extent;
@@ -97,6 +97,8 @@ pub struct Gguf {
     pub parts: Vec<Part>,
     /// The tensor directory, in the order of the file.
     pub tensors: Vec<TensorInfo>,
+    /// Why other tensors are not in it: their types are not read here.
+    pub refused: Vec<Error>,
     /// Things worth telling that are no faults.
     pub notes: Vec<String>,
     metadata: Vec<(String, Value)>,
@@ -112,7 +114,42 @@ impl Gguf {
     /// Errors: `Format` for malformed files, `Unsupported` for other versions, byte orders and tensor types,
     /// `Limit` for a header beyond the bounds, `Io` when the system refuses; each names the file.
     pub fn read(source: &dyn ReadAt) -> Result<Gguf> {
+        let gguf = Gguf::survey(source)?;
+        gguf.check_data()?;
+        Ok(gguf)
+    }
+
+    /// Reads the header of a file whose data may still be on its way, or be of types that are not read here.
+    ///
+    /// Errors: as [`Gguf::read`], but for those of [`Gguf::check_data`].
+    pub fn survey(source: &dyn ReadAt) -> Result<Gguf> {
         Gguf::read_header(source).context(|| source.name())
+    }
+
+    /// An error when a tensor is of no type that is read here, or not all there.
+    pub fn check_data(&self) -> Result<()> {
+        if let Some(error) = self.refused.first() {
+            return Err(error.clone());
+        }
+        let Some(tensor) = self.beyond().next() else {
+            return Ok(());
+        };
+        let (_, part) = self.part_at(tensor.extent.offset);
+        let end = tensor.extent.end().unwrap_or(u64::MAX) - part.start;
+        let (name, len) = (&part.name, part.len.unwrap_or(0));
+        Err(Error::format(format!(
+            "{name}: tensor {}: data ends at byte {end}, but the file has {len} bytes; is it cut off?",
+            tensor.name
+        )))
+    }
+
+    /// The tensors that end beyond their file.
+    pub fn beyond(&self) -> impl Iterator<Item = &TensorInfo> {
+        self.tensors.iter().filter(|tensor| {
+            let (_, part) = self.part_at(tensor.extent.offset);
+            let end = part.start.saturating_add(part.len.unwrap_or(0));
+            tensor.extent.end().is_none_or(|e| e > end)
+        })
     }
 
     fn read_header(source: &dyn ReadAt) -> Result<Gguf> {
@@ -132,6 +169,7 @@ impl Gguf {
             file_len: source.len(),
             parts: Vec::new(),
             tensors: Vec::new(),
+            refused: Vec::new(),
             notes: Vec::new(),
             metadata,
             by_key,
@@ -144,22 +182,32 @@ impl Gguf {
         // Offsets count from the end of the directory, so they become absolute after the last entry.
         for index in 0..n_tensors {
             let tensor = read_tensor(&mut cursor, gguf.alignment)
-                .context(|| format!("tensor {index} of {n_tensors}"))?;
-            gguf.tensors.push(tensor);
+                .context(|| format!("tensor {index} of {n_tensors}"));
+            match tensor {
+                Ok(tensor) => gguf.tensors.push(tensor),
+                // Its entry was read to the end; the next one can be.
+                Err(error) if error.kind() == ErrorKind::Unsupported => {
+                    gguf.refused.push(error.context(source.name()));
+                }
+                Err(error) => return Err(error),
+            }
         }
         gguf.index_tensors(|gguf, [i, _]| {
             format!("tensor {} is there twice", gguf.tensors[i].name)
         })?;
         let alignment = u64::from(gguf.alignment);
         gguf.data_start = cursor.offset().next_multiple_of(alignment); // the header is bounded
+        let mut whole_len = gguf.data_start;
         for tensor in &mut gguf.tensors {
-            place(tensor, gguf.data_start, gguf.file_len)
-                .context(|| format!("tensor {}", tensor.name))?;
+            let end =
+                place(tensor, gguf.data_start).context(|| format!("tensor {}", tensor.name))?;
+            whole_len = whole_len.max(end);
         }
         gguf.notes.extend(overlap_note(&gguf.tensors));
         gguf.parts.push(Part {
             name: gguf.name.clone(),
             len: Some(gguf.file_len),
+            whole_len,
             start: 0,
             data_start: gguf.data_start,
             n_tensors: gguf.tensors.len(),
@@ -375,8 +423,8 @@ fn read_shape(cursor: &mut Cursor, alignment: u32) -> Result<(Vec<u64>, Format, 
     let dims = (0..n_dims)
         .map(|_| cursor.u64("dimension"))
         .collect::<Result<Vec<_>>>()?;
-    let format = Format::from_id(cursor.u32("type")?)?;
-    let offset = cursor.u64("offset")?;
+    let (id, offset) = (cursor.u32("type")?, cursor.u64("offset")?);
+    let format = Format::from_id(id)?;
     let len = data_len(&dims, format)?;
     if !offset.is_multiple_of(u64::from(alignment)) {
         return Err(Error::format(format!(
@@ -410,23 +458,16 @@ fn data_len(dims: &[u64], format: Format) -> Result<u64> {
         .ok_or_else(|| fault("the size overflows 64 bits"))
 }
 
-/// Makes the extent absolute and checks that it lies in the file.
-fn place(tensor: &mut TensorInfo, data_start: u64, file_len: u64) -> Result<()> {
+/// Makes the extent absolute and gives its end.
+fn place(tensor: &mut TensorInfo, data_start: u64) -> Result<u64> {
     let extent = &mut tensor.extent;
-    let end = extent
-        .offset
-        .checked_add(data_start)
+    let offset = extent.offset.checked_add(data_start);
+    offset
         .and_then(|offset| {
             extent.offset = offset;
             extent.end()
         })
-        .ok_or_else(|| Error::format("offset and length overflow 64 bits"))?;
-    if end > file_len {
-        return Err(Error::format(format!(
-            "data ends at byte {end}, but the file has {file_len} bytes; is it cut off?"
-        )));
-    }
-    Ok(())
+        .ok_or_else(|| Error::format("offset and length overflow 64 bits"))
 }
 
 /// The indices 0..n sorted by name, or two whose names are equal.

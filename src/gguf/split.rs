@@ -25,6 +25,8 @@ pub struct Part {
     pub name: String,
     /// Bytes; `None` when it is not there.
     pub len: Option<u64>,
+    /// Bytes when all of its tensors are there; 0 as long as it is not.
+    pub whole_len: u64,
     /// Where it begins in the set of files.
     pub start: u64,
     /// Where its tensor data begins in the set.
@@ -37,9 +39,10 @@ pub struct Part {
 ///
 /// Errors: as [`Gguf::read`]; a part that is missing, not readable, or not of this set, by name.
 pub fn open(path: &Path) -> Result<(FileSet, Gguf)> {
-    let found = Found::at(path)?;
-    found.gguf.check_complete()?;
-    Ok((FileSet::new(found.files)?, found.gguf))
+    let (files, gguf) = survey(path)?;
+    gguf.check_data()?;
+    gguf.check_complete()?;
+    Ok((files, gguf))
 }
 
 /// Reads the header of the model of which `path` is the file or one of the parts. Parts after the first may be missing; see
@@ -47,7 +50,17 @@ pub fn open(path: &Path) -> Result<(FileSet, Gguf)> {
 ///
 /// Errors: as [`open`].
 pub fn header(path: &Path) -> Result<Gguf> {
-    Ok(Found::at(path)?.gguf)
+    let (_, gguf) = survey(path)?;
+    gguf.check_data()?;
+    Ok(gguf)
+}
+
+/// As [`header`], with the files that are there; their data may still be on its way, or be of types that are not read here.
+///
+/// Errors: as [`header`], but for those of [`Gguf::check_data`].
+pub fn survey(path: &Path) -> Result<(FileSet, Gguf)> {
+    let Found { files, gguf } = Found::at(path)?;
+    Ok((FileSet::new(files)?, gguf))
 }
 
 /// What there is of a model.
@@ -60,7 +73,7 @@ impl Found {
     fn at(path: &Path) -> Result<Found> {
         let file = File::open(path)?;
         let name = PartName::of(path);
-        let gguf = Gguf::read(&file);
+        let gguf = Gguf::survey(&file);
         let split = match &gguf {
             Ok(gguf) => Split::of(gguf).context(|| &gguf.name)?,
             Err(_) => None,
@@ -86,7 +99,7 @@ impl Found {
             let found = match own.take_if(|_| no == split.no) {
                 None if other.exists() => {
                     let file = File::open(&other)?;
-                    let gguf = Gguf::read(&file)?;
+                    let gguf = Gguf::survey(&file)?;
                     Some((file, gguf))
                 }
                 own => own,
@@ -106,6 +119,7 @@ fn whole(file: File, name: Option<PartName>, gguf: Result<Gguf>) -> Result<Found
     let named = named.map(|name| format!("named part {} of {}", name.no + 1, name.count));
     let gguf = match (gguf, named) {
         (Ok(mut gguf), Some(named)) => {
+            gguf.check_data().context(|| &named)?;
             let note = format!("{named}, but without the key {COUNT}: read as a whole file");
             gguf.notes.push(note);
             gguf
@@ -285,6 +299,7 @@ impl Set {
         let mut part = Part {
             name,
             len: None,
+            whole_len: 0,
             start: self.next,
             data_start: self.next,
             n_tensors: 0,
@@ -303,11 +318,13 @@ impl Set {
         let no = self.gguf.as_ref().map_or(0, |all| all.parts.len());
         self.check(no as u64, &gguf).context(|| &part.name)?;
         part.len = Some(gguf.file_len);
+        part.whole_len = gguf.parts.iter().map(|p| p.whole_len).sum();
         part.data_start += gguf.data_start;
         part.n_tensors = gguf.tensors.len();
-        self.next = FileSet::<File>::start_behind(part.start, gguf.file_len)?;
+        let len = gguf.file_len.max(part.whole_len);
+        self.next = FileSet::<File>::start_behind(part.start, len)?;
         for tensor in &mut gguf.tensors {
-            tensor.extent.offset += part.start; // below `next`, as it lies in the file
+            tensor.extent.offset += part.start; // below `next`
         }
         let Some(all) = &mut self.gguf else {
             gguf.parts = vec![part];
@@ -317,6 +334,7 @@ impl Set {
         let n_tensors = (all.tensors.len() + gguf.tensors.len()) as u64;
         bounded(n_tensors, "tensor count", LIMITS.tensors)?;
         all.tensors.extend(gguf.tensors);
+        all.refused.extend(gguf.refused);
         let notes = gguf.notes.iter();
         let notes = notes.map(|note| format!("{}: {note}", part.name));
         all.notes.extend(notes);
@@ -352,7 +370,8 @@ impl Set {
             let [a, b] = twice.map(part);
             format!("tensor {} is in {a} and in {b}", all.tensors[twice[0]].name)
         })?;
-        let (found, expected) = (all.tensors.len() as u64, self.split.n_tensors);
+        let found = (all.tensors.len() + all.refused.len()) as u64;
+        let expected = self.split.n_tensors;
         if all.check_complete().is_ok() && found != expected {
             let (name, n) = (&all.name, all.parts.len());
             return Err(Error::format(format!(

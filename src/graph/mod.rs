@@ -213,8 +213,30 @@ impl<B: Backend> Graph<B> {
         keep_going: &mut dyn FnMut(usize) -> bool,
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<bool> {
+        let n = tokens.len();
+        let rows = match wanted {
+            Wanted::Nothing => n..n,
+            Wanted::Last => n.saturating_sub(1)..n,
+            Wanted::All => 0..n,
+        };
+        self.forward_windows(&mut [kv], tokens, phase, rows, keep_going, sink)
+    }
+
+    /// As [`Graph::forward`] for several caches at once: `tokens` are windows of equal length, one for each cache in
+    /// order, and together at most a sweep. Of each window the logits of the tokens `rows` go to `sink`.
+    ///
+    /// Errors: as [`Graph::forward`]; all of the caches are unusable then.
+    pub fn forward_windows(
+        &mut self,
+        kvs: &mut [&mut KvCache<B>],
+        tokens: &[TokenId],
+        phase: Phase,
+        rows: Range<usize>,
+        keep_going: &mut dyn FnMut(usize) -> bool,
+        sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<bool> {
         self.backend.pass(phase, tokens.len());
-        let mut result = self.sweep_layers(kv, tokens, phase, keep_going);
+        let mut result = self.sweep_layers(kvs, tokens, phase, keep_going);
         self.backend.stage(Stage::ExpertSupply);
         if !matches!(result, Ok(true)) {
             // What is queued still reads experts. Of two errors the first tells more.
@@ -231,16 +253,12 @@ impl<B: Backend> Graph<B> {
         if !result? {
             return Ok(false);
         }
-        let n = tokens.len();
-        let first = match wanted {
-            Wanted::Nothing => n,
-            Wanted::Last => n.saturating_sub(1),
-            Wanted::All => 0,
-        };
-        let result = self.head(first, n, sink);
+        let window = tokens.len() / kvs.len().max(1);
+        let mut starts = (0..kvs.len()).map(|i| i * window);
+        let result = starts.try_for_each(|s| self.head(s + rows.start, s + rows.end, sink));
         self.backend.stage(Stage::Other);
         result?;
-        if n > 0 {
+        if !tokens.is_empty() {
             self.tell(Routing::End)?;
         }
         Ok(true)
@@ -248,22 +266,26 @@ impl<B: Backend> Graph<B> {
 
     fn sweep_layers(
         &mut self,
-        kv: &mut KvCache<B>,
+        kvs: &mut [&mut KvCache<B>],
         tokens: &[TokenId],
         phase: Phase,
         keep_going: &mut dyn FnMut(usize) -> bool,
     ) -> Result<bool> {
-        let (n, pos) = (tokens.len(), kv.len());
+        let n = tokens.len();
         if n == 0 {
             return Ok(true);
         }
+        let window = n / kvs.len().max(1);
+        assert_eq!(n, window * kvs.len(), "windows of equal length");
         if n > self.sweep {
             return Err(Error::limit("tokens of a sweep", n, self.sweep));
         }
         if let Some(token) = tokens.iter().find(|t| t.0 as usize >= self.config.n_vocab) {
             return Err(Error::limit("token id", token.0, self.config.n_vocab - 1));
         }
-        kv.begin(&mut self.backend, n)?;
+        for kv in &mut *kvs {
+            kv.begin(&mut self.backend, window)?;
+        }
         self.meter.enter(LayerId(0), phase, self.supply.stats());
         self.tell(Routing::Begin { phase, n_tokens: n })?;
         self.backend.stage(Stage::ExpertSupply);
@@ -285,22 +307,24 @@ impl<B: Backend> Graph<B> {
                 self.backend.wait()?;
                 self.expect(l + 1, tokens)?;
             }
-            let mut first = 0;
-            for chunk in tokens.chunks(self.chunk) {
-                self.backend.stage(Stage::Other);
-                if !keep_going((l * n + first) / n_layer) {
-                    return Ok(false);
+            for (kv, start) in kvs.iter_mut().zip((0..n).step_by(window)) {
+                let pos = kv.len();
+                for first in (0..window).step_by(self.chunk) {
+                    self.backend.stage(Stage::Other);
+                    if !keep_going((l * n + start + first) / n_layer) {
+                        return Ok(false);
+                    }
+                    let len = self.chunk.min(window - first);
+                    let part = start + first..start + first + len;
+                    self.layer(LayerId(l), tokens, part, pos + first, kv)?;
+                    if let Some(watch) = &mut self.supply_watch {
+                        watch(self.supply.stats(), &|| self.supply.uses());
+                    }
                 }
-                let part = first..first + chunk.len();
-                self.layer(LayerId(l), tokens, part, pos, kv)?;
-                if let Some(watch) = &mut self.supply_watch {
-                    watch(self.supply.stats(), &|| self.supply.uses());
-                }
-                first += chunk.len();
             }
         }
         self.observe(LayerId(n_layer), n)?;
-        kv.end(n);
+        kvs.iter_mut().for_each(|kv| kv.end(window));
         Ok(true)
     }
 
@@ -333,7 +357,7 @@ impl<B: Backend> Graph<B> {
         supply.expect(LayerId(l), &scratch.groups.experts, spare)
     }
 
-    /// One layer of a chunk, `part` of a sweep whose first token stands at position `pos`.
+    /// One layer of a chunk, `part` of a sweep; its first token stands at position `pos`.
     fn layer(
         &mut self,
         id: LayerId,
@@ -342,7 +366,7 @@ impl<B: Backend> Graph<B> {
         pos: usize,
         kv: &mut KvCache<B>,
     ) -> Result<()> {
-        let (n, pos, more) = (part.len(), pos + part.start, part.end < sweep.len());
+        let (n, more) = (part.len(), part.end < sweep.len());
         let Graph {
             config,
             backend,
@@ -414,11 +438,11 @@ impl<B: Backend> Graph<B> {
         backend.hyper_exit(part, n_embd, &scratch.y, &scratch.mix, &mut scratch.streams)
     }
 
-    /// Logits of tokens `first..n` of the sweep, some rows at a time.
+    /// Logits of tokens `first..last` of the sweep, some rows at a time.
     fn head(
         &mut self,
         first: usize,
-        n: usize,
+        last: usize,
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
         let Graph {
@@ -430,8 +454,8 @@ impl<B: Backend> Graph<B> {
         } = self;
         backend.stage(Stage::Head);
         let mut start = first;
-        while start < n {
-            let end = n.min(start + LOGIT_ROWS.min(self.chunk));
+        while start < last {
+            let end = last.min(start + LOGIT_ROWS.min(self.chunk));
             backend.hyper_head(
                 &weights.head,
                 hyper_numbers(config),

@@ -218,7 +218,8 @@ impl<B: Backend> Loader<'_, B> {
             shape: ExpertShape {
                 n_embd: c.n_embd,
                 n_ff: c.n_ff_expert,
-                gate_up: experts.gate.format,
+                gate: experts.gate.format,
+                up: experts.up.format,
                 down: experts.down.format,
                 clamp: layer.clamp_exp,
             },

@@ -1,10 +1,10 @@
-//! The model's numbers, from the file's metadata, validated once.
+//! The model's numbers, from the file's metadata and the shapes of its tensors, validated once.
 //!
 //! Source of names and meanings: the DeepSeek-V4 configuration and the GGUF keys `deepseek4.*`.
 
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::gguf::{Gguf, Value};
-use std::fmt::Display;
+use super::keys::Keys;
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
 use std::ops::RangeInclusive;
 
 /// Residual streams of the hyper-connections.
@@ -13,41 +13,38 @@ pub const HC: usize = 4;
 /// Mixing logits of a hyper-connection: one a stream on entry, one a stream on exit, and the square matrix.
 pub const HC_MIX: usize = (2 + HC) * HC;
 
-/// Architecture names this program computes.
-const ARCHITECTURE: &str = "deepseek4";
-
-/// The id of the router score sqrt(softplus(x)) in `expert_gating_func`.
-const GATING_SQRT_SOFTPLUS: u32 = 4;
+/// The architecture this program computes.
+pub(super) const ARCHITECTURE: &str = "deepseek4";
 
 /// Ranges of the numbers. All products of two of them that the engine forms fit 64 bits by far, and each
 /// is several times that of the largest published model.
-struct Limits {
-    n_layer: RangeInclusive<usize>,
-    n_embd: RangeInclusive<usize>,
-    n_vocab: RangeInclusive<usize>,
-    n_ctx: RangeInclusive<usize>,
+pub(super) struct Limits {
+    pub(super) n_layer: RangeInclusive<usize>,
+    pub(super) n_embd: RangeInclusive<usize>,
+    pub(super) n_vocab: RangeInclusive<usize>,
+    pub(super) n_ctx: RangeInclusive<usize>,
     /// Heads, of attention and indexer.
-    n_head: RangeInclusive<usize>,
+    pub(super) n_head: RangeInclusive<usize>,
     /// Widths of a head, of attention and indexer.
-    head_dim: RangeInclusive<usize>,
+    pub(super) head_dim: RangeInclusive<usize>,
     /// Ranks of the low-rank projections.
-    n_lora: RangeInclusive<usize>,
-    window: RangeInclusive<usize>,
-    top_k_index: RangeInclusive<usize>,
-    n_expert: RangeInclusive<usize>,
-    n_expert_used: RangeInclusive<usize>,
-    n_ff: RangeInclusive<usize>,
-    n_sinkhorn: RangeInclusive<usize>,
+    pub(super) n_lora: RangeInclusive<usize>,
+    pub(super) window: RangeInclusive<usize>,
+    pub(super) top_k_index: RangeInclusive<usize>,
+    pub(super) n_expert: RangeInclusive<usize>,
+    pub(super) n_expert_used: RangeInclusive<usize>,
+    pub(super) n_ff: RangeInclusive<usize>,
+    pub(super) n_sinkhorn: RangeInclusive<usize>,
     /// Smallest and largest of the numbers with fractions.
-    eps: RangeInclusive<f32>,
-    scale: RangeInclusive<f32>,
-    rope_base: RangeInclusive<f32>,
-    yarn_factor: RangeInclusive<f32>,
-    yarn_beta: RangeInclusive<f32>,
-    clamp: RangeInclusive<f32>,
+    pub(super) eps: RangeInclusive<f32>,
+    pub(super) scale: RangeInclusive<f32>,
+    pub(super) rope_base: RangeInclusive<f32>,
+    pub(super) yarn_factor: RangeInclusive<f32>,
+    pub(super) yarn_beta: RangeInclusive<f32>,
+    pub(super) clamp: RangeInclusive<f32>,
 }
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     n_layer: 1..=512,
     n_embd: 1..=1 << 16,
     n_vocab: 1..=1 << 22,
@@ -167,7 +164,7 @@ pub enum LayerKind {
 
 impl LayerKind {
     /// The kind with this compress ratio.
-    fn from_ratio(ratio: u32) -> Result<LayerKind> {
+    pub(super) fn from_ratio(ratio: u32) -> Result<LayerKind> {
         match ratio {
             0 => Ok(LayerKind::Sliding),
             4 => Ok(LayerKind::Csa),
@@ -210,28 +207,70 @@ impl Config {
         }
         let keys = Keys(gguf);
         keys.refuse_other_variants()?;
-        let n_layer = keys.count("block_count", &LIMITS.n_layer)?;
-        let n_hash_layer = keys.count("hash_layer_count", &(0..=n_layer))?;
+        let n_layer = keys.n_layer()?;
+        let n_hash_layer = keys.n_hash_layer(n_layer)?;
         let n_ctx_train = keys.count("context_length", &LIMITS.n_ctx)?;
+        let layers = keys.layers(n_layer, n_hash_layer)?;
+        let in_first = |name: &str| format!("blk.0.{name}.weight");
+        let sized = |name, range, tensor: &str, axis| keys.sized(name, range, tensor, axis);
+        let n_embd = sized("embedding_length", &LIMITS.n_embd, "token_embd.weight", 0)?;
+        let n_head = sized(
+            "attention.head_count",
+            &LIMITS.n_head,
+            &in_first("attn_sinks"),
+            0,
+        )?;
+        let head_dim = sized(
+            "attention.key_length",
+            &LIMITS.head_dim,
+            &in_first("attn_kv"),
+            1,
+        )?;
+        keys.expect(
+            "attention.value_length",
+            &[head_dim as u32],
+            head_dim as u32,
+        )?;
+        let streams = (HC * n_embd) as u32;
+        keys.expect("embedding_length_out", &[streams], streams)?;
+        let (n_group_o, n_lora_o) = keys.output_groups(n_head * head_dim)?;
+        let (n_head_index, head_dim_index) = keys.indexer(&layers)?;
+        let n_ff_expert = keys.expert_width(n_layer)?;
         let config = Config {
             n_layer,
-            n_embd: keys.count("embedding_length", &LIMITS.n_embd)?,
-            n_vocab: keys.count("vocab_size", &LIMITS.n_vocab)?,
+            n_embd,
+            n_vocab: keys.n_vocab()?,
             n_ctx_train,
-            n_head: keys.count("attention.head_count", &LIMITS.n_head)?,
-            head_dim: keys.count("attention.key_length", &LIMITS.head_dim)?,
+            n_head,
+            head_dim,
             n_rot: keys.count("rope.dimension_count", &(2..=*LIMITS.head_dim.end()))?,
-            n_lora_q: keys.count("attention.q_lora_rank", &LIMITS.n_lora)?,
-            n_lora_o: keys.count("attention.output_lora_rank", &LIMITS.n_lora)?,
-            n_group_o: keys.count("attention.output_group_count", &LIMITS.n_head)?,
+            n_lora_q: sized(
+                "attention.q_lora_rank",
+                &LIMITS.n_lora,
+                &in_first("attn_q_a"),
+                1,
+            )?,
+            n_lora_o,
+            n_group_o,
             window: keys.count("attention.sliding_window", &LIMITS.window)?,
-            n_head_index: keys.count("attention.indexer.head_count", &LIMITS.n_head)?,
-            head_dim_index: keys.count("attention.indexer.key_length", &LIMITS.head_dim)?,
+            n_head_index,
+            head_dim_index,
             top_k_index: keys.count("attention.indexer.top_k", &LIMITS.top_k_index)?,
-            n_expert: keys.count("expert_count", &LIMITS.n_expert)?,
-            n_expert_used: keys.count("expert_used_count", &LIMITS.n_expert_used)?,
-            n_expert_shared: keys.count("expert_shared_count", &(1..=1))?,
-            n_ff_expert: keys.expert_width(n_layer)?,
+            n_expert: sized(
+                "expert_count",
+                &LIMITS.n_expert,
+                &in_first("ffn_gate_exps"),
+                2,
+            )?,
+            // Only a table of experts by token id tells it too.
+            n_expert_used: sized(
+                "expert_used_count",
+                &LIMITS.n_expert_used,
+                &in_first("ffn_gate_tid2eid"),
+                0,
+            )?,
+            n_expert_shared: keys.n_expert_shared(n_ff_expert)?,
+            n_ff_expert,
             expert_scale: keys.number("expert_weights_scale", &LIMITS.scale)?,
             n_hash_layer,
             n_sinkhorn: keys.count("hyper_connection.sinkhorn_iterations", &LIMITS.n_sinkhorn)?,
@@ -241,7 +280,7 @@ impl Config {
             rope_base_compressed: keys
                 .number("attention.compress_rope_freq_base", &LIMITS.rope_base)?,
             yarn: keys.yarn(n_ctx_train)?,
-            layers: keys.layers(n_layer, n_hash_layer)?,
+            layers,
         };
         config.check()?;
         Ok(config)
@@ -292,165 +331,4 @@ impl Config {
             None => Ok(()),
         }
     }
-}
-
-/// The keys of the architecture; a name is given without its prefix.
-struct Keys<'a>(&'a Gguf);
-
-impl Keys<'_> {
-    /// Refuses what would need other formulas than the ones computed here.
-    fn refuse_other_variants(&self) -> Result<()> {
-        self.expect("attention.head_count_kv", &[1], None)?;
-        self.expect("hyper_connection.count", &[HC as u32], None)?;
-        let gating = GATING_SQRT_SOFTPLUS;
-        self.expect("expert_gating_func", &[gating], Some(gating))?;
-        self.expect("expert_group_count", &[0, 1], Some(0))?;
-        self.expect("expert_group_used_count", &[0, 1], Some(0))?;
-        let (k, v) = ("attention.key_length", "attention.value_length");
-        let key_length = self.0.u32(&key(k))?;
-        self.expect(v, &[key_length], Some(key_length))?;
-        if self.0.opt_bool(&key("expert_weights_norm"))? == Some(false) {
-            return Err(self.other("expert_weights_norm", false, "true"));
-        }
-        Ok(())
-    }
-
-    /// An error unless the number of `name` is one of `known`.
-    fn expect(&self, name: &str, known: &[u32], default: Option<u32>) -> Result<()> {
-        let found = match (self.0.opt_u32(&key(name))?, default) {
-            (Some(found), _) | (None, Some(found)) => found,
-            (None, None) => self.0.u32(&key(name))?,
-        };
-        if known.contains(&found) {
-            return Ok(());
-        }
-        let expected: Vec<_> = known.iter().map(u32::to_string).collect();
-        Err(self.other(name, found, &expected.join(" or ")))
-    }
-
-    fn other(&self, name: &str, found: impl Display, expected: &str) -> Error {
-        Error::unsupported(format!(
-            "key {}: found {found}, expected {expected}",
-            key(name)
-        ))
-    }
-
-    /// A whole number within `range`.
-    fn count(&self, name: &str, range: &RangeInclusive<usize>) -> Result<usize> {
-        let value = self.0.u32(&key(name))? as usize;
-        within(value, range).context(|| format!("key {}", key(name)))
-    }
-
-    /// A number within `range`.
-    fn number(&self, name: &str, range: &RangeInclusive<f32>) -> Result<f32> {
-        let value = self.0.f32(&key(name))?;
-        within(value, range).context(|| format!("key {}", key(name)))
-    }
-
-    /// A number within `range`, or `default` where the key is missing.
-    fn number_or(&self, name: &str, range: &RangeInclusive<f32>, default: f32) -> Result<f32> {
-        match self.0.value(&key(name)) {
-            Some(_) => self.number(name, range),
-            None => Ok(default),
-        }
-    }
-
-    /// The width of an expert, written once or for each layer.
-    fn expert_width(&self, n_layer: usize) -> Result<usize> {
-        let name = "expert_feed_forward_length";
-        let widths = match self.0.value(&key(name)) {
-            Some(Value::Uints(_) | Value::Ints(_)) => self.0.u32_array(&key(name))?,
-            _ => return self.count(name, &LIMITS.n_ff),
-        };
-        let widths = first(name, &widths, n_layer)?;
-        if widths.iter().any(|w| *w != widths[0]) {
-            return Err(self.other(name, "different widths", "one width for all layers"));
-        }
-        within(widths[0] as usize, &LIMITS.n_ff).context(|| format!("key {}", key(name)))
-    }
-
-    fn yarn(&self, n_ctx_train: usize) -> Result<Yarn> {
-        let factor = match self.0.opt_string(&key("rope.scaling.type"))? {
-            Some("none") => 1.0,
-            Some("yarn") | None => {
-                self.number_or("rope.scaling.factor", &LIMITS.yarn_factor, 1.0)?
-            }
-            Some(other) => return Err(self.other("rope.scaling.type", other, "yarn or none")),
-        };
-        let original_ctx = if factor > 1.0 {
-            self.count("rope.scaling.original_context_length", &LIMITS.n_ctx)?
-        } else {
-            n_ctx_train
-        };
-        // The defaults are those of the YaRN paper.
-        let beta = |name, default| self.number_or(name, &LIMITS.yarn_beta, default);
-        Ok(Yarn {
-            factor,
-            original_ctx,
-            beta_fast: beta("rope.scaling.yarn_beta_fast", 32.0)?,
-            beta_slow: beta("rope.scaling.yarn_beta_slow", 1.0)?,
-        })
-    }
-
-    fn layers(&self, n_layer: usize, n_hash_layer: usize) -> Result<Vec<LayerConfig>> {
-        let name = "attention.compress_ratios";
-        let ratios = self.0.u32_array(&key(name))?;
-        let ratios = first(name, &ratios, n_layer)?;
-        let clamp_exp = self.clamps("swiglu_clamp_exp", n_layer)?;
-        let clamp_shared = match self.0.value(&key("swiglu_clamp_shexp")) {
-            Some(_) => self.clamps("swiglu_clamp_shexp", n_layer)?,
-            None => clamp_exp.clone(),
-        };
-        (0..n_layer)
-            .map(|layer| {
-                Ok(LayerConfig {
-                    kind: LayerKind::from_ratio(ratios[layer])
-                        .context(|| format!("key {}: layer {layer}", key(name)))?,
-                    hash_routed: layer < n_hash_layer,
-                    clamp_exp: clamp_exp[layer],
-                    clamp_shared: clamp_shared[layer],
-                })
-            })
-            .collect()
-    }
-
-    /// The bounds of activations, written once or for each layer; `n_layer` of them.
-    fn clamps(&self, name: &str, n_layer: usize) -> Result<Vec<f32>> {
-        let clamps = match self.0.value(&key(name)) {
-            Some(Value::Float(_) | Value::Uint(_) | Value::Int(_)) => {
-                vec![self.0.f32(&key(name))?; n_layer]
-            }
-            _ => first(name, &self.0.f32_array(&key(name))?, n_layer)?.to_vec(),
-        };
-        for (layer, clamp) in clamps.iter().enumerate() {
-            within(*clamp, &LIMITS.clamp)
-                .context(|| format!("key {}: layer {layer}", key(name)))?;
-        }
-        Ok(clamps)
-    }
-}
-
-fn key(name: &str) -> String {
-    format!("{ARCHITECTURE}.{name}")
-}
-
-/// The first `n` elements; files may hold more, for layers that are not part of the main model.
-fn first<'a, T>(name: &str, elements: &'a [T], n: usize) -> Result<&'a [T]> {
-    elements.get(..n).ok_or_else(|| {
-        let (name, found) = (key(name), elements.len());
-        Error::format(format!(
-            "key {name}: found {found} elements, expected at least {n}"
-        ))
-    })
-}
-
-fn within<T: PartialOrd + Display>(value: T, range: &RangeInclusive<T>) -> Result<T> {
-    if range.contains(&value) {
-        return Ok(value); // never a NaN: it compares with nothing
-    }
-    let (low, high) = (range.start(), range.end());
-    Err(Error::new(
-        ErrorKind::Limit,
-        format!("found {value}, expected {low} to {high}"),
-    ))
 }

@@ -35,8 +35,8 @@ impl ExpertTensor {
     }
 }
 
-/// The routed experts of a layer. Gate and up have the same format and shape `[n_ff_expert, n_embd]`;
-/// down is `[n_embd, n_ff_expert]`.
+/// The routed experts of a layer. Gate and up have the shape `[n_ff_expert, n_embd]`, down `[n_embd, n_ff_expert]`;
+/// each has a format of its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerExperts {
     /// Gate matrices.

@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod experts;
+mod keys;
 pub mod weights;
 
 pub use config::{Config, HC, HC_MIX, LayerConfig, LayerKind, Yarn};

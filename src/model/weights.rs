@@ -5,11 +5,12 @@
 
 use super::config::{Config, HC, HC_MIX, LayerConfig, LayerKind};
 use super::experts::{ExpertMap, ExpertTensor, LayerExperts};
+use super::keys::block_of;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::quant::Format;
-use crate::units::Extent;
-use std::collections::HashSet;
+use crate::units::{Bytes, Extent};
+use std::collections::{BTreeMap, HashSet};
 
 /// Formats that a kernel multiplies.
 const MATRIX_FORMATS: &[Format] = &[
@@ -90,6 +91,13 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// Every matrix that is multiplied, tables of ids and of positions aside.
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let root = [&self.token_embd, &self.output, &self.output_hc.mix];
+        root.into_iter()
+            .chain(self.layers.iter().flat_map(LayerWeights::matrices))
+    }
+
     /// Bytes of all norms, biases and position tables as f32, the form in which they are used.
     pub fn vector_bytes(&self) -> u64 {
         let compressor = |c: &Compressor| c.ape.rows * c.ape.cols + c.norm.len;
@@ -125,6 +133,20 @@ pub struct LayerWeights {
     pub hc_ffn: Hyper,
     /// Router and shared expert.
     pub moe: Moe,
+}
+
+impl LayerWeights {
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let (attn, moe) = (&self.attn, &self.moe);
+        let all = [&self.hc_attn.mix, &self.hc_ffn.mix, &attn.q_a, &attn.q_b];
+        let all = all.into_iter().chain([&attn.kv, &attn.output_a]);
+        let all = all.chain([&attn.output_b, &moe.router, &moe.gate_shared]);
+        let all = all.chain([&moe.up_shared, &moe.down_shared]);
+        let rows = self.compressor.iter();
+        let rows = rows.chain(self.indexer.iter().map(|i| &i.compressor));
+        all.chain(rows.flat_map(|c| [&c.kv, &c.gate]))
+            .chain(self.indexer.iter().flat_map(|i| [&i.q_b, &i.proj]))
+    }
 }
 
 /// A hyper-connection: mix `[HC_MIX, HC * n_embd]`, base `[HC_MIX]`, scale `[3]` unless said otherwise.
@@ -211,10 +233,10 @@ pub enum ExpertChoice {
     Hash(Matrix),
 }
 
-/// Binds all tensors of `gguf`; with a note when some have no meaning here.
+/// Binds all tensors of `gguf`; with notes on those that are not used.
 ///
 /// Errors: `Format` for a missing tensor or a wrong shape, `Unsupported` for a format without a kernel.
-pub(super) fn bind(gguf: &Gguf, config: &Config) -> Result<(Weights, ExpertMap, Option<String>)> {
+pub(super) fn bind(gguf: &Gguf, config: &Config) -> Result<(Weights, ExpertMap, Vec<String>)> {
     let mut binder = Binder {
         gguf,
         bound: HashSet::new(),
@@ -236,7 +258,7 @@ pub(super) fn bind(gguf: &Gguf, config: &Config) -> Result<(Weights, ExpertMap, 
         n_expert: c.n_expert,
         layers: experts,
     };
-    let note = b.unused_note();
+    let notes = b.unused_notes(c.n_layer);
     let weights = Weights {
         token_embd,
         output,
@@ -245,7 +267,7 @@ pub(super) fn bind(gguf: &Gguf, config: &Config) -> Result<(Weights, ExpertMap, 
         layers,
         extents: binder.extents,
     };
-    Ok((weights, experts, note))
+    Ok((weights, experts, notes))
 }
 
 fn bind_layer(
@@ -314,15 +336,6 @@ fn bind_experts(b: &mut Binder, c: &Config, index: usize) -> Result<LayerExperts
     let gate = b.experts(&w("ffn_gate_exps"), c.n_ff_expert, c.n_embd, c.n_expert)?;
     let up = b.experts(&w("ffn_up_exps"), c.n_ff_expert, c.n_embd, c.n_expert)?;
     let down = b.experts(&w("ffn_down_exps"), c.n_embd, c.n_ff_expert, c.n_expert)?;
-    if gate.format != up.format {
-        return Err(Error::unsupported(format!(
-            "tensor {}: type {}, expected {} as in {}",
-            up.name,
-            up.format.name(),
-            gate.format.name(),
-            gate.name
-        )));
-    }
     Ok(LayerExperts { gate, up, down })
 }
 
@@ -446,20 +459,39 @@ impl Binder<'_> {
         self.bound.insert(name.to_owned());
     }
 
-    /// Names tensors of the file that have no meaning here, if there are any.
-    fn unused_note(&self) -> Option<String> {
-        let unused = || {
-            self.gguf
-                .tensors
-                .iter()
-                .filter(|t| !self.bound.contains(&t.name))
-        };
-        let first = unused().next()?;
-        Some(format!(
-            "{} tensors are not used, first {}",
-            unused().count(),
-            first.name
-        ))
+    /// Names tensors of the file that are not used: each block after the `n_layer` layers, and what has no meaning here.
+    fn unused_notes(&self, n_layer: usize) -> Vec<String> {
+        let mut blocks: BTreeMap<usize, (usize, u64)> = BTreeMap::new();
+        let mut others = Vec::new();
+        for tensor in &self.gguf.tensors {
+            if self.bound.contains(&tensor.name) {
+                continue;
+            }
+            match block_of(&tensor.name) {
+                Some((block, _)) if block >= n_layer => {
+                    let (n, bytes) = blocks.entry(block).or_default();
+                    *n += 1;
+                    *bytes = bytes.saturating_add(tensor.extent.len);
+                }
+                _ => others.push(&tensor.name),
+            }
+        }
+        let mut notes: Vec<String> = blocks
+            .into_iter()
+            .map(|(block, (n, bytes))| {
+                format!(
+                    "block {block} predicts further tokens (nextn) and is not used: {n} tensors, {}",
+                    Bytes(bytes)
+                )
+            })
+            .collect();
+        if let Some(first) = others.first() {
+            notes.push(format!(
+                "{} tensors are not used, first {first}",
+                others.len()
+            ));
+        }
+        notes
     }
 }
 

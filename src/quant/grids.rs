@@ -279,17 +279,60 @@ pub const IQ1_CODES: [u16; 2048] = [
     43606, 43648, 43650, 43656, 43658, 43669, 43680, 43682, 43688, 43690,
 ];
 
-/// [`IQ2_XS_CODES`] as magnitudes, in element order.
-pub static IQ2_XS_GRID: [[u8; 8]; 512] = expand(&IQ2_XS_CODES, &[8, 25, 43]);
+/// A grid of points of eight, as kernels read it.
+pub struct Eights<const N: usize> {
+    /// The compact code of each point.
+    pub codes: &'static [u16; N],
+    /// The eight magnitudes of each point, in element order.
+    pub points: [[u8; 8]; N],
+}
 
-/// [`IQ2_S_CODES`] as magnitudes, in element order.
-pub static IQ2_S_GRID: [[u8; 8]; 1024] = expand(&IQ2_S_CODES, &[8, 25, 43]);
+/// The grid of IQ2_XS.
+pub static IQ2_XS_EIGHTS: Eights<512> = Eights {
+    codes: &IQ2_XS_CODES,
+    points: expand(&IQ2_XS_CODES, &[8, 25, 43]),
+};
+
+/// The grid of IQ2_S.
+pub static IQ2_S_EIGHTS: Eights<1024> = Eights {
+    codes: &IQ2_S_CODES,
+    points: expand(&IQ2_S_CODES, &[8, 25, 43]),
+};
 
 /// [`IQ3_XXS_CODES`] as magnitudes, in element order.
 pub static IQ3_XXS_GRID: [[u8; 4]; 256] = expand(&IQ3_XXS_CODES, &[4, 12, 20, 28, 36, 44, 52, 62]);
 
 /// [`IQ3_S_CODES`] as magnitudes, in element order.
 pub static IQ3_S_GRID: [[u8; 4]; 512] = expand(&IQ3_S_CODES, &[1, 3, 5, 7, 9, 11, 13, 15]);
+
+/// A grid of points of four, as kernels read it. A grid of 256 points is here twice, so that there are always 512.
+pub struct Fours {
+    /// The four magnitudes of each point as a little-endian word.
+    pub points: [u32; 512],
+    /// `[j][i / 64][i % 64]` is element `j` of point `i`.
+    pub planes: [[[u8; 64]; 8]; 4],
+}
+
+/// [`IQ3_XXS_GRID`].
+pub static IQ3_XXS_FOURS: Fours = fours(&IQ3_XXS_GRID);
+
+/// [`IQ3_S_GRID`].
+pub static IQ3_S_FOURS: Fours = fours(&IQ3_S_GRID);
+
+const fn fours<const N: usize>(grid: &[[u8; 4]; N]) -> Fours {
+    let (mut points, mut planes) = ([0; 512], [[[0; 64]; 8]; 4]);
+    let mut i = 0;
+    while i < 512 {
+        points[i] = u32::from_le_bytes(grid[i % N]);
+        let mut j = 0;
+        while j < 4 {
+            planes[j][i / 64][i % 64] = grid[i % N][j];
+            j += 1;
+        }
+        i += 1;
+    }
+    Fours { points, planes }
+}
 
 /// Eight times [`IQ1_CODES`], as bytes of signed numbers: the formats add or subtract one eighth, so this makes them whole.
 pub static IQ1_GRID: [[u8; 8]; 2048] = expand(&IQ1_CODES, &[-8_i8 as u8, 0, 8]);
@@ -367,8 +410,11 @@ mod tests {
             sorted.dedup();
             assert_eq!(sorted.len(), codes.len());
         }
-        assert_eq!(IQ2_XS_GRID[1], [43, 8, 8, 8, 8, 8, 8, 8]);
+        assert_eq!(IQ2_XS_EIGHTS.points[1], [43, 8, 8, 8, 8, 8, 8, 8]);
         assert_eq!(IQ3_XXS_GRID[1], [20, 4, 4, 4]);
+        assert_eq!(IQ3_XXS_FOURS.points[257].to_le_bytes(), IQ3_XXS_GRID[1]);
+        let planes = [0, 1, 2, 3].map(|j| IQ3_S_FOURS.planes[j][7][63]);
+        assert_eq!(planes, IQ3_S_GRID[511]);
         assert!(IQ1_GRID.iter().flatten().all(|v| [248, 0, 8].contains(v)));
     }
 }

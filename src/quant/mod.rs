@@ -7,6 +7,7 @@ pub mod cast;
 pub mod encode;
 pub mod grids;
 pub mod rounding;
+pub mod scales;
 pub mod tables;
 pub mod wide;
 

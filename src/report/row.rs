@@ -75,7 +75,7 @@ pub struct Setup {
     pub strategy: String,
     /// The budget as it was asked for: `11%`, `8GB`.
     pub budget: String,
-    /// Experts held at most.
+    /// Experts held: where their sizes differ, so many of the mean size.
     pub n_experts: u64,
     /// Bytes for them.
     pub budget_bytes: u64,

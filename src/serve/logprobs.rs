@@ -53,7 +53,7 @@ mod tests {
         let sum: f64 = logits.iter().map(|l| (f64::from(*l) - log_sum).exp()).sum();
         assert!((sum - 1.0).abs() < 1e-12, "{sum}");
         assert_eq!(likeliest(&logits, 3), [1, 3, 5]);
-        assert_eq!(likeliest(&logits, 0), []);
+        assert!(likeliest(&logits, 0).is_empty());
         assert_eq!(likeliest(&logits, 9).len(), 6);
         // Two equal ones of two: ln(1/2).
         assert!((log_sum_exp(&[700.0, 700.0]) - (700.0 + 2f64.ln())).abs() < 1e-9);

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::graph::kv::{Checkpoint, KvCache};
 use crate::graph::{Graph, Wanted};
 use crate::units::{Phase, TokenId};
+use std::ops::Range;
 
 pub mod file;
 mod save;
@@ -121,6 +122,51 @@ impl<B: Backend> Session<B> {
             result?;
         }
         Ok(())
+    }
+
+    /// Appends `tokens`, windows of equal length, to `sessions`, one window to each in order. The windows go through a
+    /// layer together, so that together they read each expert once. Of each window the logits after the tokens `rows` go
+    /// to `sink`; `keep_going(done)` is told how far it came and can stop it: the answer is false then.
+    ///
+    /// Errors: more tokens than fit, before any work; several windows that are more than a sweep; a failed read; those of
+    /// `sink`. A session that an error or a stop left in the middle is empty.
+    pub fn prefill_windows(
+        sessions: &mut [&mut Session<B>],
+        graph: &mut Graph<B>,
+        tokens: &[TokenId],
+        rows: Range<usize>,
+        keep_going: &mut dyn FnMut(usize) -> bool,
+        sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<bool> {
+        let window = tokens.len() / sessions.len().max(1);
+        for session in &*sessions {
+            session.check_room(window)?;
+        }
+        // One window may be longer than a sweep.
+        let sweep = match sessions.len() {
+            1 => graph.sweep().min(window.max(1)),
+            _ => tokens.len().max(1),
+        };
+        for (i, part) in tokens.chunks(sweep).enumerate() {
+            let (start, len) = (i * sweep, part.len() / sessions.len());
+            let within = |row: usize| row.saturating_sub(start).min(len);
+            let rows = within(rows.start)..within(rows.end);
+            let mut kvs: Vec<&mut KvCache<B>> = sessions.iter_mut().map(|s| &mut s.kv).collect();
+            let mut tell = |n| keep_going(start + n);
+            let result =
+                graph.forward_windows(&mut kvs, part, Phase::Prefill, rows, &mut tell, sink);
+            for (session, window) in sessions.iter_mut().zip(part.chunks(len)) {
+                session.logits.clear();
+                if session.kv.len() > session.tokens.len() {
+                    session.tokens.extend_from_slice(window);
+                }
+                session.mend();
+            }
+            if !result? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Appends one token.

@@ -4,7 +4,7 @@
 use super::cache::{Cache, CacheOptions};
 use super::fixed::Fixed;
 use super::policy::Policy;
-use super::{Opened, Opening, SupplyNeeds, largest_slab};
+use super::{Opened, Opening, Slabs, SupplyNeeds};
 use crate::error::Result;
 use crate::model::Model;
 use crate::os::slots::Source;
@@ -49,7 +49,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
 pub fn needs(files: &FileSet, model: &Model) -> Result<SupplyNeeds> {
     Ok(SupplyNeeds {
         fixed: Fixed::bytes(model, files.direct()?.alignment()),
-        slab: largest_slab(&model.experts, 1),
+        slabs: Slabs::of(&model.experts, 1),
         streams: true,
         n_pools: 1,
     })

@@ -2,7 +2,7 @@
 //! the other strategies are tested against.
 
 use super::fixed::{Fixed, Lock, windows_around};
-use super::{ExpertSupply, ExpertUse, Opened, Opening, Stats, SupplyNeeds};
+use super::{ExpertSupply, ExpertUse, Opened, Opening, Slabs, Stats, SupplyNeeds};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::experts::{ExpertMap, ExpertRef, LayerExperts};
@@ -83,7 +83,7 @@ pub fn open(opening: Opening<'_>) -> Result<Opened> {
 pub fn needs(files: &FileSet, model: &Model) -> Result<SupplyNeeds> {
     Ok(SupplyNeeds {
         fixed: Fixed::bytes(model, files.direct()?.alignment()),
-        slab: model.experts.max_slab_len(),
+        slabs: Slabs::of(&model.experts, 1),
         streams: false,
         n_pools: 0,
     })

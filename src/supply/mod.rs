@@ -116,13 +116,53 @@ pub fn largest_slab(map: &ExpertMap, alignment: usize) -> u64 {
     slabs.max().unwrap_or(0) as u64
 }
 
+/// All experts of a model as slabs, whose sizes may differ from layer to layer.
+///
+/// A number of experts stands for as many times the mean, so that a part of them is that part of their bytes, and a
+/// choice of each layer is what these take together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slabs {
+    /// How many.
+    pub n: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// Whether their sizes differ.
+    pub is_mixed: bool,
+}
+
+impl Slabs {
+    /// Of a model, in a file whose reads are multiples of `alignment`.
+    pub fn of(map: &ExpertMap, alignment: usize) -> Slabs {
+        let layouts = slab::SlabLayout::of_layers(map, alignment);
+        let lens = || layouts.iter().map(|layout| layout.len() as u64);
+        Slabs {
+            n: map.n_experts_total() as u64,
+            bytes: lens().sum::<u64>() * map.n_expert as u64,
+            is_mixed: lens().min() != lens().max(),
+        }
+    }
+
+    /// Bytes of `n` experts, rounded up.
+    pub fn bytes_of(&self, n: u64) -> u64 {
+        let bytes = u128::from(self.bytes) * u128::from(n);
+        let bytes = bytes.div_ceil(u128::from(self.n.max(1)));
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
+    /// Experts whose bytes are within `bytes`.
+    pub fn count_in(&self, bytes: u64) -> u64 {
+        let n = u128::from(bytes) * u128::from(self.n) / u128::from(self.bytes.max(1));
+        u64::try_from(n).unwrap_or(u64::MAX)
+    }
+}
+
 /// What a strategy needs for a model.
 #[derive(Clone, Copy, Debug)]
 pub struct SupplyNeeds {
     /// Bytes of fixed weights.
     pub fixed: u64,
-    /// Bytes of the largest slab.
-    pub slab: u64,
+    /// The experts.
+    pub slabs: Slabs,
     /// Whether a budget bounds the experts; if not, all are resident.
     pub streams: bool,
     /// Times that the threads that read are there.

@@ -7,7 +7,7 @@
 use super::cache::{Cache, CacheOptions};
 use super::fixed::Fixed;
 use super::policy::Policy;
-use super::{Opened, Opening, SupplyNeeds, largest_slab};
+use super::{Opened, Opening, Slabs, SupplyNeeds};
 use crate::error::Result;
 use crate::model::Model;
 use crate::os::slots::Source;
@@ -53,7 +53,7 @@ pub fn needs(files: &FileSet, model: &Model) -> Result<SupplyNeeds> {
     let alignment = files.direct()?.alignment();
     Ok(SupplyNeeds {
         fixed: Fixed::bytes(model, alignment),
-        slab: largest_slab(&model.experts, alignment),
+        slabs: Slabs::of(&model.experts, alignment),
         streams: true,
         n_pools: 1,
     })

@@ -11,7 +11,7 @@
 use super::cache::{Cache, CacheOptions};
 use super::fixed::Fixed;
 use super::policy::Policy;
-use super::{ExpertSupply, ExpertUse, Opened, Opening, Stats, SupplyNeeds, largest_slab};
+use super::{ExpertSupply, ExpertUse, Opened, Opening, Slabs, Stats, SupplyNeeds, largest_slab};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::experts::ExpertRef;
@@ -91,7 +91,7 @@ pub fn needs(files: &FileSet, model: &Model) -> Result<SupplyNeeds> {
     let alignment = files.direct()?.alignment();
     Ok(SupplyNeeds {
         fixed: Fixed::bytes(model, alignment),
-        slab: largest_slab(&model.experts, alignment.max(os::page_size())),
+        slabs: Slabs::of(&model.experts, alignment.max(os::page_size())),
         streams: true,
         n_pools: 2,
     })
@@ -219,12 +219,12 @@ mod tests {
         let file = File::open(path).unwrap();
         let files = FileSet::open(path).unwrap();
         let model = Model::bind(Gguf::read(&file).unwrap()).unwrap();
-        let slab = needs(&files, &model).unwrap().slab;
+        let slabs = needs(&files, &model).unwrap().slabs;
         let opened = open(Opening {
             files: &files,
             model: &model,
             options: &Options::new(path).supply,
-            budget: BUDGET as u64 * slab,
+            budget: slabs.bytes_of(BUDGET as u64),
             device: None,
             progress: &mut |_, _| {},
         });
@@ -309,9 +309,8 @@ mod tests {
         let supply = &mut *supply;
         // What came with the header goes.
         drop_cached(&file);
-        let slab = needs(&FileSet::open(&copy.0).unwrap(), &model)
-            .unwrap()
-            .slab;
+        let files = FileSet::open(&copy.0).unwrap();
+        let slab = needs(&files, &model).unwrap().slabs.bytes_of(1);
         let cached = || -> u64 {
             let tensors = model
                 .experts

@@ -8,9 +8,10 @@ use crate::error::Result;
 use crate::gguf::TensorInfo;
 use crate::gguf::writer::Sink;
 use crate::quant::Format;
+use crate::quant::grids::{IQ2_S_EIGHTS, IQ3_XXS_GRID};
 use crate::quant::tables::IQ2_XXS_GRID;
 use crate::rng::Rng;
-use half::f16;
+use half::{bf16, f16};
 
 /// What stands in a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -127,6 +128,7 @@ fn random(
         match format {
             Format::F32 => numbers(bytes, rng, |x| (mean + sd * x).to_le_bytes()),
             Format::F16 => numbers(bytes, rng, |x| f16::from_f32(mean + sd * x).to_le_bytes()),
+            Format::Bf16 => numbers(bytes, rng, |x| bf16::from_f32(mean + sd * x).to_le_bytes()),
             _ => blocks(format, sd, bytes, rng),
         }
         put(bytes)?;
@@ -152,6 +154,9 @@ fn blocks(format: Format, sd: f32, out: &mut [u8], rng: &mut Rng) {
     for out in out.chunks_mut(8) {
         out.copy_from_slice(&rng.next_u64().to_le_bytes()[..out.len()]);
     }
+    if format == Format::Mxfp4 {
+        return mxfp4(sd, out);
+    }
     // With d = 1, from the formula of each format (quant::blocks) for quants that are all equally likely:
     // mean of the squares of the weights, and the minimum's scale that makes their mean 0.
     let (square, min) = match format {
@@ -160,8 +165,18 @@ fn blocks(format: Format, sd: f32, out: &mut [u8], rng: &mut Rng) {
         Format::Q4K => (66_727.5, 7.5),
         // scale, min = 0..=15, q = 0..=3; scale * q - 1.5 * min
         Format::Q2K => (192.5, 1.5),
+        // scale, min = 0..=63, q = 0..=31; scale * q - 15.5 * min
+        Format::Q5K => (277_651.5, 15.5),
+        // scale = -128..=127, q = 0..=63; scale * (q - 32): 5461.5 * 341.5
+        Format::Q6K => (1_865_102.25, 0.0),
         // (2 s + 1) / 8 * grid, s = 0..=15: the mean square of the first is 341 / 64
-        Format::Iq2Xxs => (341.0 / 64.0 * grid_square(), 0.0),
+        Format::Iq2Xxs => (341.0 / 64.0 * mean_square(IQ2_XXS_GRID.as_flattened()), 0.0),
+        Format::Iq2S => (
+            341.0 / 64.0 * mean_square(IQ2_S_EIGHTS.points.as_flattened()),
+            0.0,
+        ),
+        // the same with (2 s + 1) / 4
+        Format::Iq3Xxs => (341.0 / 16.0 * mean_square(IQ3_XXS_GRID.as_flattened()), 0.0),
         other => panic!("no shape has blocks of {}", other.name()),
     };
     let d = sd / f32::sqrt(square);
@@ -175,10 +190,11 @@ fn blocks(format: Format, sd: f32, out: &mut [u8], rng: &mut Rng) {
                 block[80..82].copy_from_slice(&d);
                 block[82..84].copy_from_slice(&dmin);
             }
-            Format::Q4K => {
+            Format::Q4K | Format::Q5K => {
                 block[..2].copy_from_slice(&d);
                 block[2..4].copy_from_slice(&dmin);
             }
+            Format::Q6K => block[208..].copy_from_slice(&d),
             Format::Q8_0 => {
                 block[..2].copy_from_slice(&d);
                 // No quantiser makes -128; as 0 it leaves the mean at 0.
@@ -191,11 +207,26 @@ fn blocks(format: Format, sd: f32, out: &mut [u8], rng: &mut Rng) {
     }
 }
 
-/// The mean square of the magnitudes in the grid of IQ2_XXS.
-fn grid_square() -> f32 {
-    let all = IQ2_XXS_GRID.as_flattened();
-    let sum: u32 = all.iter().map(|m| u32::from(*m).pow(2)).sum();
-    sum as f32 / all.len() as f32
+/// The mean square of the magnitudes in a grid.
+fn mean_square(grid: &[u8]) -> f32 {
+    let sum: u32 = grid.iter().map(|m| u32::from(*m).pow(2)).sum();
+    sum as f32 / grid.len() as f32
+}
+
+/// Sets the scales of random blocks. They are powers of two, so of two neighbours each has its share.
+fn mxfp4(sd: f32, out: &mut [u8]) {
+    // The mean square of 0, 0.5, 1, 1.5, 2, 3, 4, 6, with signs.
+    let square = sd * sd / 8.5625;
+    let (mut exponent, mut four) = (131_u8, 256.0); // 4^(exponent - 127), more than weights need
+    while four > square {
+        (exponent, four) = (exponent - 1, four / 4.0);
+    }
+    // Of the blocks with twice the scale: square = (1 - share) four + share 4 four.
+    let share = (square / four - 1.0) / 3.0;
+    for block in out.chunks_exact_mut(Format::Mxfp4.block_bytes()) {
+        let doubled = f32::from(block[0]) < 256.0 * share;
+        block[0] = exponent + u8::from(doubled);
+    }
 }
 
 /// The numbers 0 to `n - 1` in random order.
@@ -295,10 +326,16 @@ mod tests {
         for format in [
             Format::F32,
             Format::F16,
+            Format::Bf16,
             Format::Q8_0,
             Format::Q4K,
+            Format::Q5K,
+            Format::Q6K,
             Format::Q2K,
             Format::Iq2Xxs,
+            Format::Iq2S,
+            Format::Iq3Xxs,
+            Format::Mxfp4,
         ] {
             let sd = 1.0 / 64.0;
             let bytes = made(

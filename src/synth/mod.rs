@@ -64,7 +64,8 @@ pub struct Request {
     pub n_expert: Option<usize>,
     /// Tokens of the vocabulary.
     pub n_vocab: Option<usize>,
-    /// Layer l has the experts of layer l mod this, so that the file holds no more than these.
+    /// Layer l has the experts of layer l mod this where they have the same type, so that the file holds no more than
+    /// these.
     pub alias_layers: Option<usize>,
     /// Tensor data begins at multiples of this many bytes; 32 if not given.
     pub alignment: Option<u32>,
@@ -121,11 +122,15 @@ impl Plan {
         }
         shape.put_metadata(&mut writer);
         let mut contents = HashMap::new();
+        let mut formats = HashMap::new();
         for tensor in shape.tensors() {
-            match alias_layers.and_then(|k| alias_of(&tensor.name, k)) {
+            let other = alias_layers.and_then(|k| alias_of(&tensor.name, k));
+            // Bytes of another type would be other weights.
+            match other.filter(|other| formats.get(other) == Some(&tensor.format)) {
                 Some(other) => writer.alias(&tensor.name, &tensor.dims, tensor.format, &other)?,
                 None => {
                     writer.tensor(&tensor.name, &tensor.dims, tensor.format)?;
+                    formats.insert(tensor.name.clone(), tensor.format);
                     contents.insert(tensor.name, tensor.content);
                 }
             }

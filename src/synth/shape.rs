@@ -33,9 +33,96 @@ pub struct Shape {
     clamp: f32,
     /// Compress ratios of the first layers; 4 and 128 follow in turn.
     first_ratios: &'static [i32],
+    types: Types,
+}
+
+/// The types of tensors; those without a field are F32, or I32 for ids.
+#[derive(Clone, Debug, PartialEq)]
+struct Types {
+    /// Routed experts.
+    experts: Experts,
+    /// Routed experts of the one layer that suffers most, [`Shape::sensitive_layer`].
+    sensitive: Experts,
+    /// Routed experts of the last layer.
+    last: Experts,
+    embedding: Format,
+    output: Format,
+    /// Matrices of the hyper-connections, and the compressors' tables of positions.
+    hyper: Format,
+    /// Matrices of the compressors and of the indexer.
+    compressor: Format,
+    router: Format,
+    q_a: Format,
+    gate_up_shared: Format,
+    down_shared: Format,
+    /// The other matrices of attention.
+    projection: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Experts {
     gate_up: Format,
     down: Format,
 }
+
+impl Types {
+    /// antirez' files, with these experts.
+    const fn plain(gate_up: Format, down: Format) -> Types {
+        let experts = Experts { gate_up, down };
+        Types {
+            experts,
+            sensitive: experts,
+            last: experts,
+            embedding: Format::F16,
+            output: Format::Q8_0,
+            hyper: Format::F16,
+            compressor: Format::F16,
+            router: Format::F16,
+            q_a: Format::Q8_0,
+            gate_up_shared: Format::Q8_0,
+            down_shared: Format::Q8_0,
+            projection: Format::Q8_0,
+        }
+    }
+}
+
+const Q2: Types = Types::plain(Format::Iq2Xxs, Format::Q2K);
+const Q4: Types = Types::plain(Format::Q4K, Format::Q4K);
+
+/// The mixture of unsloth's UD-IQ2_XXS.
+const UD_IQ2_XXS: Types = Types {
+    experts: Experts {
+        gate_up: Format::Iq2Xxs,
+        down: Format::Iq3Xxs,
+    },
+    sensitive: Experts {
+        gate_up: Format::Iq2S,
+        down: Format::Mxfp4,
+    },
+    last: Experts {
+        gate_up: Format::Iq2Xxs,
+        down: Format::Mxfp4,
+    },
+    embedding: Format::Q4K,
+    output: Format::Q4K,
+    hyper: Format::F32,
+    compressor: Format::Q8_0,
+    router: Format::Bf16,
+    q_a: Format::Q5K,
+    gate_up_shared: Format::Q5K,
+    down_shared: Format::Q6K,
+    projection: Format::Q8_0,
+};
+
+/// Experts as released, the rest as llama.cpp's quantiser leaves it.
+const MXFP4: Types = Types {
+    embedding: Format::Q8_0,
+    output: Format::Q6K,
+    hyper: Format::F32,
+    compressor: Format::Bf16,
+    router: Format::Bf16,
+    ..Types::plain(Format::Mxfp4, Format::Mxfp4)
+};
 
 /// A tensor of a shape.
 pub struct Tensor {
@@ -70,8 +157,7 @@ const FLASH_Q2: Shape = Shape {
     original_ctx: 65_536,
     clamp: 10.0,
     first_ratios: &[0, 0],
-    gate_up: Format::Iq2Xxs,
-    down: Format::Q2K,
+    types: Q2,
 };
 
 const BENCH_Q2: Shape = Shape {
@@ -88,14 +174,23 @@ const BENCH_Q2: Shape = Shape {
     ..FLASH_Q2
 };
 
-/// Every shape: the sizes of the published models with the tensor types of their q2 and q4 files, the two small
-/// models of this repository, and one between.
+/// Every shape: the sizes of the published models with the tensor types of published files, the two small models of
+/// this repository, and one between.
 pub const SHAPES: &[Shape] = &[
     FLASH_Q2,
     Shape {
         name: "flash-q4",
-        gate_up: Format::Q4K,
-        down: Format::Q4K,
+        types: Q4,
+        ..FLASH_Q2
+    },
+    Shape {
+        name: "flash-mxfp4",
+        types: MXFP4,
+        ..FLASH_Q2
+    },
+    Shape {
+        name: "flash-ud-iq2_xxs",
+        types: UD_IQ2_XXS,
         ..FLASH_Q2
     },
     Shape {
@@ -115,8 +210,7 @@ pub const SHAPES: &[Shape] = &[
     BENCH_Q2,
     Shape {
         name: "bench-q4",
-        gate_up: Format::Q4K,
-        down: Format::Q4K,
+        types: Q4,
         ..BENCH_Q2
     },
     Shape {
@@ -134,8 +228,7 @@ pub const SHAPES: &[Shape] = &[
         head_dim_index: 64,
         top_k_index: 64,
         n_ff_expert: 256,
-        gate_up: Format::Q4K,
-        down: Format::Q4K,
+        types: Q4,
         ..FLASH_Q2
     },
     Shape {
@@ -237,6 +330,20 @@ impl Shape {
         self.n_hash_layer.min(self.n_layer)
     }
 
+    /// The layer that quantisers spare: 26 of the 43 of Flash, and in fewer layers as far in.
+    fn sensitive_layer(&self) -> usize {
+        26 * self.n_layer / 43
+    }
+
+    /// The types of a layer's experts.
+    fn experts(&self, layer: usize) -> Experts {
+        match layer {
+            _ if layer == self.sensitive_layer() => self.types.sensitive,
+            _ if layer + 1 == self.n_layer => self.types.last,
+            _ => self.types.experts,
+        }
+    }
+
     /// Puts the model's numbers and its vocabulary in `w`.
     pub fn put_metadata(&self, w: &mut Writer) {
         let key = |name: &str| format!("deepseek4.{name}");
@@ -304,19 +411,20 @@ impl Shape {
 
     /// Every tensor, in the order of the file.
     pub fn tensors(&self) -> Vec<Tensor> {
-        use Format::{F16, F32, Q8_0};
-        let (d, n_vocab) = (self.n_embd, self.n_vocab as u64);
+        use Format::F32;
+        let (d, n_vocab, types) = (self.n_embd, self.n_vocab as u64, &self.types);
         let mut list = List {
             prefix: String::new(),
+            hyper: types.hyper,
             tensors: Vec::new(),
         };
-        list.random("token_embd.weight", &[d, n_vocab], F16, 1.0);
+        list.random("token_embd.weight", &[d, n_vocab], types.embedding, 1.0);
         let eos = u64::from(EOS);
         let output = Content::Rows {
             sd: per_root(d),
             zero: (eos, eos + 1),
         };
-        list.add("output.weight", &[d, n_vocab], Q8_0, output);
+        list.add("output.weight", &[d, n_vocab], types.output, output);
         let half = Content::UpperHalf { mean: GAINS.output };
         list.add("output_norm.weight", &[d], F32, half);
         list.hyper("output_hc", d, [HC as u64, HC as u64, 1]);
@@ -329,8 +437,9 @@ impl Shape {
     }
 
     fn put_attention(&self, list: &mut List, layer: usize) {
-        use Format::{F16, F32, Q8_0};
+        use Format::F32;
         let (d, lora) = (self.n_embd, self.n_lora_q);
+        let (projection, compressor) = (self.types.projection, self.types.compressor);
         let q_width = self.n_head * self.head_dim;
         let (group, low) = (q_width / self.n_group_o, self.n_group_o * self.n_lora_o);
         let gain = match layer {
@@ -339,44 +448,46 @@ impl Shape {
         };
         list.hyper("hc_attn", d, [HC_MIX as u64, HC_MIX as u64, 3]);
         list.norm("attn_norm.weight", d);
-        list.matrix("attn_q_a.weight", d, lora, Q8_0);
+        list.matrix("attn_q_a.weight", d, lora, self.types.q_a);
         list.norm("attn_q_a_norm.weight", lora);
-        list.matrix("attn_q_b.weight", lora, q_width, Q8_0);
-        list.matrix("attn_kv.weight", d, self.head_dim, Q8_0);
+        list.matrix("attn_q_b.weight", lora, q_width, projection);
+        list.matrix("attn_kv.weight", d, self.head_dim, projection);
         let keys = Content::Random {
             mean: GAINS.key,
             sd: 0.2 * GAINS.key,
         };
         list.add("attn_kv_a_norm.weight", &[self.head_dim], F32, keys);
         list.random("attn_sinks.weight", &[self.n_head], F32, 1.0);
-        list.matrix("attn_output_a.weight", group, low, Q8_0);
+        list.matrix("attn_output_a.weight", group, low, projection);
         let zero = match layer {
             0 => (d / 2, d),
             _ => (d, d),
         };
         let sd = gain * per_root(low);
         let output = Content::Rows { sd, zero };
-        list.add("attn_output_b.weight", &[low, d], Q8_0, output);
+        list.add("attn_output_b.weight", &[low, d], projection, output);
         let ratio = self.ratio(layer) as u64;
         let overlap = if ratio == 4 { 2 } else { 1 };
         if ratio != 0 {
-            list.compressor("attn_compressor", d, self.head_dim, overlap, ratio);
+            let shape = [d, self.head_dim, overlap, ratio];
+            list.compressor("attn_compressor", shape, compressor);
         }
         if ratio == 4 {
             let width = self.n_head_index * self.head_dim_index;
-            list.matrix("indexer.attn_q_b.weight", lora, width, F16);
-            list.matrix("indexer.proj.weight", d, self.n_head_index, F16);
-            list.compressor("indexer_compressor", d, self.head_dim_index, overlap, ratio);
+            list.matrix("indexer.attn_q_b.weight", lora, width, compressor);
+            list.matrix("indexer.proj.weight", d, self.n_head_index, compressor);
+            let shape = [d, self.head_dim_index, overlap, ratio];
+            list.compressor("indexer_compressor", shape, compressor);
         }
     }
 
     fn put_experts(&self, list: &mut List, layer: usize) {
-        use Format::{F16, F32, I32, Q8_0};
+        use Format::{F32, I32};
         let (d, ff, n) = (self.n_embd, self.n_ff_expert, self.n_expert as u64);
         list.hyper("hc_ffn", d, [HC_MIX as u64, HC_MIX as u64, 3]);
         list.norm("ffn_norm.weight", d);
         let router = GAINS.router * per_root(d);
-        list.random("ffn_gate_inp.weight", &[d, n], F16, router);
+        list.random("ffn_gate_inp.weight", &[d, n], self.types.router, router);
         if layer < self.n_hash_layer() {
             let table = Content::Table {
                 exponent: GAINS.hash,
@@ -389,15 +500,22 @@ impl Shape {
             list.add("exp_probs_b.bias", &[n], F32, bias);
         }
         let down = GAINS.expert / SWIGLU_RMS * per_root(ff);
-        for (name, dims, format, sd) in [
-            ("ffn_gate", [d, ff], self.gate_up, per_root(d)),
-            ("ffn_up", [d, ff], self.gate_up, per_root(d)),
-            ("ffn_down", [ff, d], self.down, down),
+        let experts = self.experts(layer);
+        let gate_up = [experts.gate_up, self.types.gate_up_shared];
+        for (name, dims, [routed, shared], sd) in [
+            ("ffn_gate", [d, ff], gate_up, per_root(d)),
+            ("ffn_up", [d, ff], gate_up, per_root(d)),
+            (
+                "ffn_down",
+                [ff, d],
+                [experts.down, self.types.down_shared],
+                down,
+            ),
         ] {
             let [cols, rows] = dims;
-            let routed = format!("{name}{EXPERTS_SUFFIX}");
-            list.random(&routed, &[cols, rows, n], format, sd);
-            list.random(&format!("{name}_shexp.weight"), &dims, Q8_0, sd);
+            let all = format!("{name}{EXPERTS_SUFFIX}");
+            list.random(&all, &[cols, rows, n], routed, sd);
+            list.random(&format!("{name}_shexp.weight"), &dims, shared, sd);
         }
     }
 }
@@ -408,6 +526,8 @@ pub const EXPERTS_SUFFIX: &str = "_exps.weight";
 /// Collects tensors.
 struct List {
     prefix: String,
+    /// The type of hyper-connections and position tables.
+    hyper: Format,
     tensors: Vec<Tensor>,
 }
 
@@ -438,7 +558,7 @@ impl List {
     /// A hyper-connection of `[logits, bases, scales]`.
     fn hyper(&mut self, name: &str, d: u64, [mix, base, scale]: [u64; 3]) {
         let width = HC as u64 * d;
-        self.matrix(&format!("{name}_fn.weight"), width, mix, Format::F16);
+        self.matrix(&format!("{name}_fn.weight"), width, mix, self.hyper);
         self.random(&format!("{name}_base.weight"), &[base], Format::F32, 0.7);
         let content = Content::Random { mean: 1.0, sd: 0.2 };
         self.add(
@@ -450,16 +570,12 @@ impl List {
     }
 
     /// A compressor to rows of `dim` channels.
-    fn compressor(&mut self, name: &str, d: u64, dim: u64, overlap: u64, ratio: u64) {
+    fn compressor(&mut self, name: &str, [d, dim, overlap, ratio]: [u64; 4], format: Format) {
         let width = overlap * dim;
-        self.matrix(&format!("{name}_kv.weight"), d, width, Format::F16);
-        self.matrix(&format!("{name}_gate.weight"), d, width, Format::F16);
-        self.random(
-            &format!("{name}_ape.weight"),
-            &[width, ratio],
-            Format::F16,
-            1.0,
-        );
+        self.matrix(&format!("{name}_kv.weight"), d, width, format);
+        self.matrix(&format!("{name}_gate.weight"), d, width, format);
+        let ape = format!("{name}_ape.weight");
+        self.random(&ape, &[width, ratio], self.hyper, 1.0);
         self.norm(&format!("{name}_norm.weight"), dim);
     }
 }

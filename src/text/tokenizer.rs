@@ -67,6 +67,7 @@ pub struct Tokenizer {
     byte_tokens: [TokenId; 256],
     merges: Merges,
     bos: Option<TokenId>,
+    add_bos: bool,
     eos: Option<TokenId>,
 }
 
@@ -148,6 +149,7 @@ impl Tokenizer {
             byte_tokens,
             merges,
             bos,
+            add_bos: parts.add_bos,
             eos,
         })
     }
@@ -171,6 +173,11 @@ impl Tokenizer {
     /// The token that begins a text: the one that the file names, else the one of the release by its text.
     pub fn bos(&self) -> Option<TokenId> {
         self.bos
+    }
+
+    /// The token that the file puts in front of every text, if it puts one there.
+    pub fn text_start(&self) -> Option<TokenId> {
+        self.bos.filter(|_| self.add_bos)
     }
 
     /// The token that ends an answer, found like [`Tokenizer::bos`].

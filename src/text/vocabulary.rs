@@ -22,6 +22,8 @@ pub struct Vocabulary {
     pub bos: Option<u32>,
     /// The token that ends an answer.
     pub eos: Option<u32>,
+    /// Whether a text without a chat form begins with the start token.
+    pub add_bos: bool,
 }
 
 impl Vocabulary {
@@ -65,6 +67,9 @@ fn read(gguf: &Gguf) -> Result<Vocabulary> {
         merges: gguf.string_array("tokenizer.ggml.merges")?.to_vec(),
         bos: token_id("tokenizer.ggml.bos_token_id")?,
         eos: token_id("tokenizer.ggml.eos_token_id")?,
+        add_bos: gguf
+            .opt_bool("tokenizer.ggml.add_bos_token")?
+            .unwrap_or(false),
     })
 }
 

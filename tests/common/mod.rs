@@ -7,7 +7,8 @@ pub mod parts;
 use infall::backend::Backend;
 use infall::backend::cpu::{Cpu, dispatch};
 use infall::error::Result;
-use infall::gguf;
+use infall::gguf::writer::Writer;
+use infall::gguf::{self, Value};
 use infall::graph::weights::Weights;
 use infall::graph::{Graph, Lengths, Probe};
 use infall::model::Model;
@@ -129,6 +130,25 @@ pub fn beside(name: &str) -> Option<PathBuf> {
     None
 }
 
+/// Puts a key of another file in `w`.
+pub fn put_value(w: &mut Writer, key: &str, value: &Value) {
+    fn narrow<T: Copy, U>(values: &[T], to: impl Fn(T) -> U) -> Vec<U> {
+        values.iter().map(|v| to(*v)).collect()
+    }
+    match value {
+        Value::Uint(v) => w.u32(key, *v as u32),
+        Value::Int(v) => w.u32(key, *v as u32),
+        Value::Float(v) => w.f32(key, *v as f32),
+        Value::Bool(v) => w.bool(key, *v),
+        Value::String(v) => w.string(key, v),
+        Value::Uints(v) => w.u32_array(key, &narrow(v, |v| v as u32)),
+        Value::Ints(v) => w.i32_array(key, &narrow(v, |v| v as i32)),
+        Value::Floats(v) => w.f32_array(key, &narrow(v, |v| v as f32)),
+        Value::Strings(v) => w.string_array(key, v),
+        Value::Bools(_) => panic!("{key}: no such array in these files"),
+    };
+}
+
 /// Little-endian f32 values of a file.
 pub fn floats(path: &Path) -> Vec<f32> {
     let bytes = std::fs::read(path).unwrap();
@@ -214,11 +234,13 @@ impl<B: Backend> Loaded<B> {
         let (files, gguf) = gguf::open(&options.model)?;
         let model = Model::bind(gguf)?;
         let strategy = supply::built(&options.strategy)?;
+        let slabs = (strategy.needs)(&files, &model)?.slabs;
         let budget = match options.supply.budget {
             Budget::Auto => u64::MAX,
-            Budget::Experts(n) => n * (strategy.needs)(&files, &model)?.slab,
+            Budget::Least => panic!("no test opens a model with it"),
+            Budget::Experts(n) => slabs.bytes_of(n),
             Budget::Bytes(n) => n,
-            Budget::Share(n) => model.experts.total_bytes() * n / 1000,
+            Budget::Share(n) => slabs.bytes * n / 1000,
         };
         let opened = (strategy.open)(Opening {
             files: &files,

@@ -241,7 +241,7 @@ impl Set {
         for e in 0..n_expert {
             // Not at the start of a page, and no better aligned than must be.
             let at = |format| (2 * e + 1) * alignment(format);
-            let (up_gate, down) = (shape.gate_up, shape.down);
+            let (up_gate, down) = (shape.gate, shape.down);
             let slices = [
                 p.weights(up_gate, shape.n_ff, shape.n_embd, at(up_gate)),
                 p.weights(up_gate, shape.n_ff, shape.n_embd, at(up_gate)),
@@ -289,7 +289,8 @@ pub fn experts_of_every_format_in_both_phases() {
             let shape = ExpertShape {
                 n_embd: 256,
                 n_ff: 256,
-                gate_up: format,
+                gate: format,
+                up: format,
                 down: FORMATS[(i + 3) % FORMATS.len()],
                 clamp: 3.0,
             };
@@ -302,7 +303,7 @@ fn check_experts(p: &mut Pair, shape: ExpertShape) {
     let (n_expert, n_used) = (3, 2);
     let set = Set::new(p, n_expert, shape);
     let numbers = set.slices.iter().map(|[gate, up, down]| {
-        let gate_up = |slice: &Slice| Weights::new(shape.gate_up, shape.n_embd, slice.bytes());
+        let gate_up = |slice: &Slice| Weights::new(shape.gate, shape.n_embd, slice.bytes());
         let down = Weights::new(shape.down, shape.n_ff, down.bytes());
         [gate_up(gate), gate_up(up), down]
     });

@@ -7,6 +7,7 @@ use super::{Cpu, sigmoid};
 use crate::backend::profile::Cost;
 use crate::backend::{Experts, Product, Route, Routes};
 use crate::error::Result;
+use crate::quant::Format;
 use crate::units::ExpertId;
 
 /// Smallest sum that weights are divided by.
@@ -105,44 +106,46 @@ pub fn experts(cpu: &mut Cpu, step: Experts<'_, Cpu>) -> Result<()> {
     } = step;
     let n_used = routes.ids.len() / n;
     let n_routes = routes.ids.len();
-    let (gate_up, down) = (cpu.kernel(shape.gate_up)?, cpu.kernel(shape.down)?);
-    let row_bytes = |format: crate::quant::Format, cols: usize| {
-        cols / format.block_len() * format.block_bytes()
-    };
+    let [gate, up, down] = [shape.gate, shape.up, shape.down].map(|format| cpu.kernel(format));
+    let (gate, up, down) = (gate?, up?, down?);
+    let row_bytes = |format: Format, cols: usize| cols / format.block_len() * format.block_bytes();
     let n_threads = cpu.pool.n_threads();
     let n_now = || which.iter().map(|g| groups.of(*g).len()).sum();
     cpu.count(|| Cost::experts(shape, which.len(), n_now()));
 
     let x = &x[..n * shape.n_embd];
-    cpu.prepared.fill(
-        &cpu.kernels,
-        &mut cpu.pool,
-        gate_up.activation,
-        x,
-        shape.n_embd,
-    );
-    let (prepared, bytes) = (&cpu.prepared, row_bytes(shape.gate_up, shape.n_embd));
+    for form in [gate.activation, up.activation] {
+        cpu.prepared
+            .fill(&cpu.kernels, &mut cpu.pool, form, x, shape.n_embd);
+        if up.activation == gate.activation {
+            break;
+        }
+    }
+    let prepared = &cpu.prepared;
+    let [gate_bytes, up_bytes] = [shape.gate, shape.up].map(|f| row_bytes(f, shape.n_embd));
     let hidden = &mut hidden[..n_routes * shape.n_ff];
     let tile = tile_columns(shape.n_ff, n_threads).min(MAX_TILE);
     cpu.pool.for_tiles(
         &mut [Tiled::new(hidden, shape.n_ff, tile)],
         |_, mut tile| {
             let columns = tile.columns();
-            let range = columns.start * bytes..columns.end * bytes;
+            let range = |bytes: usize| columns.start * bytes..columns.end * bytes;
             let mut gates = [[0.0; MAX_TILE]; TOKENS];
             let mut ups = [[0.0; MAX_TILE]; TOKENS];
             for &g in which {
                 let expert = weights(g);
-                let (gate, up) = (&expert.gate[range.clone()], &expert.up[range.clone()]);
+                let gate_rows = &expert.gate[range(gate_bytes)];
+                let up_rows = &expert.up[range(up_bytes)];
                 for some in groups.of(g).chunks(TOKENS) {
-                    let mut vectors = [&[][..]; TOKENS];
-                    for (vector, r) in vectors.iter_mut().zip(some) {
-                        *vector = prepared.row(gate_up.activation, x, shape.n_embd, r / n_used);
-                    }
-                    let x = &vectors[..some.len()];
-                    for (rows, y) in [(gate, &mut gates), (up, &mut ups)] {
+                    for (kernel, rows, y) in
+                        [(&gate, gate_rows, &mut gates), (&up, up_rows, &mut ups)]
+                    {
+                        let mut vectors = [&[][..]; TOKENS];
+                        for (vector, r) in vectors.iter_mut().zip(some) {
+                            *vector = prepared.row(kernel.activation, x, shape.n_embd, r / n_used);
+                        }
                         let mut y = y.each_mut().map(|y| &mut y[..columns.len()]);
-                        gate_up.times(rows, x, &mut y[..x.len()]);
+                        kernel.times(rows, &vectors[..some.len()], &mut y[..some.len()]);
                     }
                     for (&r, (gate, up)) in some.iter().zip(gates.iter().zip(&ups)) {
                         for (h, (g, u)) in tile.row(r).iter_mut().zip(gate.iter().zip(up)) {
@@ -275,5 +278,85 @@ mod tests {
         assert!((swiglu(-20.0, 1.0, 10.0) / -4.122_307e-8 - 1.0).abs() < 1e-4);
         assert_eq!(swiglu(50.0, 99.0, 10.0), swiglu(50.0, 10.0, 10.0));
         assert_eq!(swiglu(50.0, -99.0, 10.0), swiglu(50.0, -10.0, 10.0));
+    }
+
+    /// The one reads f32, the other blocks: the same bits as each product alone.
+    #[test]
+    fn gate_and_up_may_read_activations_in_different_forms() {
+        use crate::backend::{Backend, Groups, Storage};
+        use crate::model::experts::ExpertRef;
+        use crate::os::{AlignedBuf, Slice};
+        use crate::quant::{cast, encode};
+        use crate::rng::Rng;
+        use crate::units::Extent;
+        use std::sync::Arc;
+
+        const N: usize = 3;
+        const WIDTH: usize = 512;
+        let mut rng = Rng::new(4);
+        let mut noise = |n: usize| Vec::from_iter((0..n).map(|_| rng.uniform() - 0.5));
+        let x = noise(N * WIDTH);
+        let (numbers, down) = (noise(WIDTH * WIDTH), noise(WIDTH * WIDTH));
+        let mut blocks = vec![0; WIDTH * Format::Q8_0.row_bytes(WIDTH).unwrap()];
+        encode::encode_row(Format::Q8_0, &numbers, &mut blocks);
+        let bytes = |format| match format {
+            Format::F32 => cast::to_bytes(&numbers),
+            _ => &blocks,
+        };
+        let mut cpu = Cpu::new(crate::options::KernelChoice::Auto, 2).unwrap();
+        let mut product = |format| {
+            let bytes: &[u8] = bytes(format);
+            let mut buf = AlignedBuf::zeroed(bytes.len()).unwrap();
+            buf.as_mut_slice().copy_from_slice(bytes);
+            let all = Extent {
+                offset: 0,
+                len: bytes.len() as u64,
+            };
+            let slice = Slice::new(&Arc::new(buf), all).unwrap();
+            let weight = &cpu.matrix(format, WIDTH, WIDTH, slice).unwrap();
+            let mut y = vec![0.0; N * WIDTH];
+            linear::matmul(&mut cpu, N, &x, &mut [Product { weight, y: &mut y }]);
+            y
+        };
+        let forms = [Format::F32, Format::Q8_0];
+        let [plain, blocked] = forms.map(&mut product);
+        assert_ne!(plain, blocked);
+        let routes = Routes {
+            ids: ids(&[0; N]),
+            weights: vec![0.5; N],
+        };
+        let mut groups = Groups::default();
+        groups.fill(&routes.ids);
+        for (gate, up, g, u) in [
+            (forms[0], forms[1], &plain, &blocked),
+            (forms[1], forms[0], &blocked, &plain),
+        ] {
+            let mut hidden = vec![0.0; N * WIDTH];
+            cpu.experts(Experts {
+                n: N,
+                shape: crate::backend::ExpertShape {
+                    n_embd: WIDTH,
+                    n_ff: WIDTH,
+                    gate,
+                    up,
+                    down: Format::F32,
+                    clamp: 1.0,
+                },
+                x: &x,
+                routes: &routes,
+                groups: &groups,
+                which: &[0],
+                weights: &|_| ExpertRef {
+                    gate: bytes(gate),
+                    up: bytes(up),
+                    down: cast::to_bytes(&down),
+                },
+                hidden: &mut hidden,
+                out: &mut vec![0.0; N * WIDTH],
+            })
+            .unwrap();
+            let gated = g.iter().zip(u).map(|(g, u)| 0.5 * swiglu(*g, *u, 1.0));
+            assert!(hidden.into_iter().eq(gated), "{gate:?}, {up:?}");
+        }
     }
 }

@@ -1,4 +1,6 @@
-//! How the formats of weights become bytes, said once for all instruction sets.
+//! FENCE: how the formats of weights become bytes, said once for all instruction sets.
+//!
+//! Promise: the only unsafe step is a look at a point of a grid, of which all indices were checked together before.
 //!
 //! [`unpackers`] makes a function for each format inside an instruction set's own module, of the few steps on vectors that
 //! this module names below. A vector `V` has `W` lanes of eight bytes; lane `i` holds eight columns of a block of 32 weights:
@@ -10,10 +12,13 @@
 //! eights([u64; W]) -> V       lanes from eight bytes each
 //! shift_right(V, [u64; W])    each lane by its own number of bits
 //! up::<N>(V), down::<N>(V)    all bits by N, between bytes too
+//! splat(u8) -> V              the byte in all places
 //! and(V, u8), or(V, V), add(V, V), sub(V, u8)      byte by byte
 //! lookup(&[i8; 16], V)        a byte of the table for each code 0..16
 //! mask(&[u8; 32], first, k)   255 where a bit of byte 4 (first + lane) + k is set: bit j for byte j of the lane
 //! negate(V, &[u8; 32], first, k)                   the bytes whose bit is set so, negated
+//! eights_of(&Eights<N>, &[u16; 32]) -> [V; 32 / W]        points of eight columns, by index
+//! fours(&Fours, &[u8; 64], &[u8; 8]) -> [V; 32 / W]     points of four columns, by index and ninth bit of the index
 //! f16([u8; 2]) -> f32
 //! ```
 
@@ -155,10 +160,11 @@ pub fn q3_k_factors(packed: &[u8; 12]) -> [Eight<i32>; 2] {
     let high = u64::from(high) | u64::from(high >> 2) << 32;
     let four = 0x0f0f_0f0f_0f0f_0f0f;
     let two = 0x0303_0303_0303_0303;
-    let first = (low & four | (high & two) << 4).to_le_bytes();
-    let second = (low >> 4 & four | (high >> 4 & two) << 4).to_le_bytes();
+    let mut scales = [0; 16];
+    scales.as_chunks_mut().0[0] = (low & four | (high & two) << 4).to_le_bytes();
+    scales.as_chunks_mut().0[1] = (low >> 4 & four | (high >> 4 & two) << 4).to_le_bytes();
     let mut factors = [[0; 8]; 2];
-    for (b, scale) in first.into_iter().chain(second).enumerate() {
+    for (b, scale) in scales.into_iter().enumerate() {
         factors[b % 2][b / 2] = i32::from(scale) - 32;
     }
     factors
@@ -189,6 +195,41 @@ pub fn word_signs(words: &[[u8; 4]; 8]) -> [u8; 32] {
     with_parity(seven)
 }
 
+/// `eights_of` and `fours` by a load for each point.
+macro_rules! points_by_loads {
+    ($features:tt) => {
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn eights_of<const N: usize>(grid: &'static Eights<N>, index: &[u16; 32]) -> [V; 32 / W] {
+            eights_by_loads(&grid.points, index)
+        }
+
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn fours(grid: &'static Fours, low: &[u8; 64], ninth: &[u8; 8]) -> [V; 32 / W] {
+            let mut index = [0_u16; 64];
+            for (b, index) in index.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                for (p, index) in index.iter_mut().enumerate() {
+                    *index = u16::from(low[8 * b + p]) | u16::from(ninth[b]) << (8 - p) & 256;
+                }
+            }
+            let index = std::hint::black_box(&index);
+            let mut points = [eights([0; W]); 32 / W];
+            for (v, points) in points.iter_mut().enumerate() {
+                *points = lanes(|i| {
+                    let p = 8 * (v / 4 * W + i) + v % 4 * 2;
+                    // SAFETY: an index has nine bits.
+                    let four =
+                        |p: usize| unsafe { *grid.points.get_unchecked(usize::from(index[p])) };
+                    u64::from(four(p)) | u64::from(four(p + 1)) << 32
+                });
+            }
+            points
+        }
+    };
+}
+pub(in crate::backend::cpu) use points_by_loads;
+
 /// See the head of this file. `$features` are those of the calling module.
 macro_rules! unpackers {
     ($features:tt) => {
@@ -200,7 +241,9 @@ macro_rules! unpackers {
             BlockIq1M, BlockIq1S, BlockIq2S, BlockIq2Xs, BlockIq3S, BlockIq3Xxs, BlockIq4Nl,
             BlockIq4Xs, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K,
         };
-        use crate::quant::grids::{IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
+        use crate::quant::grids::{
+            Eights, Fours, IQ1_GRID, IQ2_S_EIGHTS, IQ2_XS_EIGHTS, IQ3_S_FOURS, IQ3_XXS_FOURS,
+        };
         use crate::quant::tables::IQ4_VALUES;
 
         /// 256 weights of a row.
@@ -393,17 +436,14 @@ macro_rules! unpackers {
                 factors: odd_factors(&w.scales),
                 ..Numbers::new([f16(w.d) * 0.125; 8])
             };
-            let mut seven = [0; 32];
-            for (seven, word) in seven.iter_mut().zip(&w.qs) {
-                *seven = word[1] >> 1;
+            let (mut index, mut seven) = ([0; 32], [0; 32]);
+            for ((index, seven), word) in index.iter_mut().zip(&mut seven).zip(&w.qs) {
+                let word = u16::from_le_bytes(*word);
+                (*index, *seven) = (word & 511, (word >> 9) as u8);
             }
-            let signs = with_parity(seven);
+            let (points, signs) = (eights_of(&IQ2_XS_EIGHTS, &index), with_parity(seven));
             columns(numbers, |first, k| {
-                let points = lanes(|i| {
-                    let word = u16::from_le_bytes(w.qs[4 * (first + i) + k]);
-                    u64::from_le_bytes(IQ2_XS_GRID[usize::from(word & 511)])
-                });
-                negate(points, &signs, first, k)
+                negate(points[first / W * 4 + k], &signs, first, k)
             })
         }
 
@@ -421,12 +461,9 @@ macro_rules! unpackers {
                     *index = u16::from(w.qs[4 * b + p]) | high;
                 }
             }
+            let points = eights_of(&IQ2_S_EIGHTS, &index);
             columns(numbers, |first, k| {
-                let points = lanes(|i| {
-                    let index = usize::from(index[4 * (first + i) + k] & 1023);
-                    u64::from_le_bytes(IQ2_S_GRID[index])
-                });
-                negate(points, &w.signs, first, k)
+                negate(points[first / W * 4 + k], &w.signs, first, k)
             })
         }
 
@@ -438,13 +475,9 @@ macro_rules! unpackers {
                 *scale = d * f32::from(word[3] >> 4 << 1 | 1);
             }
             let signs = word_signs(&w.words);
+            let points = fours(&IQ3_XXS_FOURS, &w.qs, &[0; 8]);
             columns(Numbers::new(scales), |first, k| {
-                let points = lanes(|i| {
-                    let p = 8 * (first + i) + 2 * k;
-                    let four = |p: usize| u32::from_le_bytes(IQ3_XXS_GRID[usize::from(w.qs[p])]);
-                    u64::from(four(p)) | u64::from(four(p + 1)) << 32
-                });
-                negate(points, &signs, first, k)
+                negate(points[first / W * 4 + k], &signs, first, k)
             })
         }
 
@@ -458,46 +491,58 @@ macro_rules! unpackers {
                     d * f32::from(s >> 3 & 30 | 1),
                 ];
             }
-            let mut index = [0_u16; 64];
-            for (b, index) in index.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                for (p, index) in index.iter_mut().enumerate() {
-                    let ninth = u16::from(w.qh[b]) << (8 - p) & 256;
-                    *index = u16::from(w.qs[8 * b + p]) | ninth;
-                }
-            }
+            let points = fours(&IQ3_S_FOURS, &w.qs, &w.qh);
             columns(Numbers::new(scales), |first, k| {
-                let points = lanes(|i| {
-                    let p = 8 * (first + i) + 2 * k;
-                    let four =
-                        |p: usize| u32::from_le_bytes(IQ3_S_GRID[usize::from(index[p] & 511)]);
-                    u64::from(four(p)) | u64::from(four(p + 1)) << 32
-                });
-                negate(points, &w.signs, first, k)
+                negate(points[first / W * 4 + k], &w.signs, first, k)
             })
         }
 
-        /// One added to or, where `minus` is set, subtracted from eight bytes each.
-        #[inline(always)]
-        fn one_up_or_down(minus: bool) -> u64 {
-            if minus { u64::MAX } else { u64::MAX / 255 }
+        /// Points of eight columns by a load for each. The indices go through memory: to take them out of a vector one by
+        /// one costs more than to load them.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn eights_by_loads<const N: usize>(grid: &[[u8; 8]; N], index: &[u16; 32]) -> [V; 32 / W] {
+            assert!(
+                index.iter().all(|i| usize::from(*i) < N),
+                "points of the grid"
+            );
+            let index = std::hint::black_box(index);
+            let mut points = [eights([0; W]); 32 / W];
+            for (v, points) in points.iter_mut().enumerate() {
+                *points = lanes(|i| {
+                    let index = usize::from(index[4 * (v / 4 * W + i) + v % 4]);
+                    // SAFETY: all indices were just seen to be below N.
+                    u64::from_le_bytes(unsafe { *grid.get_unchecked(index) })
+                });
+            }
+            points
+        }
+
+        /// Points of IQ1: one is subtracted where `minus` is 255, added where it is 0.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn iq1(numbers: Numbers, index: &[u16; 32], minus: &[u8; 32]) -> Columns {
+            let points = eights_by_loads(&IQ1_GRID, index);
+            columns(numbers, |first, k| {
+                let one = or(mask(minus, first, k), splat(1));
+                add(points[first / W * 4 + k], one)
+            })
         }
 
         #[target_feature(enable = $features)]
         #[inline]
         pub fn iq1_s([w]: &[BlockIq1S; 1]) -> Columns {
             let (d, mut scales) = (f16(w.d) * 0.125, [0.0; 8]);
-            for (scale, word) in scales.iter_mut().zip(&w.qh) {
-                *scale = d * f32::from(word[1] >> 3 & 14 | 1);
+            let (mut index, mut minus) = ([0; 32], [0; 32]);
+            for b in 0..8 {
+                let word = u16::from_le_bytes(w.qh[b]);
+                scales[b] = d * f32::from(word >> 11 & 14 | 1);
+                for k in 0..4 {
+                    index[4 * b + k] = u16::from(w.qs[4 * b + k]) | (word >> (3 * k) & 7) << 8;
+                    minus[4 * b + k] = ((word as i16) >> 15) as u8;
+                }
             }
-            columns(Numbers::new(scales), |first, k| {
-                let points = lanes(|i| {
-                    let b = first + i;
-                    let high = usize::from(u16::from_le_bytes(w.qh[b])) >> (3 * k) & 7;
-                    let index = usize::from(w.qs[4 * b + k]) | high << 8;
-                    u64::from_le_bytes(IQ1_GRID[index])
-                });
-                add(points, lanes(|i| one_up_or_down(w.qh[first + i][1] > 127)))
-            })
+            iq1(Numbers::new(scales), &index, &minus)
         }
 
         #[target_feature(enable = $features)]
@@ -515,15 +560,15 @@ macro_rules! unpackers {
                 factors,
                 ..Numbers::new([f16(w.d()) * 0.125; 8])
             };
-            columns(numbers, |first, k| {
-                let nibble = |i: usize| w.qh[2 * (first + i) + k / 2] >> (k % 2 * 4);
-                let points = lanes(|i| {
-                    let high = usize::from(nibble(i) & 7);
-                    let index = usize::from(w.qs[4 * (first + i) + k]) | high << 8;
-                    u64::from_le_bytes(IQ1_GRID[index])
-                });
-                add(points, lanes(|i| one_up_or_down(nibble(i) & 8 != 0)))
-            })
+            let (mut index, mut minus) = ([0; 32], [0; 32]);
+            for (p, qh) in w.qh.iter().enumerate() {
+                let qh = u16::from(*qh);
+                index[2 * p] = u16::from(w.qs[2 * p]) | qh << 8 & 0x700;
+                index[2 * p + 1] = u16::from(w.qs[2 * p + 1]) | qh << 4 & 0x700;
+                minus[2 * p] = 0_u8.wrapping_sub((qh >> 3 & 1) as u8);
+                minus[2 * p + 1] = 0_u8.wrapping_sub((qh >> 7) as u8);
+            }
+            iq1(numbers, &index, &minus)
         }
     };
 }

@@ -73,7 +73,7 @@ kernels! {
 }
 
 /// Formats of weights, and what kernels for them end in.
-const FORMATS: [(Format, &str); 8] = [
+pub(super) const FORMATS: [(Format, &str); 8] = [
     (Format::F32, "f32"),
     (Format::F16, "f16"),
     (Format::Bf16, "bf16"),

@@ -10,8 +10,10 @@
 use crate::backend::{HC, MIX};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::config::Config;
+use crate::model::{LayerExperts, Model};
 use crate::os::AlignedBuf;
 use crate::os::share::SHARED_PAGE;
+use crate::quant::Format;
 use crate::units::Phase;
 use encode::{Encoder, Ticket};
 use memory::{KeptAlive, Memory};
@@ -197,6 +199,36 @@ impl Metal {
     pub fn counters(&self) -> encode::Counters {
         self.encoder.counters()
     }
+}
+
+/// Refuses matrices of a type without kernels, and layers whose gate and up matrices have different types, which share
+/// one kernel.
+///
+/// Errors: the tensor, its type and those that can be.
+pub fn check(model: &Model) -> Result<()> {
+    let refused = |name: &str, format: Format, expected: &str| {
+        let format = format.name();
+        Err(Error::unsupported(format!(
+            "{}: tensor {name}: type {format}, expected {expected} with --backend metal (--backend cpu computes it)",
+            model.gguf.name
+        )))
+    };
+    let known = kernels::FORMATS.map(|(format, _)| format);
+    let routed = |l: &LayerExperts| [&l.gate, &l.up, &l.down].map(|t| (t.name.clone(), t.format));
+    let fixed = model.weights.matrices().map(|m| (m.name.clone(), m.format));
+    for (name, format) in fixed.chain(model.experts.layers.iter().flat_map(routed)) {
+        if !known.contains(&format) {
+            let names = known.map(Format::name).join(" ");
+            return refused(&name, format, &format!("one of {names}"));
+        }
+    }
+    for LayerExperts { gate, up, .. } in &model.experts.layers {
+        if up.format != gate.format {
+            let expected = format!("{} as in {}", gate.format.name(), gate.name);
+            return refused(&up.name, up.format, &expected);
+        }
+    }
+    Ok(())
 }
 
 fn refused(what: &str) -> Error {

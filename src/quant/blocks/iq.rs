@@ -4,7 +4,7 @@
 //! numbers, and go into the quants.
 
 use super::{Group, Weights, f16_value};
-use crate::quant::grids::{IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
+use crate::quant::grids::{IQ1_GRID, IQ2_S_EIGHTS, IQ2_XS_EIGHTS, IQ3_S_GRID, IQ3_XXS_GRID};
 use crate::quant::tables::{IQ2_XXS_GRID, IQ4_VALUES, even_signs};
 
 /// IQ2_XXS: 256 weights in 66 bytes, eight groups of 32;
@@ -179,7 +179,7 @@ impl Weights for BlockIq2Xs {
             scale: f16_value(self.d) * 0.125,
             q: std::array::from_fn(|e| {
                 let (index, signs) = points[e / 8];
-                factors[e / 16] * signed(IQ2_XS_GRID[index][e % 8], signs, e)
+                factors[e / 16] * signed(IQ2_XS_EIGHTS.points[index][e % 8], signs, e)
             }),
             mins: None,
         }
@@ -202,7 +202,7 @@ impl Weights for BlockIq2S {
             scale: f16_value(self.d) * 0.125,
             q: std::array::from_fn(|e| {
                 let p = 4 * b + e / 8;
-                let magnitude = IQ2_S_GRID[self.index(p)][e % 8];
+                let magnitude = IQ2_S_EIGHTS.points[self.index(p)][e % 8];
                 factors[e / 16] * signed(magnitude, self.signs[p], e)
             }),
             mins: None,

@@ -6,12 +6,13 @@
 use std::arch::x86_64::*;
 
 use super::{f16, load16};
-use crate::backend::cpu::unpack::unpackers;
+use crate::backend::cpu::unpack::{points_by_loads, unpackers};
 
 pub type V = __m256i;
 pub const W: usize = 4;
 
 unpackers!("avx2,fma,f16c");
+points_by_loads!("avx2,fma,f16c");
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
@@ -40,8 +41,14 @@ fn down<const N: i32>(x: V) -> V {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
+fn splat(n: u8) -> V {
+    _mm256_set1_epi8(n as i8)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
 fn and(x: V, mask: u8) -> V {
-    _mm256_and_si256(x, _mm256_set1_epi8(mask as i8))
+    _mm256_and_si256(x, splat(mask))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -59,7 +66,7 @@ fn add(a: V, b: V) -> V {
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn sub(x: V, n: u8) -> V {
-    _mm256_sub_epi8(x, _mm256_set1_epi8(n as i8))
+    _mm256_sub_epi8(x, splat(n))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -5,6 +5,8 @@
 
 use std::arch::x86_64::*;
 
+use super::load64;
+use super::unpack::{byte_of_256, iq2_points};
 use crate::backend::cpu::avx2::{f16, load16, load32};
 use crate::backend::cpu::unpack::unpackers;
 
@@ -42,8 +44,14 @@ fn down<const N: u32>(x: V) -> V {
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
+fn splat(n: u8) -> V {
+    _mm512_set1_epi8(n as i8)
+}
+
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
 fn and(x: V, mask: u8) -> V {
-    _mm512_and_si512(x, _mm512_set1_epi8(mask as i8))
+    _mm512_and_si512(x, splat(mask))
 }
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
@@ -61,7 +69,7 @@ fn add(a: V, b: V) -> V {
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn sub(x: V, n: u8) -> V {
-    _mm512_sub_epi8(x, _mm512_set1_epi8(n as i8))
+    _mm512_sub_epi8(x, splat(n))
 }
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
@@ -93,4 +101,68 @@ fn mask(bits: &[u8; 32], _: usize, k: usize) -> V {
 #[inline]
 fn negate(x: V, bits: &[u8; 32], _: usize, k: usize) -> V {
     _mm512_mask_sub_epi8(x, set_bits(bits, k), _mm512_setzero_si512(), x)
+}
+
+/// The codes of the points are looked up 64 at a time, then spread to bytes as those of IQ2_XXS.
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn eights_of<const N: usize>(grid: &'static Eights<N>, index: &[u16; 32]) -> [V; 32 / W] {
+    let index = words(index);
+    let mut codes = [_mm512_setzero_si512(); 16];
+    let parts = grid.codes.as_chunks::<32>().0;
+    for (codes, [a, b]) in codes.iter_mut().zip(parts.as_chunks::<2>().0) {
+        *codes = _mm512_permutex2var_epi16(words(a), index, words(b));
+    }
+    // Of each two the one that the next bit of the index says. Loops of fixed length, which are unrolled.
+    for level in 0..4 {
+        let (n, bit) = (N / 64 >> level, _mm512_set1_epi16(64 << level));
+        let second = _mm512_test_epi16_mask(index, bit);
+        for i in 0..8 {
+            if 2 * i + 1 < n {
+                codes[i] = _mm512_mask_blend_epi16(second, codes[2 * i], codes[2 * i + 1]);
+            }
+        }
+    }
+    let mut points = [_mm512_setzero_si512(); 4];
+    for (k, points) in points.iter_mut().enumerate() {
+        *points = iq2_points::<8>(codes[0], k);
+    }
+    points
+}
+
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn words(x: &[u16; 32]) -> V {
+    // SAFETY: `x` is 64 bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+/// The bytes of the points are looked up one plane after the other, then laid side by side: some 40 steps, where a load for
+/// each point takes some 200.
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn fours(grid: &'static Fours, low: &[u8; 64], ninth: &[u8; 8]) -> [V; 32 / W] {
+    let index = load64(low);
+    let (eighth, ninth) = (_mm512_movepi8_mask(index), u64::from_le_bytes(*ninth));
+    let mut planes = [_mm512_setzero_si512(); 4];
+    for (to, plane) in planes.iter_mut().zip(&grid.planes) {
+        let [a, b] = plane.as_chunks::<4>().0 else {
+            return planes;
+        };
+        let (a, b) = (byte_of_256(a, index, eighth), byte_of_256(b, index, eighth));
+        *to = _mm512_mask_blend_epi8(ninth, a, b);
+    }
+    let [a, b, c, d] = planes;
+    // Words of the points 0 to 3 of each 16, then 4 to 7, 8 to 11, 12 to 15.
+    let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+    let (p0, p4) = (_mm512_unpacklo_epi16(ab, cd), _mm512_unpackhi_epi16(ab, cd));
+    let (ab, cd) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
+    let (p8, p12) = (_mm512_unpacklo_epi16(ab, cd), _mm512_unpackhi_epi16(ab, cd));
+    // Two words are eight columns; a block has eight words, so 16 are two blocks.
+    [
+        _mm512_unpacklo_epi64(p0, p8),
+        _mm512_unpackhi_epi64(p0, p8),
+        _mm512_unpacklo_epi64(p4, p12),
+        _mm512_unpackhi_epi64(p4, p12),
+    ]
 }

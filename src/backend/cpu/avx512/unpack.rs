@@ -9,10 +9,11 @@ use std::arch::x86_64::*;
 use super::lanes::Columns;
 use super::load64;
 use super::product::Unpacked;
-use crate::backend::cpu::avx2::{f16, floats, load16, load32};
+use crate::backend::cpu::avx2::{f16, load16, load32};
 use crate::backend::cpu::rows::q4_k_scales;
 use crate::backend::cpu::unpack::Shape;
 use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0};
+use crate::quant::cast::Plain;
 use crate::quant::tables::{IQ2_XXS_CODES, MXFP4_SCALES, MXFP4_VALUES};
 
 /// Two times 256 weights that `columns` unpacks; `N` is twice the blocks of each.
@@ -26,50 +27,36 @@ pub fn two<B, const N: usize, const HALF: usize>(
     let halves = w.as_chunks::<HALF>().0;
     let (a, b) = (columns(&halves[0]), columns(&halves[1]));
     let mut bytes = [_mm512_setzero_si512(); 8];
-    bytes[..4].copy_from_slice(&a.bytes);
-    bytes[4..].copy_from_slice(&b.bytes);
-    if shape.signed {
-        for bytes in &mut bytes {
-            // w + 128: the top bit turned.
-            *bytes = _mm512_xor_si512(*bytes, _mm512_set1_epi8(-128));
-        }
+    for k in 0..4 {
+        // w + 128: the top bit turned.
+        let turn = _mm512_set1_epi8(if shape.signed { -128 } else { 0 });
+        bytes[k] = _mm512_xor_si512(a.bytes[k], turn);
+        bytes[4 + k] = _mm512_xor_si512(b.bytes[k], turn);
     }
-    let (a, b) = (a.numbers, b.numbers);
+    let (a, b) = (&a.numbers, &b.numbers);
+    // Two loads of 32 bytes: one of 64 would wait for the stores of both halves.
+    let floats = |a, b| _mm512_castsi512_ps(side_by_side(load_words(a), load_words(b)));
+    let ints = |a, b| side_by_side(load_words(a), load_words(b));
     Unpacked {
         bytes,
-        scales: eights_of_floats(&a.scales, &b.scales),
+        scales: floats(&a.scales, &b.scales),
         mins: [
-            eights_of_floats(&a.mins[0], &b.mins[0]),
-            eights_of_floats(&a.mins[1], &b.mins[1]),
+            floats(&a.mins[0], &b.mins[0]),
+            floats(&a.mins[1], &b.mins[1]),
         ],
         factors: [
-            eights_of_ints(&a.factors[0], &b.factors[0]),
-            eights_of_ints(&a.factors[1], &b.factors[1]),
+            ints(&a.factors[0], &b.factors[0]),
+            ints(&a.factors[1], &b.factors[1]),
         ],
     }
 }
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn eights_of_floats(a: &[f32; 8], b: &[f32; 8]) -> __m512 {
-    let (a, b) = (
-        _mm256_castps_si256(floats(a)),
-        _mm256_castps_si256(floats(b)),
-    );
-    _mm512_castsi512_ps(side_by_side(a, b))
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-#[inline]
-fn eights_of_ints(a: &[i32; 8], b: &[i32; 8]) -> __m512i {
-    // SAFETY: both are 32 bytes; the loads need no alignment.
-    let (a, b) = unsafe {
-        (
-            _mm256_loadu_si256(a.as_ptr().cast()),
-            _mm256_loadu_si256(b.as_ptr().cast()),
-        )
-    };
-    side_by_side(a, b)
+fn load_words<T: Plain>(x: &[T; 8]) -> __m256i {
+    const { assert!(size_of::<T>() == 4) };
+    // SAFETY: `x` is 32 bytes; the load needs no alignment.
+    unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
@@ -250,13 +237,9 @@ pub fn iq2_xxs(w: &[BlockIq2Xxs; 2]) -> Unpacked {
     let groups = [0, 1].map(|h| load64(&w[h].groups.as_flattened().as_chunks::<64>().0[0]));
     let minus = iq2_xxs_signs(groups);
     let mut bytes = [_mm512_setzero_si512(); 8];
-    // Column e of index k stands at bit 16k + 2e; above its two bits are those of others.
-    let columns = _mm512_set1_epi64(0x0e0c_0a08_0604_0200);
     for (h, codes) in iq2_xxs_codes(groups).into_iter().enumerate() {
         for k in 0..4 {
-            let columns = _mm512_add_epi8(columns, _mm512_set1_epi8(16 * k as i8));
-            let code = _mm512_multishift_epi64_epi8(columns, codes);
-            let points = _mm512_gf2p8affine_epi64_epi8::<GRID_0>(code, _mm512_set1_epi64(GRID));
+            let points = iq2_points::<{ 128 + 8 }>(codes, k);
             // 256 - (128 + m) is 128 - m.
             let zero = _mm512_setzero_si512();
             bytes[4 * h + k] = _mm512_mask_sub_epi8(points, minus[4 * h + k], zero, points);
@@ -277,8 +260,15 @@ pub fn iq2_xxs(w: &[BlockIq2Xxs; 2]) -> Unpacked {
     }
 }
 
-/// The magnitude of code 0, 128 added.
-const GRID_0: i32 = 128 + 8;
+/// The magnitudes of points `k`, of a lane of four compact codes for each block; that of code 0 is `ZERO`.
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+pub fn iq2_points<const ZERO: i32>(codes: __m512i, k: usize) -> __m512i {
+    // Column e of code k stands at bit 16k + 2e; above its two bits are those of others.
+    let columns = _mm512_set1_epi64(0x0e0c_0a08_0604_0200 + 0x1010_1010_1010_1010 * k as i64);
+    let code = _mm512_multishift_epi64_epi8(columns, codes);
+    _mm512_gf2p8affine_epi64_epi8::<ZERO>(code, _mm512_set1_epi64(GRID))
+}
 
 /// Bits of a code to a magnitude: 25 and 43 differ from 8 by the bits 0x11 and 0x23.
 const GRID: i64 = bit_matrix(&[0b11, 0b10, 0, 0, 0b01, 0b10, 0, 0]);
@@ -300,8 +290,8 @@ fn iq2_xxs_codes(groups: [__m512i; 2]) -> [__m512i; 2] {
     let index = _mm512_permutex2var_epi32(groups[0], order, groups[1]);
     let upper = _mm512_movepi8_mask(index);
     let (low, high) = (
-        lookup(&CODES[0], index, upper),
-        lookup(&CODES[1], index, upper),
+        byte_of_256(&CODES[0], index, upper),
+        byte_of_256(&CODES[1], index, upper),
     );
     [
         _mm512_unpacklo_epi8(low, high),
@@ -312,7 +302,7 @@ fn iq2_xxs_codes(groups: [__m512i; 2]) -> [__m512i; 2] {
 /// Byte `index` of 256, where `upper` says which indices are above 127.
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn lookup(table: &[[u8; 64]; 4], index: __m512i, upper: __mmask64) -> __m512i {
+pub fn byte_of_256(table: &[[u8; 64]; 4], index: __m512i, upper: __mmask64) -> __m512i {
     let [a, b, c, d] = table;
     let first = _mm512_permutex2var_epi8(load64(a), index, load64(b));
     let second = _mm512_permutex2var_epi8(load64(c), index, load64(d));

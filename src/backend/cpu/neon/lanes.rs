@@ -6,12 +6,13 @@
 use std::arch::aarch64::*;
 
 use super::load_u8;
-use crate::backend::cpu::unpack::unpackers;
+use crate::backend::cpu::unpack::{points_by_loads, unpackers};
 
 pub type V = uint8x16_t;
 pub const W: usize = 2;
 
 unpackers!("neon");
+points_by_loads!("neon");
 
 #[target_feature(enable = "neon")]
 #[inline]
@@ -41,8 +42,14 @@ fn down<const N: i32>(x: V) -> V {
 
 #[target_feature(enable = "neon")]
 #[inline]
+fn splat(n: u8) -> V {
+    vdupq_n_u8(n)
+}
+
+#[target_feature(enable = "neon")]
+#[inline]
 fn and(x: V, mask: u8) -> V {
-    vandq_u8(x, vdupq_n_u8(mask))
+    vandq_u8(x, splat(mask))
 }
 
 #[target_feature(enable = "neon")]
@@ -60,7 +67,7 @@ fn add(a: V, b: V) -> V {
 #[target_feature(enable = "neon")]
 #[inline]
 fn sub(x: V, n: u8) -> V {
-    vsubq_u8(x, vdupq_n_u8(n))
+    vsubq_u8(x, splat(n))
 }
 
 #[target_feature(enable = "neon")]

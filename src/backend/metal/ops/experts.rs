@@ -39,11 +39,18 @@ pub fn experts(
             clamp: shape.clamp,
         })
     };
-    let gate_up = args(shape.n_ff, shape.n_embd, shape.gate_up)?;
+    if shape.up != shape.gate {
+        return Err(Error::unsupported(format!(
+            "Metal: gate of {} with up of {}, expected one type for both",
+            shape.gate.name(),
+            shape.up.name()
+        )));
+    }
+    let gate_up = args(shape.n_ff, shape.n_embd, shape.gate)?;
     let down = args(shape.n_embd, shape.n_ff, shape.down)?;
     for [gate, up, down_at] in slots {
-        check_rows(shape.gate_up, shape.n_embd, *gate)?;
-        check_rows(shape.gate_up, shape.n_embd, *up)?;
+        check_rows(shape.gate, shape.n_embd, *gate)?;
+        check_rows(shape.gate, shape.n_embd, *up)?;
         check_rows(shape.down, shape.n_ff, *down_at)?;
     }
     let words: Vec<u32> = slots
@@ -81,8 +88,8 @@ pub fn experts(
             };
             // Gate and up share the rows of a simdgroup, or of a tile.
             let binds = [slots, routes, weights, x, hidden];
-            let kernel = Kernel::ExpertGateUp(shape.gate_up);
-            let some = grid(shape.n_ff, ROWS / 2, shape.gate_up);
+            let kernel = Kernel::ExpertGateUp(shape.gate);
+            let some = grid(shape.n_ff, ROWS / 2, shape.gate);
             e.dispatch(kernel, &[], &gate_up, &binds, some)?;
             let binds = [slots, routes, hidden, out];
             let kernel = Kernel::ExpertDown(shape.down);
@@ -107,7 +114,7 @@ pub fn experts(
                 shared: tile_shared(),
             };
             let binds = [slots, tiles, routes, weights, x, hidden];
-            let kernel = Kernel::ExpertGateUpMany(shape.gate_up);
+            let kernel = Kernel::ExpertGateUpMany(shape.gate);
             e.dispatch(
                 kernel,
                 &[],

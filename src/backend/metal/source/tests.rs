@@ -109,7 +109,7 @@ fn declarations_are_read() {
 #[test]
 fn a_kernel_knows_the_constants_it_reaches() {
     let shaders = parsed(KERNEL).unwrap();
-    assert_eq!(shaders.kernels[0].constants, []);
+    assert!(shaders.kernels[0].constants.is_empty());
     assert_eq!(shaders.kernels[1].constants, [3]);
     assert_eq!(shaders.constants.len(), 2);
 }
