@@ -161,6 +161,15 @@ fn the_path_of_any_part_opens_the_set() {
         output.stdout
     };
     assert_eq!(answer(last), answer(tiny().to_str().unwrap()));
+    // No part is taken for a file to write.
+    let first = laid.path().to_str().unwrap();
+    let output = infall(&["run", "-m", first, "--trace-routes", last, "-p", "x"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() == Some(2) && said.contains("the model itself"),
+        "{said}"
+    );
+    assert_eq!(read(&laid.files[1]), expected);
 }
 
 fn report(laid: &Laid, strategy: &str) -> serde_json::Value {

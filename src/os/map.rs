@@ -290,6 +290,53 @@ mod tests {
     }
 
     #[test]
+    fn a_map_of_two_files_has_each_at_its_place() {
+        let page = super::super::page_size();
+        let bytes = [vec![1; 3 * page + 5], vec![2; 2 * page]];
+        let temporary = ["first", "second"].map(|name| Temporary::with(name, &bytes[0]));
+        std::fs::write(&temporary[1].0, &bytes[1]).unwrap();
+        let files = || temporary.each_ref().map(|t| File::open(&t.0).unwrap());
+        let set = FileSet::new(files().into()).unwrap();
+        let map = Map::new(&set).unwrap();
+        let second = set.starts().nth(1).unwrap();
+        let (all, at) = (map.as_slice(), second as usize);
+        assert_eq!(all[..bytes[0].len()], bytes[0]);
+        assert_eq!(all[at..], bytes[1]);
+        assert!(all[bytes[0].len()..at].iter().all(|byte| *byte == 0));
+        // Pages go and come in the file of the range.
+        let [a, b] = files();
+        if meter::drop_cached(&a).is_none() {
+            return println!("skipped: the system does not tell what is cached");
+        }
+        map.give_up(Extent {
+            offset: 0,
+            len: u64::MAX,
+        });
+        map.give_up(Extent {
+            offset: second,
+            len: u64::MAX,
+        });
+        let cached = |file| meter::cached_bytes(file).unwrap();
+        let kept_in_memory = cached(&b) > 0;
+        map.populate(Extent {
+            offset: second + 5,
+            len: 1 << 40,
+        })
+        .unwrap();
+        assert_eq!(cached(&b), bytes[1].len() as u64);
+        assert!(kept_in_memory || cached(&a) == 0);
+        let writer = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&temporary[1].0);
+        writer.unwrap().set_len(5).unwrap();
+        let error = map.check().unwrap_err().to_string();
+        assert!(
+            error.contains("second: changed while it is in use"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn an_empty_file_is_not_mapped() {
         let temporary = Temporary::with("empty", b"");
         let error = Map::new(&FileSet::open(&temporary.0).unwrap()).unwrap_err();
