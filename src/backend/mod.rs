@@ -87,10 +87,10 @@ impl Chosen {
     ///
     /// Errors: a tensor's type, with its name.
     pub fn check(self, model: &Model) -> Result<()> {
-        match self {
-            Chosen::Cpu => Ok(()),
+        match (self, model) {
+            (Chosen::Cpu, _) => Ok(()),
             #[cfg(any(target_os = "macos", feature = "metal-sim"))]
-            Chosen::Metal(_) => metal::check(model),
+            (Chosen::Metal(_), model) => metal::check(model),
         }
     }
 

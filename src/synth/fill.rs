@@ -167,8 +167,8 @@ fn blocks(format: Format, sd: f32, out: &mut [u8], rng: &mut Rng) {
         Format::Q2K => (192.5, 1.5),
         // scale, min = 0..=63, q = 0..=31; scale * q - 15.5 * min
         Format::Q5K => (277_651.5, 15.5),
-        // scale = -128..=127, q = 0..=63; scale * (q - 32): 5461.5 * 341.5
-        Format::Q6K => (1_865_102.25, 0.0),
+        // scale = -128..=127, q = 0..=63; scale * (q - 32)
+        Format::Q6K => (5461.5 * 341.5, 0.0),
         // (2 s + 1) / 8 * grid, s = 0..=15: the mean square of the first is 341 / 64
         Format::Iq2Xxs => (341.0 / 64.0 * mean_square(IQ2_XXS_GRID.as_flattened()), 0.0),
         Format::Iq2S => (

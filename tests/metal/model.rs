@@ -1,9 +1,13 @@
 //! Whole models on Metal: logits of the independent implementations, every strategy, and nothing left over.
 
 use crate::common::{self, Folder, Loaded, floats, golden, micro_ids, tiny};
-use infall::backend::metal::Metal;
+use infall::backend::metal::{self, Metal};
+use infall::gguf::Gguf;
+use infall::model::Model;
 use infall::options::{Budget, KvFormat, Options};
+use infall::os::File;
 use infall::os::share::Device;
+use infall::quant::Format;
 use infall::session::file::Writer;
 use infall::session::store::Store;
 use infall::session::{self, Session};
@@ -29,6 +33,31 @@ fn max_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
     differences.fold(0.0, |m, d| if d.is_nan() { f32::NAN } else { d.max(m) })
+}
+
+#[test]
+fn what_has_no_kernel_is_refused_by_tensor_and_type() {
+    let file = File::open(&golden("micro-q2.gguf")).unwrap();
+    let model = Model::bind(Gguf::read(&file).unwrap()).unwrap();
+    metal::check(&model).unwrap();
+    let refused = |change: &dyn Fn(&mut Model), expected: &str| {
+        let mut model = model.clone();
+        change(&mut model);
+        let message = metal::check(&model).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    };
+    refused(
+        &|m| m.weights.output.format = Format::Q6K,
+        "tensor output.weight: type Q6_K, expected one of F32 F16",
+    );
+    refused(
+        &|m| m.experts.layers[3].down.format = Format::Iq3Xxs,
+        "tensor blk.3.ffn_down_exps.weight: type IQ3_XXS, expected one of F32 F16",
+    );
+    refused(
+        &|m| m.experts.layers[1].up.format = Format::Q4K,
+        "tensor blk.1.ffn_up_exps.weight: type Q4_K, expected IQ2_XXS as in blk.1.ffn_gate_exps.weight with",
+    );
 }
 
 /// As the plain kernels of the CPU in tests/golden.rs, and with the same bound.
