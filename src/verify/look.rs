@@ -231,7 +231,7 @@ mod tests {
                 let n = t.format.block_bytes() as u64;
                 for s in t.format.scales() {
                     let first = (t.extent.offset + block * n) as usize + s.offset;
-                    let end = (first + 4).min(bytes.len());
+                    let end = (first + 8).min(bytes.len());
                     bytes[first..end].fill(0xff);
                 }
             }
