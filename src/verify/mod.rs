@@ -94,7 +94,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Reads all of the files at `paths`, as many at a time as there are CPUs; `progress(done)` is told the bytes of all of them
 /// and can stop it. The reports are in the order of the files.
 ///
-/// Errors: those of the first file that has one, see [`file`].
+/// Errors: those of the first file that has one, see [`file()`].
 pub fn all(paths: &[PathBuf], progress: &mut dyn FnMut(u64) -> bool) -> Result<Vec<Report>> {
     let (next, done, stop) = (
         AtomicUsize::new(0),
