@@ -94,7 +94,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// Reads all of the files at `paths`, as many at a time as there are CPUs; `progress(done)` is told the bytes of all of them
 /// and can stop it. The reports are in the order of the files.
 ///
-/// Errors: those of the first file that has one, see [`file()`].
+/// Errors: that of the first file that has one: `Io` when it cannot be read or the work was stopped, `Format` when it changes
+/// meanwhile. What is wrong with the contents is no error but in the report.
 pub fn all(paths: &[PathBuf], progress: &mut dyn FnMut(u64) -> bool) -> Result<Vec<Report>> {
     let (next, done, stop) = (
         AtomicUsize::new(0),
@@ -141,8 +142,7 @@ pub fn all(paths: &[PathBuf], progress: &mut dyn FnMut(u64) -> bool) -> Result<V
 
 /// Reads all of the file at `path`; `progress(n)` is told that `n` more bytes are done and can stop it.
 ///
-/// Errors: `Io` when the file cannot be read or the work was stopped, `Format` when the file changes meanwhile. What
-/// is wrong with the contents is no error but in the report.
+/// Errors: as [`all`].
 fn file(path: &Path, progress: &mut dyn FnMut(u64) -> bool) -> Result<Report> {
     let file = DirectFile::open(path)?;
     let (mut faults, mut notes) = (Vec::new(), Vec::new());
