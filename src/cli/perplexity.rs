@@ -14,6 +14,7 @@ use crate::perplexity::logits_file::{self, Header, Reader};
 use crate::perplexity::score::{Softmax, Sums, perplexity};
 use crate::perplexity::{Row, Windows, check_window};
 use crate::units::Bytes;
+use std::cell::RefCell;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -144,21 +145,31 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Gives each row to `score`; tells whether all windows were computed.
+    /// Gives each row to `score` and prints the lines that it answers; tells whether all windows were computed.
     ///
     /// Errors: as [`Windows::compute`], and a stop before the first windows were done.
-    fn windows(&mut self, score: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<bool> {
+    fn windows(
+        &mut self,
+        score: &mut dyn FnMut(Row<'_>) -> Result<Option<String>>,
+    ) -> Result<bool> {
         let n_tokens = self.windows.tokens().len();
-        let mut progress = Progress::new("perplexity", "tokens", self.quiet);
+        let progress = RefCell::new(Progress::new("perplexity", "tokens", self.quiet));
         let mut tell = |n| {
-            progress.show(n, n_tokens);
+            progress.borrow_mut().show(n, n_tokens);
             !interrupt::requested()
+        };
+        let mut score = |row: Row<'_>| match score(row)? {
+            Some(line) => {
+                progress.borrow_mut().clear();
+                print(&line)
+            }
+            None => Ok(()),
         };
         let start = Instant::now();
         let n = self
             .windows
-            .compute(self.engine, self.together, &mut tell, score);
-        progress.clear();
+            .compute(self.engine, self.together, &mut tell, &mut score);
+        progress.borrow_mut().clear();
         let (n, all, time) = (n?, self.windows.n_windows(), start.elapsed());
         if n == 0 {
             return Err(Error::new(ErrorKind::Io, "stopped"));
@@ -199,11 +210,9 @@ impl Run<'_> {
             let softmax = Softmax::new(row.logits)?;
             nll.add(-softmax.log_p(row.logits[row.next.0 as usize]));
             keep(&row, &softmax)?;
-            if nll.n % n_rows == 0 {
-                let ppl = perplexity(&nll).value;
-                print(&format!("{:>6} {ppl:>9.4}\n", row.window + 1))?;
-            }
-            Ok(())
+            let ppl = perplexity(&nll).value;
+            let line = || format!("{:>6} {ppl:>9.4}\n", row.window + 1);
+            Ok((nll.n % n_rows == 0).then(line))
         })?;
         let ppl = perplexity(&nll);
         print(&format!(
@@ -246,10 +255,8 @@ impl Run<'_> {
         self.windows(&mut |row| {
             let base = base.next_row().context(|| "--kld")?;
             found.add(row.logits, base, row.next.0 as usize)?;
-            if found.n_rows() % n_rows == 0 {
-                print(&found.line(row.window + 1))?;
-            }
-            Ok(())
+            let is_last = found.n_rows() % n_rows == 0;
+            Ok(is_last.then(|| found.line(row.window + 1)))
         })?;
         print(&format!("\n{}", found.report()))
     }

@@ -7,9 +7,9 @@ use crate::engine::interrupt;
 use crate::error::{Error, Result};
 use crate::sha256;
 use crate::units::Bytes;
-use crate::verify::{self, Report};
+use crate::verify::{self, Busy, Report};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The subcommand.
 pub const COMMAND: Command = Command {
@@ -40,52 +40,53 @@ fn run(args: &Args) -> Result<()> {
     interrupt::install()?;
     let quiet = args.has("--quiet");
     let mut progress = Progress::new("verify", "MiB", quiet);
-    let (mut before, all) = (0, files.n_bytes);
-    let (mut n_faults, mut n_tensors) = (0, 0);
-    if let Some(fault) = files.fault {
-        n_faults += 1;
-        print(&format!("fault: {fault}\n"))?;
+    let all = (files.n_bytes >> 20) as usize;
+    let mut show = |done: u64| {
+        progress.show((done >> 20) as usize, all);
+        !interrupt::requested()
+    };
+    let start = Instant::now();
+    let reports = verify::all(&files.paths, &mut show);
+    progress.clear();
+    let reports = reports?;
+    if !quiet {
+        note(&speeds(&reports, start.elapsed()));
     }
-    for (path, expected) in files.paths.iter().zip(expected) {
-        let mut show = |done: u64, _: u64| {
-            progress.show(((before + done) >> 20) as usize, (all >> 20) as usize);
-            !interrupt::requested()
-        };
-        let report = verify::file(path, &mut show);
-        progress.clear();
-        let mut report = report?;
-        before += report.n_bytes;
-        n_tensors += report.n_tensors;
-        if !quiet {
-            note(&speeds(&report));
-        }
+    let (mut n_faults, mut out) = (0, String::new());
+    let mut fault = |out: &mut String, text: &str| {
+        n_faults += 1;
+        *out += &format!("fault: {text}\n");
+    };
+    for ((report, path), expected) in reports.iter().zip(&files.paths).zip(expected) {
         let found = sha256::hex(&report.sha256);
-        if let Some(expected) = expected.filter(|expected| *expected != report.sha256) {
-            let expected = sha256::hex(&expected);
-            let fault = format!("SHA-256: found {found}, expected {expected}");
-            report.faults.push(fault);
-        }
-        let mut out = format!("{found}  {}\n", path.display());
+        out += &format!("{found}  {}\n", path.display());
         for text in &report.notes {
             out += &format!("note: {text}\n");
         }
-        for fault in &report.faults {
-            out += &format!("fault: {fault}\n");
+        for text in &report.faults {
+            fault(&mut out, text);
         }
-        print(&out)?;
-        n_faults += report.faults.len();
+        if let Some(expected) = expected.filter(|expected| *expected != report.sha256) {
+            let expected = sha256::hex(&expected);
+            let text = format!("SHA-256: found {found}, expected {expected}");
+            fault(&mut out, &text);
+        }
+    }
+    if let Some(text) = files.fault {
+        fault(&mut out, &text);
     }
     if n_faults == 0 {
-        let size = Bytes(before);
+        let n_tensors: usize = reports.iter().map(|r| r.n_tensors).sum();
+        let size = Bytes(reports.iter().map(|r| r.n_bytes).sum());
         let hash = if args.has("--sha256") {
             ", SHA-256 as expected"
         } else {
             ""
         };
-        return print(&format!("sound: {n_tensors} tensors, {size}{hash}\n"));
+        return print(&format!("{out}sound: {n_tensors} tensors, {size}{hash}\n"));
     }
     let s = if n_faults == 1 { "" } else { "s" };
-    print(&format!("not sound: {n_faults} fault{s}\n"))?;
+    print(&format!("{out}not sound: {n_faults} fault{s}\n"))?;
     Err(told())
 }
 
@@ -103,7 +104,9 @@ fn hashes(text: &str) -> Result<Vec<[u8; 32]>> {
 fn assigned(hashes: &[[u8; 32]], paths: &[PathBuf], named: &Path) -> Result<Vec<Option<[u8; 32]>>> {
     match hashes {
         [] => Ok(vec![None; paths.len()]),
-        [one] => Ok(paths.iter().map(|p| (p == named).then_some(*one)).collect()),
+        [one] if paths.iter().any(|p| p == named) => {
+            Ok(paths.iter().map(|p| (p == named).then_some(*one)).collect())
+        }
         all if all.len() == paths.len() => Ok(all.iter().copied().map(Some).collect()),
         all => {
             let (found, n) = (all.len(), paths.len());
@@ -114,17 +117,18 @@ fn assigned(hashes: &[[u8; 32]], paths: &[PathBuf], named: &Path) -> Result<Vec<
     }
 }
 
-/// How fast it went, and what each stage would do alone.
-fn speeds(report: &Report) -> String {
-    let rate = |time: Duration| report.n_bytes as f64 / 1e9 / time.as_secs_f64().max(1e-9);
-    let (time, busy) = (report.time, report.busy);
+/// How fast it went, and how fast each stage was while it worked.
+fn speeds(reports: &[Report], time: Duration) -> String {
+    let n_bytes: u64 = reports.iter().map(|r| r.n_bytes).sum();
+    let rate = |time: Duration| n_bytes as f64 / 1e9 / time.as_secs_f64().max(1e-9);
+    let stage = |busy: fn(&Busy) -> Duration| rate(reports.iter().map(|r| busy(&r.busy)).sum());
     format!(
-        "{} in {:.1} s, {:.2} GB/s; alone: reads {:.2}, SHA-256 {:.2}, scales {:.2} GB/s\n",
-        Bytes(report.n_bytes),
+        "{} in {:.1} s, {:.2} GB/s; a thread alone: reads {:.2}, SHA-256 {:.2}, scales {:.2} GB/s\n",
+        Bytes(n_bytes),
         time.as_secs_f64(),
         rate(time),
-        rate(busy.read),
-        rate(busy.hash),
-        rate(busy.look)
+        stage(|b| b.read),
+        stage(|b| b.hash),
+        stage(|b| b.look)
     )
 }

@@ -227,11 +227,11 @@ mod tests {
         // Few scales are spoiled, so that the first place says something.
         let mut bytes = vec![0x11_u8; len as usize];
         for t in &tensors {
-            for block in (0..40).filter(|_| rng.below(8) == 0) {
+            for block in (0..40).filter(|b| *b == 5 || rng.below(8) == 0) {
                 let n = t.format.block_bytes() as u64;
                 for s in t.format.scales() {
                     let first = (t.extent.offset + block * n) as usize + s.offset;
-                    let end = (first + 4).min(bytes.len());
+                    let end = (first + 8).min(bytes.len());
                     bytes[first..end].fill(0xff);
                 }
             }

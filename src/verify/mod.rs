@@ -5,14 +5,17 @@
 //! disk -> reader -> hasher -> look -+        one thread each, so that the slowest alone decides the speed
 //!           ^---- empty buffers ----+
 //! ```
+//!
+//! Parts of a model are read side by side: a hash keeps one core busy, and disks give more than that.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{self, Gguf};
-use crate::os::{AlignedBuf, DirectFile, File, ReadAt};
+use crate::os::{self, AlignedBuf, DirectFile, File, ReadAt};
 use crate::sha256::Sha256;
 use look::Look;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -37,8 +40,6 @@ pub struct Report {
     pub faults: Vec<String>,
     /// Things worth telling that are no faults.
     pub notes: Vec<String>,
-    /// Time for all of it.
-    pub time: Duration,
     /// Time that each stage worked.
     pub busy: Busy,
 }
@@ -87,11 +88,62 @@ pub fn files(path: &Path) -> Result<Files> {
     }
 }
 
-/// Reads all of the file at `path`; `progress(done, all)` is told the bytes and can stop it.
+/// How often progress is told.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Reads all of the files at `paths`, as many at a time as there are CPUs; `progress(done)` is told the bytes of all of them
+/// and can stop it. The reports are in the order of the files.
 ///
-/// Errors: `Io` when the file cannot be read or the work was stopped, `Format` when the file changes meanwhile. What
-/// is wrong with the contents is no error but in the report.
-pub fn file(path: &Path, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Report> {
+/// Errors: that of the first file that has one: `Io` when it cannot be read or the work was stopped, `Format` when it changes
+/// meanwhile. What is wrong with the contents is no error but in the report.
+pub fn all(paths: &[PathBuf], progress: &mut dyn FnMut(u64) -> bool) -> Result<Vec<Report>> {
+    let (next, done, stop) = (
+        AtomicUsize::new(0),
+        AtomicU64::new(0),
+        AtomicBool::new(false),
+    );
+    let n_workers = paths.len().min(os::n_cpus());
+    let work = |to_main: Sender<(usize, Result<Report>)>| {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(path) = paths.get(i) else { break };
+            let report = file(path, &mut |n| {
+                done.fetch_add(n, Ordering::Relaxed);
+                !stop.load(Ordering::Relaxed)
+            });
+            // The other end waits for all of them.
+            let _ = to_main.send((i, report));
+        }
+    };
+    std::thread::scope(|scope| {
+        let (to_main, reports) = channel();
+        for _ in 0..n_workers {
+            let to_main = to_main.clone();
+            Builder::new()
+                .spawn_scoped(scope, || work(to_main))
+                .map_err(|e| Error::io("a thread for a file", &e))?;
+        }
+        drop(to_main);
+        let mut found = Vec::new();
+        loop {
+            match reports.recv_timeout(TICK) {
+                Ok(report) => found.push(report),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if !progress(done.load(Ordering::Relaxed)) {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        found.sort_by_key(|(i, _)| *i);
+        found.into_iter().map(|(_, report)| report).collect()
+    })
+}
+
+/// Reads all of the file at `path`; `progress(n)` is told that `n` more bytes are done and can stop it.
+///
+/// Errors: as [`all`].
+fn file(path: &Path, progress: &mut dyn FnMut(u64) -> bool) -> Result<Report> {
     let file = DirectFile::open(path)?;
     let (mut faults, mut notes) = (Vec::new(), Vec::new());
     let header = File::open(path)?;
@@ -109,9 +161,7 @@ pub fn file(path: &Path, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<R
         }
     }
     let n_tensors = look.n_tensors();
-    let start = Instant::now();
     let (sha256, busy) = read_all(&file, &mut look, progress)?;
-    let time = start.elapsed();
     file.check()?;
     notes.extend(file.refused());
     faults.extend(look.faults());
@@ -122,7 +172,6 @@ pub fn file(path: &Path, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<R
         n_tensors,
         faults,
         notes,
-        time,
         busy,
     })
 }
@@ -155,7 +204,7 @@ type Filled = (AlignedBuf, usize);
 fn read_all(
     file: &DirectFile,
     look: &mut Look<'_>,
-    progress: &mut dyn FnMut(u64, u64) -> bool,
+    progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<([u8; 32], Busy)> {
     let (give_back, empty) = channel();
     let (to_hasher, filled) = channel();
@@ -172,14 +221,13 @@ fn read_all(
         let hasher = Builder::new()
             .spawn_scoped(scope, move || hash(&filled, &to_look))
             .map_err(refused)?;
-        let (mut done, mut busy, mut stopped) = (0, Duration::ZERO, false);
+        let (mut busy, mut stopped) = (Duration::ZERO, false);
         for (buf, n) in &hashed {
             let start = Instant::now();
             look.at(&buf.as_slice()[..n]);
             busy += start.elapsed();
-            done += n as u64;
             let _ = give_back.send(buf); // the reader may be done
-            if !progress(done, file.len()) {
+            if !progress(n as u64) {
                 stopped = true;
                 break;
             }
