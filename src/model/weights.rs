@@ -190,7 +190,7 @@ pub struct Compressor {
     pub kv: Matrix,
     /// Scores `[width, n_embd]`.
     pub gate: Matrix,
-    /// Added to the scores by position in the window, of F32, F16 or BF16 `[ratio, width]`.
+    /// Added to the scores by position in the window `[ratio, width]`. llama.cpp quantises it like a matrix.
     pub ape: Matrix,
     /// Norm of the compressed row `[d]`.
     pub norm: Vector,
@@ -430,7 +430,7 @@ impl Binder<'_> {
         Ok(Compressor {
             kv: self.matrix(&format!("{prefix}_kv.weight"), width, c.n_embd)?,
             gate: self.matrix(&format!("{prefix}_gate.weight"), width, c.n_embd)?,
-            ape: self.table(&ape, ratio, width, VECTOR_FORMATS)?,
+            ape: self.matrix(&ape, ratio, width)?,
             norm: self.vector(&format!("{prefix}_norm.weight"), dim)?,
         })
     }
