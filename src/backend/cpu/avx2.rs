@@ -70,7 +70,7 @@ pub(super) const KERNELS: Kernels = Kernels {
         Q2K Q2_K |w| unpack::q2_k(w),
         Q4K Q4_K |w| unpack::q4_k(w),
         Iq2Xxs IQ2_XXS |w| unpack::iq2_xxs(w),
-        Mxfp4 MXFP4 |w| unpack::mxfp4(w),
+        Mxfp4 MXFP4 |w| unpack::one(lanes::mxfp4(w)),
         Q4_0 Q4_0 |w| unpack::one(lanes::q4_0(w)),
         Q4_1 Q4_1 |w| unpack::one(lanes::q4_1(w)),
         Q5_0 Q5_0 |w| unpack::one(lanes::q5_0(w)),

@@ -73,7 +73,7 @@ const KERNELS: Kernels = Kernels {
         Q2K Q2_K |w| unpack::q2_k(w),
         Q4K Q4_K |w| unpack::q4_k(w),
         Iq2Xxs IQ2_XXS |w| unpack::iq2_xxs(w),
-        Mxfp4 MXFP4 |w| unpack::mxfp4(w),
+        Mxfp4 MXFP4 |w: &[_; 16]| unpack::two(w, shape::MXFP4, |w| lanes::mxfp4(w)),
         Q4_0 Q4_0 |w: &[_; 16]| unpack::two(w, shape::Q4_0, |w| lanes::q4_0(w)),
         Q4_1 Q4_1 |w: &[_; 16]| unpack::two(w, shape::Q4_1, |w| lanes::q4_1(w)),
         Q5_0 Q5_0 |w: &[_; 16]| unpack::two(w, shape::Q5_0, |w| lanes::q5_0(w)),

@@ -42,7 +42,7 @@ macro_rules! all_blocks {
             Q2K | w | unpack::q2_k(w),
             Q4K | w | unpack::q4_k(w),
             Iq2Xxs | w | unpack::iq2_xxs(w),
-            Mxfp4 | w | unpack::mxfp4(w),
+            Mxfp4 | w | unpack::one(lanes::mxfp4(w), shape::MXFP4),
             Q4_0 | w | unpack::one(lanes::q4_0(w), shape::Q4_0),
             Q4_1 | w | unpack::one(lanes::q4_1(w), shape::Q4_1),
             Q5_0 | w | unpack::one(lanes::q5_0(w), shape::Q5_0),

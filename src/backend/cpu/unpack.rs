@@ -10,6 +10,7 @@
 //!
 //! V, W                        AVX-512: 8 lanes, AVX2: 4, NEON: 2
 //! eights([u64; W]) -> V       lanes from eight bytes each
+//! sixteens(of) -> [V; 2]      lanes from the first eight of 16 bytes each, and from the last eight
 //! shift_right(V, [u64; W])    each lane by its own number of bits
 //! up::<N>(V), down::<N>(V)    all bits by N, between bytes too
 //! splat(u8) -> V              the byte in all places
@@ -171,6 +172,12 @@ pub fn q3_k_factors(packed: &[u8; 12]) -> [Eight<i32>; 2] {
     factors
 }
 
+/// Eight bytes of -1 where the top bit of `word` is set, else of 1.
+#[inline(always)]
+pub fn one_up_or_down(word: u16) -> u64 {
+    i64::from(word as i16 >> 15) as u64 | u64::MAX / 255
+}
+
 /// The eighth sign bit of each byte of seven: it makes their number even.
 #[inline(always)]
 pub fn with_parity<const N: usize>(seven: [u8; N]) -> [u8; N] {
@@ -236,16 +243,18 @@ macro_rules! unpackers {
     ($features:tt) => {
         use crate::backend::cpu::rows::q4_k_scales;
         use crate::backend::cpu::unpack::{
-            Numbers, each, eight, odd_factors, q3_k_factors, times, with_parity, word_signs,
+            Eight, Numbers, each, eight, odd_factors, one_up_or_down, q3_k_factors, times,
+            with_parity, word_signs,
         };
         use crate::quant::blocks::{
             BlockIq1M, BlockIq1S, BlockIq2S, BlockIq2Xs, BlockIq3S, BlockIq3Xxs, BlockIq4Nl,
-            BlockIq4Xs, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K,
+            BlockIq4Xs, BlockMxfp4, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ5K,
+            BlockQ6K,
         };
         use crate::quant::grids::{
             Eights, Fours, IQ1_GRID, IQ2_S_EIGHTS, IQ2_XS_EIGHTS, IQ3_S_FOURS, IQ3_XXS_FOURS,
         };
-        use crate::quant::tables::IQ4_VALUES;
+        use crate::quant::tables::{IQ4_VALUES, MXFP4_SCALES, MXFP4_VALUES};
 
         /// 256 weights of a row.
         pub struct Columns {
@@ -295,7 +304,7 @@ macro_rules! unpackers {
         #[target_feature(enable = $features)]
         #[inline]
         fn halves<'a>(k: usize, qs: impl Fn(usize) -> &'a [u8; 16]) -> V {
-            let x = lanes(|i| eight(qs(i), k % 2 * 8));
+            let x = sixteens(qs)[k % 2];
             and(if k < 2 { x } else { down::<4>(x) }, 15)
         }
 
@@ -357,6 +366,15 @@ macro_rules! unpackers {
             let numbers = Numbers::new(each(w, |w| f16(w.d)));
             columns(numbers, |first, k| {
                 lookup(&IQ4_VALUES, halves(k, |i| &w[first + i].qs))
+            })
+        }
+
+        #[target_feature(enable = $features)]
+        #[inline]
+        pub fn mxfp4(w: &[BlockMxfp4; 8]) -> Columns {
+            let numbers = Numbers::new(each(w, |w| MXFP4_SCALES[usize::from(w.e)]));
+            columns(numbers, |first, k| {
+                lookup(&MXFP4_VALUES, halves(k, |i| &w[first + i].qs))
             })
         }
 
@@ -519,14 +537,13 @@ macro_rules! unpackers {
             points
         }
 
-        /// Points of IQ1: one is subtracted where `minus` is 255, added where it is 0.
+        /// Points of IQ1, and to each eight columns what is added to them; `[k][b]` is of columns `8k..` of block `b`.
         #[target_feature(enable = $features)]
         #[inline]
-        fn iq1(numbers: Numbers, index: &[u16; 32], minus: &[u8; 32]) -> Columns {
+        fn iq1(numbers: Numbers, index: &[u16; 32], ones: &[Eight<u64>; 4]) -> Columns {
             let points = eights_by_loads(&IQ1_GRID, index);
             columns(numbers, |first, k| {
-                let one = or(mask(minus, first, k), splat(1));
-                add(points[first / W * 4 + k], one)
+                add(points[first / W * 4 + k], lanes(|i| ones[k][first + i]))
             })
         }
 
@@ -534,16 +551,19 @@ macro_rules! unpackers {
         #[inline]
         pub fn iq1_s([w]: &[BlockIq1S; 1]) -> Columns {
             let (d, mut scales) = (f16(w.d) * 0.125, [0.0; 8]);
-            let (mut index, mut minus) = ([0; 32], [0; 32]);
-            for b in 0..8 {
-                let word = u16::from_le_bytes(w.qh[b]);
+            let (mut index, mut ones) = ([0; 32], [0; 8]);
+            for (b, word) in w.qh.iter().enumerate() {
+                let word = u16::from_le_bytes(*word);
                 scales[b] = d * f32::from(word >> 11 & 14 | 1);
+                ones[b] = one_up_or_down(word);
+            }
+            for (b, word) in w.qh.iter().enumerate() {
+                let word = u16::from_le_bytes(*word);
                 for k in 0..4 {
                     index[4 * b + k] = u16::from(w.qs[4 * b + k]) | (word >> (3 * k) & 7) << 8;
-                    minus[4 * b + k] = ((word as i16) >> 15) as u8;
                 }
             }
-            iq1(Numbers::new(scales), &index, &minus)
+            iq1(Numbers::new(scales), &index, &[ones; 4])
         }
 
         #[target_feature(enable = $features)]
@@ -561,15 +581,19 @@ macro_rules! unpackers {
                 factors,
                 ..Numbers::new([f16(w.d()) * 0.125; 8])
             };
-            let (mut index, mut minus) = ([0; 32], [0; 32]);
+            let (mut index, mut ones) = ([0; 32], [[0; 8]; 4]);
             for (p, qh) in w.qh.iter().enumerate() {
                 let qh = u16::from(*qh);
                 index[2 * p] = u16::from(w.qs[2 * p]) | qh << 8 & 0x700;
                 index[2 * p + 1] = u16::from(w.qs[2 * p + 1]) | qh << 4 & 0x700;
-                minus[2 * p] = 0_u8.wrapping_sub((qh >> 3 & 1) as u8);
-                minus[2 * p + 1] = 0_u8.wrapping_sub((qh >> 7) as u8);
             }
-            iq1(numbers, &index, &minus)
+            for (b, [low, high]) in w.qh.as_chunks::<2>().0.iter().enumerate() {
+                for (half, qh) in [u16::from(*low), u16::from(*high)].into_iter().enumerate() {
+                    ones[2 * half][b] = one_up_or_down(qh << 12);
+                    ones[2 * half + 1][b] = one_up_or_down(qh << 8);
+                }
+            }
+            iq1(numbers, &index, &ones)
         }
     };
 }

@@ -1,7 +1,7 @@
 //! Blocks of 32 weights with one scale.
 
 use super::{Group, Weights, f16_value};
-use crate::quant::tables::{IQ4_VALUES, MXFP4_SCALES, MXFP4_VALUES};
+use crate::quant::tables::{IQ4_VALUES, MXFP4_VALUES, mxfp4_scale};
 
 /// Q8_0: 32 weights in 34 bytes; `w = d * q`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub struct BlockIq4Nl {
     pub qs: [u8; 16],
 }
 
-/// MXFP4: 32 weights in 17 bytes; `w = MXFP4_VALUES[code] * MXFP4_SCALES[e]`, which is E2M1 times E8M0.
+/// MXFP4: 32 weights in 17 bytes; `w = MXFP4_VALUES[code] * mxfp4_scale(e)`, which is E2M1 times E8M0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct BlockMxfp4 {
@@ -165,6 +165,6 @@ impl Weights for BlockMxfp4 {
     const GROUPS: usize = 1;
     fn group(&self, _: usize) -> Group {
         let q = |e| i32::from(MXFP4_VALUES[nibble(&self.qs, e) as usize]);
-        plain(MXFP4_SCALES[usize::from(self.e)], q)
+        plain(mxfp4_scale(self.e), q)
     }
 }

@@ -23,6 +23,15 @@ fn eights(x: [u64; W]) -> V {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
+fn sixteens<'a>(of: impl Fn(usize) -> &'a [u8; 16]) -> [V; 2] {
+    let pair =
+        |a, b| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load16(of(a))), load16(of(b)));
+    let (a, b) = (pair(0, 2), pair(1, 3));
+    [_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)]
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
 fn shift_right(x: V, bits: [u64; W]) -> V {
     _mm256_srlv_epi64(x, eights(bits))
 }

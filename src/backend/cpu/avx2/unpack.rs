@@ -9,9 +9,9 @@ use super::lanes::Columns;
 use super::product::Unpacked;
 use super::{f16, floats, load16, load32};
 use crate::backend::cpu::rows::q4_k_scales;
-use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0};
+use crate::quant::blocks::{BlockIq2Xxs, BlockQ2K, BlockQ4K, BlockQ8_0};
 use crate::quant::cast::Plain;
-use crate::quant::tables::{IQ2_XXS_GRID, MXFP4_SCALES, MXFP4_VALUES};
+use crate::quant::tables::IQ2_XXS_GRID;
 
 /// 256 weights that `columns` has unpacked.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -64,33 +64,6 @@ pub fn q8_0(w: &[BlockQ8_0; 8]) -> Unpacked {
     Unpacked {
         bytes,
         scales: _mm256_cvtph_ps(d),
-        mins: no_mins(),
-        factors: no_factors(),
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-pub fn mxfp4(w: &[BlockMxfp4; 8]) -> Unpacked {
-    let values = _mm256_broadcastsi128_si256(load16(&MXFP4_VALUES));
-    let mut bytes = [_mm256_setzero_si256(); 8];
-    for (w, bytes) in fours(w, &mut bytes) {
-        let a = pair(&w[0].qs, &w[2].qs);
-        let b = pair(&w[1].qs, &w[3].qs);
-        // Low nibbles are the columns 0..16, high ones 16..32.
-        for (k, codes) in [_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)]
-            .into_iter()
-            .enumerate()
-        {
-            let [low, high] = nibbles(codes);
-            bytes[k] = _mm256_shuffle_epi8(values, low);
-            bytes[k + 2] = _mm256_shuffle_epi8(values, high);
-        }
-    }
-    let e = |i: usize| MXFP4_SCALES[usize::from(w[i].e)];
-    Unpacked {
-        bytes,
-        scales: _mm256_setr_ps(e(0), e(1), e(2), e(3), e(4), e(5), e(6), e(7)),
         mins: no_mins(),
         factors: no_factors(),
     }

@@ -26,6 +26,25 @@ fn eights(x: [u64; W]) -> V {
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
+fn sixteens<'a>(of: impl Fn(usize) -> &'a [u8; 16]) -> [V; 2] {
+    let mut fours = [_mm512_setzero_si512(); 2];
+    for (h, four) in fours.iter_mut().enumerate() {
+        let two = |i: usize| {
+            let low = _mm256_castsi128_si256(load16(of(4 * h + i)));
+            _mm256_inserti128_si256::<1>(low, load16(of(4 * h + i + 1)))
+        };
+        *four = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(two(0)), two(2));
+    }
+    let even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+    let odd = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
+    [
+        _mm512_permutex2var_epi64(fours[0], even, fours[1]),
+        _mm512_permutex2var_epi64(fours[0], odd, fours[1]),
+    ]
+}
+
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
 fn shift_right(x: V, bits: [u64; W]) -> V {
     _mm512_srlv_epi64(x, eights(bits))
 }

@@ -12,9 +12,9 @@ use super::product::Unpacked;
 use crate::backend::cpu::avx2::{f16, load16, load32};
 use crate::backend::cpu::rows::q4_k_scales;
 use crate::backend::cpu::unpack::Shape;
-use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0};
+use crate::quant::blocks::{BlockIq2Xxs, BlockQ2K, BlockQ4K, BlockQ8_0};
 use crate::quant::cast::Plain;
-use crate::quant::tables::{IQ2_XXS_CODES, MXFP4_SCALES, MXFP4_VALUES};
+use crate::quant::tables::IQ2_XXS_CODES;
 
 /// Two times 256 weights that `columns` unpacks; `N` is twice the blocks of each.
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
@@ -100,43 +100,6 @@ fn eights(blocks: [__m512i; 4]) -> [__m512i; 4] {
         _mm512_permutex2var_epi64(ab, second, cd),
         _mm512_permutex2var_epi64(ab_odd, second, cd_odd),
     ]
-}
-
-#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
-#[inline]
-pub fn mxfp4(w: &[BlockMxfp4; 16]) -> Unpacked {
-    let values = _mm512_broadcast_i32x4(load16(&MXFP4_VALUES));
-    let values = _mm512_xor_si512(values, _mm512_set1_epi8(-128));
-    let four_bits = _mm512_set1_epi8(15);
-    let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    let offsets = _mm256_mullo_epi32(numbers, _mm256_set1_epi32(size_of::<BlockMxfp4>() as i32));
-    let mut bytes = [_mm512_setzero_si512(); 8];
-    for (w, bytes) in w
-        .as_chunks::<8>()
-        .0
-        .iter()
-        .zip(bytes.as_chunks_mut::<4>().0)
-    {
-        for i in 0..2 {
-            // Eight bytes are the columns 8i.. in low nibbles and 8i + 16.. in high ones.
-            let start = w[0].qs.as_chunks::<8>().0[i].as_ptr();
-            // SAFETY: eight bytes inside each of the eight blocks.
-            let qs = unsafe { _mm512_i32gather_epi64::<1>(offsets, start.cast()) };
-            let (low, high) = (qs, _mm512_srli_epi16::<4>(qs));
-            bytes[i] = _mm512_shuffle_epi8(values, _mm512_and_si512(low, four_bits));
-            bytes[i + 2] = _mm512_shuffle_epi8(values, _mm512_and_si512(high, four_bits));
-        }
-    }
-    let e = strided::<{ size_of::<BlockMxfp4>() as i32 }, _>(w);
-    let e = _mm512_and_si512(e, _mm512_set1_epi32(255));
-    // SAFETY: 16 indices below 256, the length of the table.
-    let scales = unsafe { _mm512_i32gather_ps::<4>(e, MXFP4_SCALES.as_ptr()) };
-    Unpacked {
-        bytes,
-        scales,
-        mins: [_mm512_setzero_ps(); 2],
-        factors: [_mm512_setzero_si512(); 2],
-    }
 }
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]

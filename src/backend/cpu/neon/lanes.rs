@@ -22,6 +22,17 @@ fn eights([a, b]: [u64; W]) -> V {
 
 #[target_feature(enable = "neon")]
 #[inline]
+fn sixteens<'a>(of: impl Fn(usize) -> &'a [u8; 16]) -> [V; 2] {
+    let a = vreinterpretq_u64_u8(load_u8(of(0)));
+    let b = vreinterpretq_u64_u8(load_u8(of(1)));
+    [
+        vreinterpretq_u8_u64(vzip1q_u64(a, b)),
+        vreinterpretq_u8_u64(vzip2q_u64(a, b)),
+    ]
+}
+
+#[target_feature(enable = "neon")]
+#[inline]
 fn shift_right(x: V, [a, b]: [u64; W]) -> V {
     // Shifts to the left by negative numbers.
     let counts = vcombine_s64(vcreate_s64(a.wrapping_neg()), vcreate_s64(b.wrapping_neg()));

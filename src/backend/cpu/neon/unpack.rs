@@ -10,8 +10,8 @@ use super::product::{Eight, Unpacked};
 use super::{load_u8, widen_f16};
 use crate::backend::cpu::rows::q4_k_scales;
 use crate::backend::cpu::unpack::{Numbers, Shape};
-use crate::quant::blocks::{BlockIq2Xxs, BlockMxfp4, BlockQ2K, BlockQ4K, BlockQ8_0};
-use crate::quant::tables::{IQ2_XXS_GRID, MXFP4_SCALES, MXFP4_VALUES};
+use crate::quant::blocks::{BlockIq2Xxs, BlockQ2K, BlockQ4K, BlockQ8_0};
+use crate::quant::tables::IQ2_XXS_GRID;
 
 /// 256 weights that `columns` has unpacked.
 #[target_feature(enable = "neon")]
@@ -75,34 +75,6 @@ pub fn q8_0(w: &[BlockQ8_0; 8]) -> Unpacked {
     Unpacked {
         bytes,
         scales: [widen_f16(a), widen_f16(b)],
-        mins: None,
-        factors: None,
-    }
-}
-
-#[target_feature(enable = "neon")]
-#[inline]
-pub fn mxfp4(w: &[BlockMxfp4; 8]) -> Unpacked {
-    let values = load_i8(&MXFP4_VALUES);
-    let mut bytes = no_bytes();
-    for (bytes, [a, b]) in bytes.iter_mut().zip(w.as_chunks::<2>().0) {
-        // Low nibbles are the columns 0..16, high ones 16..32.
-        let (a, b) = (nibbles(load_u8(&a.qs)), nibbles(load_u8(&b.qs)));
-        for h in 0..2 {
-            let (a, b) = (vqtbl1q_s8(values, a[h]), vqtbl1q_s8(values, b[h]));
-            [bytes[2 * h], bytes[2 * h + 1]] = eights(a, b);
-        }
-    }
-    let mut scales = [0.0; 8];
-    scales
-        .iter_mut()
-        .zip(w)
-        .for_each(|(scale, w)| *scale = MXFP4_SCALES[usize::from(w.e)]);
-    // SAFETY: both halves are four values.
-    let scales = unsafe { [vld1q_f32(scales.as_ptr()), vld1q_f32(scales[4..].as_ptr())] };
-    Unpacked {
-        bytes,
-        scales,
         mins: None,
         factors: None,
     }
