@@ -175,7 +175,7 @@ pub fn q3_k_factors(packed: &[u8; 12]) -> [Eight<i32>; 2] {
 /// Eight bytes of -1 where the top bit of `word` is set, else of 1.
 #[inline(always)]
 pub fn one_up_or_down(word: u16) -> u64 {
-    i64::from(word as i16 >> 15) as u64 | u64::MAX / 255
+    i64::from(word as i16 >> 15) as u64 | (u64::MAX / 255)
 }
 
 /// The eighth sign bit of each byte of seven: it makes their number even.
@@ -226,9 +226,10 @@ macro_rules! points_by_loads {
             for (v, points) in points.iter_mut().enumerate() {
                 *points = lanes(|i| {
                     let p = 8 * (v / 4 * W + i) + v % 4 * 2;
-                    // SAFETY: an index has nine bits.
-                    let four =
-                        |p: usize| unsafe { *grid.points.get_unchecked(usize::from(index[p])) };
+                    let four = |p: usize| {
+                        // SAFETY: an index has nine bits.
+                        unsafe { *grid.points.get_unchecked(usize::from(index[p])) }
+                    };
                     u64::from(four(p)) | u64::from(four(p + 1)) << 32
                 });
             }

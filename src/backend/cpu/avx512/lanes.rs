@@ -134,7 +134,7 @@ fn eights_of<const N: usize>(grid: &'static Eights<N>, index: &[u16; 32]) -> [V;
     }
     // Of each two the one that the next bit of the index says. Loops of fixed length, which are unrolled.
     for level in 0..4 {
-        let (n, bit) = (N / 64 >> level, _mm512_set1_epi16(64 << level));
+        let (n, bit) = ((N / 64) >> level, _mm512_set1_epi16(64 << level));
         let second = _mm512_test_epi16_mask(index, bit);
         for i in 0..8 {
             if 2 * i + 1 < n {
