@@ -42,10 +42,14 @@ macro_rules! with_blocks {
         $kernels$(.with(Format::$format, {
             #[target_feature(enable = "avx2,fma,f16c")]
             fn rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
+                #[allow(dead_code)] // most formats do not ask
+                const USE: usize = 0;
                 product::rows(rows, x, y, shape::$shape, $unpack);
             }
             #[target_feature(enable = "avx2,fma,f16c")]
             fn tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
+                #[allow(dead_code)] // most formats do not ask
+                const USE: usize = 1;
                 product::tile(rows, x, y, shape::$shape, $unpack);
             }
             kernel(
@@ -79,10 +83,10 @@ pub(super) const KERNELS: Kernels = Kernels {
         Q3K Q3_K |w| unpack::one(lanes::q3_k(w)),
         Q5K Q5_K |w| unpack::one(lanes::q5_k(w)),
         Q6K Q6_K |w| unpack::one(lanes::q6_k(w)),
-        Iq1S IQ1_S |w| unpack::one(lanes::iq1_s(w)),
-        Iq1M IQ1_M |w| unpack::one(lanes::iq1_m(w)),
-        Iq2Xs IQ2_XS |w| unpack::one(lanes::iq2_xs(w)),
-        Iq2S IQ2_S |w| unpack::one(lanes::iq2_s(w)),
+        Iq1S IQ1_S |w| unpack::one(lanes::iq1_s::<USE>(w)),
+        Iq1M IQ1_M |w| unpack::one(lanes::iq1_m::<USE>(w)),
+        Iq2Xs IQ2_XS |w| unpack::one(lanes::iq2_xs::<USE>(w)),
+        Iq2S IQ2_S |w| unpack::one(lanes::iq2_s::<USE>(w)),
         Iq3Xxs IQ3_XXS |w| unpack::one(lanes::iq3_xxs(w)),
         Iq3S IQ3_S |w| unpack::one(lanes::iq3_s(w)),
         Iq4Xs IQ4_XS |w| unpack::one(lanes::iq4_xs(w)),

@@ -46,10 +46,14 @@ macro_rules! with_blocks {
         $kernels$(.with(Format::$format, {
             #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
             fn rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
+                #[allow(dead_code)] // most formats do not ask
+                const USE: usize = 0;
                 product::rows(rows, x, y, shape::$shape, $unpack);
             }
             #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
             fn tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
+                #[allow(dead_code)] // most formats do not ask
+                const USE: usize = 1;
                 product::tile(rows, x, y, shape::$shape, $unpack);
             }
             kernel(
@@ -82,10 +86,10 @@ const KERNELS: Kernels = Kernels {
         Q3K Q3_K |w: &[_; 2]| unpack::two(w, shape::Q3_K, |w| lanes::q3_k(w)),
         Q5K Q5_K |w: &[_; 2]| unpack::two(w, shape::Q5_K, |w| lanes::q5_k(w)),
         Q6K Q6_K |w: &[_; 2]| unpack::two(w, shape::Q6_K, |w| lanes::q6_k(w)),
-        Iq1S IQ1_S |w: &[_; 2]| unpack::two(w, shape::IQ1_S, |w| lanes::iq1_s(w)),
-        Iq1M IQ1_M |w: &[_; 2]| unpack::two(w, shape::IQ1_M, |w| lanes::iq1_m(w)),
-        Iq2Xs IQ2_XS |w: &[_; 2]| unpack::two(w, shape::IQ2_XS, |w| lanes::iq2_xs(w)),
-        Iq2S IQ2_S |w: &[_; 2]| unpack::two(w, shape::IQ2_S, |w| lanes::iq2_s(w)),
+        Iq1S IQ1_S |w: &[_; 2]| unpack::in_turn(w, shape::IQ1_S, |w| lanes::iq1_s::<USE>(w)),
+        Iq1M IQ1_M |w: &[_; 2]| unpack::in_turn(w, shape::IQ1_M, |w| lanes::iq1_m::<USE>(w)),
+        Iq2Xs IQ2_XS |w: &[_; 2]| unpack::in_turn(w, shape::IQ2_XS, |w| lanes::iq2_xs::<USE>(w)),
+        Iq2S IQ2_S |w: &[_; 2]| unpack::in_turn(w, shape::IQ2_S, |w| lanes::iq2_s::<USE>(w)),
         Iq3Xxs IQ3_XXS |w: &[_; 2]| unpack::two(w, shape::IQ3_XXS, |w| lanes::iq3_xxs(w)),
         Iq3S IQ3_S |w: &[_; 2]| unpack::two(w, shape::IQ3_S, |w| lanes::iq3_s(w)),
         Iq4Xs IQ4_XS |w: &[_; 2]| unpack::two(w, shape::IQ4_XS, |w| lanes::iq4_xs(w)),

@@ -51,10 +51,10 @@ macro_rules! all_blocks {
             Q3K | w | unpack::one(lanes::q3_k(w), shape::Q3_K),
             Q5K | w | unpack::one(lanes::q5_k(w), shape::Q5_K),
             Q6K | w | unpack::one(lanes::q6_k(w), shape::Q6_K),
-            Iq1S | w | unpack::one(lanes::iq1_s(w), shape::IQ1_S),
-            Iq1M | w | unpack::one(lanes::iq1_m(w), shape::IQ1_M),
-            Iq2Xs | w | unpack::one(lanes::iq2_xs(w), shape::IQ2_XS),
-            Iq2S | w | unpack::one(lanes::iq2_s(w), shape::IQ2_S),
+            Iq1S | w | unpack::one(lanes::iq1_s::<USE>(w), shape::IQ1_S),
+            Iq1M | w | unpack::one(lanes::iq1_m::<USE>(w), shape::IQ1_M),
+            Iq2Xs | w | unpack::one(lanes::iq2_xs::<USE>(w), shape::IQ2_XS),
+            Iq2S | w | unpack::one(lanes::iq2_s::<USE>(w), shape::IQ2_S),
             Iq3Xxs | w | unpack::one(lanes::iq3_xxs(w), shape::IQ3_XXS),
             Iq3S | w | unpack::one(lanes::iq3_s(w), shape::IQ3_S),
             Iq4Xs | w | unpack::one(lanes::iq4_xs(w), shape::IQ4_XS),
@@ -67,6 +67,8 @@ pub fn with_i8mm() -> Option<Kernels> {
     macro_rules! with_pairs {
         ($kernels:expr, $($format:ident $unpack:expr),* $(,)?) => {
             $kernels$(.with_tile(Format::$format, |rows, x, y| {
+                #[allow(dead_code)] // most formats do not ask
+                const USE: usize = 2;
                 // SAFETY: this table exists only on a CPU where `i8mm` was just detected.
                 unsafe { pairs::tile(rows, x, y, $unpack) }
             }))*
@@ -88,10 +90,14 @@ const fn table<const DOT: bool>(name: &'static str) -> Kernels {
             $kernels$(.with(Format::$format, {
                 #[target_feature(enable = "neon")]
                 fn rows<const DOT: bool>(rows: &[u8], x: &[u8], y: &mut [f32]) {
+                    #[allow(dead_code)] // most formats do not ask
+                    const USE: usize = 0;
                     product::rows::<DOT, _, _>(rows, x, y, $unpack);
                 }
                 #[target_feature(enable = "neon")]
                 fn tile<const DOT: bool>(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
+                    #[allow(dead_code)] // most formats do not ask
+                    const USE: usize = 1;
                     product::tile::<DOT, _, _>(rows, x, y, $unpack);
                 }
                 kernel(

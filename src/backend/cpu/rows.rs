@@ -122,7 +122,7 @@ pub fn part<'a, B: Plain, const N: usize>(
 }
 
 /// The eight scales and the eight minima of a Q4_K block, byte k for sub-block k; for the layout see
-/// [`crate::quant::blocks::BlockQ4K::scales_mins`], which says the same one by one.
+/// [`crate::quant::blocks::BlockQ4K::scales`], which says the same one by one.
 #[inline(always)]
 pub fn q4_k_scales(packed: &[u8; 12]) -> (u64, u64) {
     let [s, m, low] = [0, 4, 8]

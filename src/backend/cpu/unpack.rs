@@ -19,9 +19,13 @@
 //! mask(&[u8; 32], first, k)   255 where a bit of byte 4 (first + lane) + k is set: bit j for byte j of the lane
 //! negate(V, &[u8; 32], first, k)                   the bytes whose bit is set so, negated
 //! eights_of(&Eights<N>, &[u16; 32]) -> [V; 32 / W]        points of eight columns, by index
+//! iq1_points(&[u16; 32]) -> [V; 32 / W]                 those of IQ1, times eight
 //! fours(&Fours, &[u8; 64], &[u8; 8]) -> [V; 32 / W]     points of four columns, by index and ninth bit of the index
 //! f16([u8; 2]) -> f32
 //! ```
+//!
+//! A large function with one caller is compiled into it, with two it is not, and large ones that wait for look-ups lose a
+//! quarter of their speed by that. So those have a parameter `USE` that tells callers apart and does nothing else.
 #![allow(dead_code, unused_macros)] // NEON needs fewer of the shapes; a processor that is none of the three needs nothing
 
 /// What the bytes and numbers of a format are.
@@ -206,10 +210,45 @@ pub fn word_signs(words: &[[u8; 4]; 8]) -> [u8; 32] {
 /// `eights_of` and `fours` by a load for each point.
 macro_rules! points_by_loads {
     ($features:tt) => {
+        use crate::quant::grids::IQ1_GRID;
+
+        /// Points of eight columns by a load for each. The indices go through memory: to take them out of a vector one by
+        /// one costs more than to load them.
         #[target_feature(enable = $features)]
         #[inline]
-        fn eights_of<const N: usize>(grid: &'static Eights<N>, index: &[u16; 32]) -> [V; 32 / W] {
-            eights_by_loads(&grid.points, index)
+        fn eights_by_loads<const N: usize, const USE: usize, const M: bool>(
+            grid: &[[u8; 8]; N],
+            index: &[u16; 32],
+        ) -> [V; 32 / W] {
+            assert!(
+                index.iter().all(|i| usize::from(*i) < N),
+                "points of the grid"
+            );
+            let index = std::hint::black_box(index);
+            let mut points = [eights([0; W]); 32 / W];
+            for (v, points) in points.iter_mut().enumerate() {
+                *points = lanes(|i| {
+                    let index = usize::from(index[4 * (v / 4 * W + i) + v % 4]);
+                    // SAFETY: all indices were just seen to be below N.
+                    u64::from_le_bytes(unsafe { *grid.get_unchecked(index) })
+                });
+            }
+            points
+        }
+
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn iq1_points<const USE: usize, const M: bool>(index: &[u16; 32]) -> [V; 32 / W] {
+            eights_by_loads::<_, USE, M>(&IQ1_GRID, index)
+        }
+
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn eights_of<const N: usize, const USE: usize>(
+            grid: &'static Eights<N>,
+            index: &[u16; 32],
+        ) -> [V; 32 / W] {
+            eights_by_loads::<_, USE, false>(&grid.points, index)
         }
 
         #[target_feature(enable = $features)]
@@ -253,7 +292,7 @@ macro_rules! unpackers {
             BlockQ6K,
         };
         use crate::quant::grids::{
-            Eights, Fours, IQ1_GRID, IQ2_S_EIGHTS, IQ2_XS_EIGHTS, IQ3_S_FOURS, IQ3_XXS_FOURS,
+            Eights, Fours, IQ2_S_EIGHTS, IQ2_XS_EIGHTS, IQ3_S_FOURS, IQ3_XXS_FOURS,
         };
         use crate::quant::tables::{IQ4_VALUES, MXFP4_SCALES, MXFP4_VALUES};
 
@@ -451,7 +490,7 @@ macro_rules! unpackers {
 
         #[target_feature(enable = $features)]
         #[inline]
-        pub fn iq2_xs([w]: &[BlockIq2Xs; 1]) -> Columns {
+        pub fn iq2_xs<const USE: usize>([w]: &[BlockIq2Xs; 1]) -> Columns {
             let numbers = Numbers {
                 factors: odd_factors(&w.scales),
                 ..Numbers::new([f16(w.d) * 0.125; 8])
@@ -461,7 +500,10 @@ macro_rules! unpackers {
                 let word = u16::from_le_bytes(*word);
                 (*index, *seven) = (word & 511, (word >> 9) as u8);
             }
-            let (points, signs) = (eights_of(&IQ2_XS_EIGHTS, &index), with_parity(seven));
+            let (points, signs) = (
+                eights_of::<_, USE>(&IQ2_XS_EIGHTS, &index),
+                with_parity(seven),
+            );
             columns(numbers, |first, k| {
                 negate(points[first / W * 4 + k], &signs, first, k)
             })
@@ -469,7 +511,7 @@ macro_rules! unpackers {
 
         #[target_feature(enable = $features)]
         #[inline]
-        pub fn iq2_s([w]: &[BlockIq2S; 1]) -> Columns {
+        pub fn iq2_s<const USE: usize>([w]: &[BlockIq2S; 1]) -> Columns {
             let numbers = Numbers {
                 factors: odd_factors(&w.scales),
                 ..Numbers::new([f16(w.d) * 0.125; 8])
@@ -481,7 +523,7 @@ macro_rules! unpackers {
                     *index = u16::from(w.qs[4 * b + p]) | high;
                 }
             }
-            let points = eights_of(&IQ2_S_EIGHTS, &index);
+            let points = eights_of::<_, USE>(&IQ2_S_EIGHTS, &index);
             columns(numbers, |first, k| {
                 negate(points[first / W * 4 + k], &w.signs, first, k)
             })
@@ -517,32 +559,15 @@ macro_rules! unpackers {
             })
         }
 
-        /// Points of eight columns by a load for each. The indices go through memory: to take them out of a vector one by
-        /// one costs more than to load them.
-        #[target_feature(enable = $features)]
-        #[inline]
-        fn eights_by_loads<const N: usize>(grid: &[[u8; 8]; N], index: &[u16; 32]) -> [V; 32 / W] {
-            assert!(
-                index.iter().all(|i| usize::from(*i) < N),
-                "points of the grid"
-            );
-            let index = std::hint::black_box(index);
-            let mut points = [eights([0; W]); 32 / W];
-            for (v, points) in points.iter_mut().enumerate() {
-                *points = lanes(|i| {
-                    let index = usize::from(index[4 * (v / 4 * W + i) + v % 4]);
-                    // SAFETY: all indices were just seen to be below N.
-                    u64::from_le_bytes(unsafe { *grid.get_unchecked(index) })
-                });
-            }
-            points
-        }
-
         /// Points of IQ1, and to each eight columns what is added to them; `[k][b]` is of columns `8k..` of block `b`.
         #[target_feature(enable = $features)]
         #[inline]
-        fn iq1(numbers: Numbers, index: &[u16; 32], ones: &[Eight<u64>; 4]) -> Columns {
-            let points = eights_by_loads(&IQ1_GRID, index);
+        fn iq1<const USE: usize, const M: bool>(
+            numbers: Numbers,
+            index: &[u16; 32],
+            ones: &[Eight<u64>; 4],
+        ) -> Columns {
+            let points = iq1_points::<USE, M>(index);
             columns(numbers, |first, k| {
                 add(points[first / W * 4 + k], lanes(|i| ones[k][first + i]))
             })
@@ -550,7 +575,7 @@ macro_rules! unpackers {
 
         #[target_feature(enable = $features)]
         #[inline]
-        pub fn iq1_s([w]: &[BlockIq1S; 1]) -> Columns {
+        pub fn iq1_s<const USE: usize>([w]: &[BlockIq1S; 1]) -> Columns {
             let (d, mut scales) = (f16(w.d) * 0.125, [0.0; 8]);
             let (mut index, mut ones) = ([0; 32], [0; 8]);
             for (b, word) in w.qh.iter().enumerate() {
@@ -564,12 +589,12 @@ macro_rules! unpackers {
                     index[4 * b + k] = u16::from(w.qs[4 * b + k]) | (word >> (3 * k) & 7) << 8;
                 }
             }
-            iq1(Numbers::new(scales), &index, &[ones; 4])
+            iq1::<USE, false>(Numbers::new(scales), &index, &[ones; 4])
         }
 
         #[target_feature(enable = $features)]
         #[inline]
-        pub fn iq1_m([w]: &[BlockIq1M; 1]) -> Columns {
+        pub fn iq1_m<const USE: usize>([w]: &[BlockIq1M; 1]) -> Columns {
             let mut factors = [[0; 8]; 2];
             for (pair, word) in w.scales.iter().enumerate() {
                 let word = i32::from(u16::from_le_bytes(*word)) << 1;
@@ -594,7 +619,7 @@ macro_rules! unpackers {
                     ones[2 * half + 1][b] = one_up_or_down(qh << 8);
                 }
             }
-            iq1(numbers, &index, &ones)
+            iq1::<USE, true>(numbers, &index, &ones)
         }
     };
 }

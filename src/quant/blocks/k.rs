@@ -38,7 +38,14 @@ pub struct BlockQ4K {
     pub d: [u8; 2],
     /// f16 bits.
     pub dmin: [u8; 2],
-    /// Eight scales and eight minima of 6 bits, see [`scales_mins`].
+    /// Eight scales and eight minima of 6 bits.
+    ///
+    /// ```text
+    /// byte     bits 7..6         bits 5..0            k = 0..3
+    /// k        scale[k+4] 5..4   scale[k]
+    /// k + 4    min[k+4]   5..4   min[k]
+    /// k + 8    min[k+4]   3..0 (bits 7..4), scale[k+4] 3..0 (bits 3..0)
+    /// ```
     pub scales: [u8; 12],
     /// Byte `32c + l`: low nibble is element `64c + l`, high nibble element `64c + 32 + l`.
     pub qs: [u8; 128],
@@ -80,15 +87,8 @@ const _: () = assert!(size_of::<BlockQ4K>() == 144 && align_of::<BlockQ4K>() == 
 const _: () = assert!(size_of::<BlockQ5K>() == 176 && align_of::<BlockQ5K>() == 1);
 const _: () = assert!(size_of::<BlockQ6K>() == 210 && align_of::<BlockQ6K>() == 1);
 
-/// The 6-bit scales and minima of the eight sub-blocks of Q4_K and Q5_K.
-///
-/// ```text
-/// byte     bits 7..6         bits 5..0            k = 0..3
-/// k        scale[k+4] 5..4   scale[k]
-/// k + 4    min[k+4]   5..4   min[k]
-/// k + 8    min[k+4]   3..0 (bits 7..4), scale[k+4] 3..0 (bits 3..0)
-/// ```
-pub fn scales_mins(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
+/// The 6-bit scales and minima of the eight sub-blocks, see [`BlockQ4K::scales`].
+fn scales_mins(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     let (mut scales, mut mins) = ([0; 8], [0; 8]);
     for k in 0..4 {
         let [s, m, low] = [packed[k], packed[k + 4], packed[k + 8]];

@@ -6,12 +6,14 @@
 use std::arch::x86_64::*;
 
 use super::load64;
-use super::unpack::{byte_of_256, iq2_points};
+use super::unpack::{IQ2_POINTS, bit_matrix, byte_of_256, spread};
 use crate::backend::cpu::avx2::{f16, load16, load32};
 use crate::backend::cpu::unpack::unpackers;
 
 pub type V = __m512i;
 pub const W: usize = 8;
+
+use crate::quant::grids::IQ1_CODES;
 
 unpackers!("avx512vl,avx512vnni,avx512vbmi,gfni");
 
@@ -122,31 +124,57 @@ fn negate(x: V, bits: &[u8; 32], _: usize, k: usize) -> V {
     _mm512_mask_sub_epi8(x, set_bits(bits, k), _mm512_setzero_si512(), x)
 }
 
-/// The codes of the points are looked up 64 at a time, then spread to bytes as those of IQ2_XXS.
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn eights_of<const N: usize>(grid: &'static Eights<N>, index: &[u16; 32]) -> [V; 32 / W] {
+fn eights_of<const N: usize, const USE: usize>(
+    grid: &'static Eights<N>,
+    index: &[u16; 32],
+) -> [V; 32 / W] {
+    let codes = codes_of::<N, USE>(grid.codes, index);
+    let mut points = [_mm512_setzero_si512(); 4];
+    for (k, points) in points.iter_mut().enumerate() {
+        *points = spread::<8>(codes, k, IQ2_POINTS);
+    }
+    points
+}
+
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn iq1_points<const USE: usize, const M: bool>(index: &[u16; 32]) -> [V; 32 / W] {
+    // -8 of code 0; 0 and 8 differ from it by the bits 0xf8 and 0xf0.
+    const POINTS: i64 = bit_matrix(&[0, 0, 0, 0b01, 0b11, 0b11, 0b11, 0b11]);
+    let codes = codes_of::<_, USE>(&IQ1_CODES, index);
+    let mut points = [_mm512_setzero_si512(); 4];
+    for (k, points) in points.iter_mut().enumerate() {
+        *points = spread::<0xf8>(codes, k, POINTS);
+    }
+    points
+}
+
+/// The codes of points, 64 of a grid looked up at a time: 32 steps for a grid of 1,024, where a load for each point, and
+/// what brings them together, takes twice the time.
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn codes_of<const N: usize, const USE: usize>(grid: &'static [u16; N], index: &[u16; 32]) -> V {
     let index = words(index);
+    let bit = |n: i16| _mm512_test_epi16_mask(index, _mm512_set1_epi16(n));
     let mut codes = [_mm512_setzero_si512(); 16];
-    let parts = grid.codes.as_chunks::<32>().0;
-    for (codes, [a, b]) in codes.iter_mut().zip(parts.as_chunks::<2>().0) {
-        *codes = _mm512_permutex2var_epi16(words(a), index, words(b));
+    let second = bit(64);
+    for (codes, [a, b, c, d]) in codes.iter_mut().zip(grid.as_chunks::<32>().0.as_chunks().0) {
+        let first = _mm512_permutex2var_epi16(words(a), index, words(b));
+        let other = _mm512_permutex2var_epi16(words(c), index, words(d));
+        *codes = _mm512_mask_blend_epi16(second, first, other);
     }
     // Of each two the one that the next bit of the index says. Loops of fixed length, which are unrolled.
     for level in 0..4 {
-        let (n, bit) = ((N / 64) >> level, _mm512_set1_epi16(64 << level));
-        let second = _mm512_test_epi16_mask(index, bit);
+        let (n, second) = ((N / 128) >> level, bit(128 << level));
         for i in 0..8 {
             if 2 * i + 1 < n {
                 codes[i] = _mm512_mask_blend_epi16(second, codes[2 * i], codes[2 * i + 1]);
             }
         }
     }
-    let mut points = [_mm512_setzero_si512(); 4];
-    for (k, points) in points.iter_mut().enumerate() {
-        *points = iq2_points::<8>(codes[0], k);
-    }
-    points
+    codes[0]
 }
 
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]

@@ -11,7 +11,7 @@ use super::load64;
 use super::product::Unpacked;
 use crate::backend::cpu::avx2::{f16, load16, load32};
 use crate::backend::cpu::rows::q4_k_scales;
-use crate::backend::cpu::unpack::Shape;
+use crate::backend::cpu::unpack::{Numbers, Shape};
 use crate::quant::blocks::{BlockIq2Xxs, BlockQ2K, BlockQ4K, BlockQ8_0};
 use crate::quant::cast::Plain;
 use crate::quant::tables::IQ2_XXS_CODES;
@@ -25,7 +25,36 @@ pub fn two<B, const N: usize, const HALF: usize>(
     columns: impl Fn(&[B; HALF]) -> Columns,
 ) -> Unpacked {
     let halves = w.as_chunks::<HALF>().0;
-    let (a, b) = (columns(&halves[0]), columns(&halves[1]));
+    joined(shape, [columns(&halves[0]), columns(&halves[1])])
+}
+
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn no_columns() -> Columns {
+    Columns {
+        bytes: [_mm512_setzero_si512(); 4],
+        numbers: Numbers::new([0.0; 8]),
+    }
+}
+
+/// As [`two`], with one place where `columns` is called: it is compiled into this.
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+pub fn in_turn<B, const N: usize, const HALF: usize>(
+    w: &[B; N],
+    shape: Shape,
+    columns: impl Fn(&[B; HALF]) -> Columns,
+) -> Unpacked {
+    let mut halves = [no_columns(), no_columns()];
+    for (half, w) in halves.iter_mut().zip(w.as_chunks::<HALF>().0) {
+        *half = columns(w);
+    }
+    joined(shape, halves)
+}
+
+#[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn joined(shape: Shape, [a, b]: [Columns; 2]) -> Unpacked {
     let mut bytes = [_mm512_setzero_si512(); 8];
     for k in 0..4 {
         // w + 128: the top bit turned.
@@ -202,7 +231,7 @@ pub fn iq2_xxs(w: &[BlockIq2Xxs; 2]) -> Unpacked {
     let mut bytes = [_mm512_setzero_si512(); 8];
     for (h, codes) in iq2_xxs_codes(groups).into_iter().enumerate() {
         for k in 0..4 {
-            let points = iq2_points::<{ 128 + 8 }>(codes, k);
+            let points = spread::<{ 128 + 8 }>(codes, k, IQ2_POINTS);
             // 256 - (128 + m) is 128 - m.
             let zero = _mm512_setzero_si512();
             bytes[4 * h + k] = _mm512_mask_sub_epi8(points, minus[4 * h + k], zero, points);
@@ -223,24 +252,25 @@ pub fn iq2_xxs(w: &[BlockIq2Xxs; 2]) -> Unpacked {
     }
 }
 
-/// The magnitudes of points `k`, of a lane of four compact codes for each block; that of code 0 is `ZERO`.
+/// The bytes of points `k`, of a lane of four compact codes for each block: `ZERO` for a digit 0, and the bits of `matrix`
+/// turned for others.
 #[target_feature(enable = "avx512vl,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-pub fn iq2_points<const ZERO: i32>(codes: __m512i, k: usize) -> __m512i {
+pub fn spread<const ZERO: i32>(codes: __m512i, k: usize, matrix: i64) -> __m512i {
     // Column e of code k stands at bit 16k + 2e; above its two bits are those of others.
     let columns = _mm512_set1_epi64(0x0e0c_0a08_0604_0200 + 0x1010_1010_1010_1010 * k as i64);
     let code = _mm512_multishift_epi64_epi8(columns, codes);
-    _mm512_gf2p8affine_epi64_epi8::<ZERO>(code, _mm512_set1_epi64(GRID))
+    _mm512_gf2p8affine_epi64_epi8::<ZERO>(code, _mm512_set1_epi64(matrix))
 }
 
 /// Bits of a code to a magnitude: 25 and 43 differ from 8 by the bits 0x11 and 0x23.
-const GRID: i64 = bit_matrix(&[0b11, 0b10, 0, 0, 0b01, 0b10, 0, 0]);
+pub const IQ2_POINTS: i64 = bit_matrix(&[0b11, 0b10, 0, 0, 0b01, 0b10, 0, 0]);
 
 /// Copies seven bits; the eighth makes their number even.
 const SIGNS: i64 = bit_matrix(&[1, 2, 4, 8, 16, 32, 64, 127]);
 
 /// The matrix of an affine transform whose bit `i` is the parity of the bits in `of[i]`.
-const fn bit_matrix(of: &[u8; 8]) -> i64 {
+pub const fn bit_matrix(of: &[u8; 8]) -> i64 {
     i64::from_be_bytes(*of)
 }
 
