@@ -544,8 +544,8 @@ fn an_automatic_budget_sees_the_smaller_machine() {
     let room = machine - machine / 10 - (total - HELD - experts);
     let held_experts: u64 = {
         let line = out.lines().nth(1).unwrap();
-        let words: Vec<&str> = line.split(' ').collect();
-        words[words.len() - 3].parse().unwrap()
+        let (_, held) = line.split_once("experts held: ").unwrap();
+        held.parse().unwrap()
     };
     let slab = experts / held_experts;
     assert_eq!(held_experts, (room / slab).min(43 * 256), "{out}");
