@@ -30,7 +30,7 @@
 //!
 //! stands behind these fences only, each with its promise at the top: `os/` (system calls), `quant/cast.rs`
 //! (bytes as blocks), `backend/cpu/pool.rs` (threads), `backend/cpu/{avx2,avx512,neon}.rs` and their folders, and
-//! `backend/cpu/unpack.rs` (intrinsics), `backend/metal/` but for its operations (messages, memory that a device reads).
+//! `backend/cpu/{table,unpack}.rs` (intrinsics), `backend/metal/` but for its operations (messages, memory that a device reads).
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 

@@ -1,7 +1,7 @@
 //! Every kernel table of this machine against the plain Rust twins, all with the same cases.
 //!
 //! Integer kernels are held against `wide::twin` to the bit, everything with f32 activations against a sum in f64, and so
-//! are the twins. How far a result may be off stands in `BOUNDS`.
+//! are the twins. How far a result may be off: `kernel_cases/bounds.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod kernel_cases;
@@ -12,195 +12,12 @@ use infall::backend::cpu::wide;
 use infall::quant::Format;
 use infall::quant::cast::to_bytes;
 use infall::quant::wide::{Act512, quantize_512};
+use kernel_cases::bounds::bound;
 use kernel_cases::{
     BELOW, FILLS, FINITE, Fill, LONGEST, NOT_FINITE, Prepared, Random, Scale, TWIN_BELOW, VECTORS,
     Vector, check, exact, float_parts, parts, row, vector,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// How far a result may be off, in units of 2^-23 (one f32 rounding is half a unit) of the sum of the magnitudes
-/// of its terms. With a bound of 0 results have the same bits.
-struct Bound {
-    format: Format,
-    /// The scalar table against f64: one sum in index order.
-    scalar: f64,
-    /// The integer twin against f64; formats that have one.
-    twin: f64,
-    /// The fast tables: against the twin, or for formats without against f64.
-    fast: f64,
-    reason: &'static str,
-}
-
-const BOUNDS: [Bound; 23] = [
-    Bound {
-        format: Format::F32,
-        scalar: 256.0,
-        twin: 0.0,
-        fast: 2.0,
-        reason: "512 equal terms in one sum may all round one way, by half a unit each; 16 lanes and more share the work in a fast table",
-    },
-    Bound {
-        format: Format::F16,
-        scalar: 256.0,
-        twin: 0.0,
-        fast: 2.0,
-        reason: "as F32: widening is exact",
-    },
-    Bound {
-        format: Format::Bf16,
-        scalar: 256.0,
-        twin: 0.0,
-        fast: 2.0,
-        reason: "as F32: widening is exact",
-    },
-    Bound {
-        format: Format::Q8_0,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "integer sums are exact; roundings for each of up to 64 blocks (of random signs, or 16 blocks of equal)",
-    },
-    Bound {
-        format: Format::Mxfp4,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q8_0",
-    },
-    Bound {
-        format: Format::Q4K,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "integer sums are exact and round once to f32; up to 8 blocks, scale and minimum apart, roundings as Q8_0",
-    },
-    Bound {
-        format: Format::Q2K,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K",
-    },
-    Bound {
-        format: Format::Iq2Xxs,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K without minima",
-    },
-    Bound {
-        format: Format::Q4_0,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q8_0",
-    },
-    Bound {
-        format: Format::Q4_1,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K",
-    },
-    Bound {
-        format: Format::Q5_0,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q8_0",
-    },
-    Bound {
-        format: Format::Q5_1,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K",
-    },
-    Bound {
-        format: Format::Q3K,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K without minima",
-    },
-    Bound {
-        format: Format::Q5K,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K",
-    },
-    Bound {
-        format: Format::Q6K,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K without minima",
-    },
-    Bound {
-        format: Format::Iq1S,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K without minima",
-    },
-    Bound {
-        format: Format::Iq1M,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K without minima",
-    },
-    Bound {
-        format: Format::Iq2Xs,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K without minima",
-    },
-    Bound {
-        format: Format::Iq2S,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K without minima",
-    },
-    Bound {
-        format: Format::Iq3Xxs,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K without minima",
-    },
-    Bound {
-        format: Format::Iq3S,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K without minima",
-    },
-    Bound {
-        format: Format::Iq4Nl,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q8_0",
-    },
-    Bound {
-        format: Format::Iq4Xs,
-        scalar: 256.0,
-        twin: 2.0,
-        fast: 0.0,
-        reason: "as Q4_K without minima",
-    },
-];
-
-fn bound(format: Format) -> &'static Bound {
-    match BOUNDS.iter().find(|b| b.format == format) {
-        Some(bound) => bound,
-        None => panic!("{} has no bound and so no case", format.name()),
-    }
-}
 
 /// All formats that hold weights.
 fn formats() -> Vec<Format> {

@@ -41,6 +41,7 @@ const FENCES: &[&str] = &[
     "os/",
     "quant/cast.rs",
     "backend/cpu/pool.rs",
+    "backend/cpu/table.rs",
     "backend/cpu/unpack.rs",
     "backend/cpu/avx2.rs",
     "backend/cpu/avx2/",

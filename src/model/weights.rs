@@ -12,32 +12,19 @@ use crate::quant::Format;
 use crate::units::{Bytes, Extent};
 use std::collections::{BTreeMap, HashSet};
 
-/// Formats that a kernel multiplies.
-const MATRIX_FORMATS: &[Format] = &[
-    Format::F32,
-    Format::F16,
-    Format::Bf16,
-    Format::Q8_0,
-    Format::Q4K,
-    Format::Q2K,
-    Format::Iq2Xxs,
-    Format::Mxfp4,
-    Format::Q4_0,
-    Format::Q4_1,
-    Format::Q5_0,
-    Format::Q5_1,
-    Format::Q3K,
-    Format::Q5K,
-    Format::Q6K,
-    Format::Iq1S,
-    Format::Iq1M,
-    Format::Iq2Xs,
-    Format::Iq2S,
-    Format::Iq3Xxs,
-    Format::Iq3S,
-    Format::Iq4Nl,
-    Format::Iq4Xs,
-];
+/// Formats that a kernel multiplies: all but tables of ids.
+const MATRIX_FORMATS: &[Format] = &{
+    let mut formats = [Format::F32; Format::ALL.len() - 1];
+    let (mut n, mut i) = (0, 0);
+    while i < Format::ALL.len() {
+        if !matches!(Format::ALL[i], Format::I32) {
+            formats[n] = Format::ALL[i];
+            n += 1;
+        }
+        i += 1;
+    }
+    formats
+};
 
 /// Formats of what is used element by element.
 const VECTOR_FORMATS: &[Format] = &[Format::F32, Format::F16, Format::Bf16];

@@ -1,5 +1,7 @@
 //! The cases of `kernels.rs`: matrices and vectors of every kind, what they multiply to in f64, and the comparison.
 
+pub mod bounds;
+
 use half::f16;
 use infall::backend::cpu::dispatch::Activation;
 use infall::quant::Format;

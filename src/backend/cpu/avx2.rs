@@ -8,9 +8,8 @@
 
 use std::arch::x86_64::*;
 
-use crate::backend::cpu::dispatch::{
-    Activation, FormatKernel, Kernels, RowsKernel, TileKernel, WeightKernels,
-};
+use crate::backend::cpu::dispatch::{Activation, Kernels, WeightKernels};
+use crate::backend::cpu::table::{float_kernels, kernel, with_blocks};
 use crate::backend::cpu::unpack as shape;
 use crate::quant::Format;
 use crate::quant::cast::Plain;
@@ -36,40 +35,14 @@ pub fn kernels() -> Result<Kernels, String> {
     }
 }
 
-/// `$kernels`, and those of formats with blocks: how each is unpacked, the rest is shared.
-macro_rules! with_blocks {
-    ($kernels:expr, $($format:ident $shape:ident $unpack:expr),* $(,)?) => {
-        $kernels$(.with(Format::$format, {
-            #[target_feature(enable = "avx2,fma,f16c")]
-            fn rows(rows: &[u8], x: &[u8], y: &mut [f32]) {
-                #[allow(dead_code)] // most formats do not ask
-                const USE: usize = 0;
-                product::rows(rows, x, y, shape::$shape, $unpack);
-            }
-            #[target_feature(enable = "avx2,fma,f16c")]
-            fn tile(rows: &[u8], x: &[&[u8]], y: &mut [&mut [f32]]) {
-                #[allow(dead_code)] // most formats do not ask
-                const USE: usize = 1;
-                product::tile(rows, x, y, shape::$shape, $unpack);
-            }
-            kernel(
-                Activation::Block512,
-                // SAFETY: the table leaves this module only after `kernels` has detected the features.
-                |r, x, y| unsafe { rows(r, x, y) },
-                // SAFETY: as above.
-                |r, x, y| unsafe { tile(r, x, y) },
-            )
-        }))*
-    };
-}
-
 /// Private but for the AVX-512 table, whose features include all of these.
 pub(super) const KERNELS: Kernels = Kernels {
     name: "avx2",
     // SAFETY (of every closure here): a table leaves this module only after `kernels` has detected the
     // features that the functions are compiled for.
     weights: with_blocks!(
-        float_kernels(),
+        "avx2,fma,f16c",
+        float_kernels!(),
         Q8_0 Q8_0 |w| unpack::q8_0(w),
         Q2K Q2_K |w| unpack::q2_k(w),
         Q4K Q4_K |w| unpack::q4_k(w),
@@ -104,49 +77,6 @@ pub(super) const KERNELS: Kernels = Kernels {
     // SAFETY: as above.
     f32_to_f16: |x, y| unsafe { float::f32_to_f16(x, y) },
 };
-
-/// The kernels of the formats without blocks.
-const fn float_kernels() -> WeightKernels {
-    WeightKernels::NONE
-        .with(
-            Format::F32,
-            kernel(
-                Activation::F32,
-                // SAFETY: the table leaves this module only after `kernels` has detected the features.
-                |rows, x, y| unsafe { float::f32_rows(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { float::f32_tile(rows, x, y) },
-            ),
-        )
-        .with(
-            Format::F16,
-            kernel(
-                Activation::F32,
-                // SAFETY: the table leaves this module only after `kernels` has detected the features.
-                |rows, x, y| unsafe { float::f16_rows(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { float::f16_tile(rows, x, y) },
-            ),
-        )
-        .with(
-            Format::Bf16,
-            kernel(
-                Activation::F32,
-                // SAFETY: the table leaves this module only after `kernels` has detected the features.
-                |rows, x, y| unsafe { float::bf16_rows(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { float::bf16_tile(rows, x, y) },
-            ),
-        )
-}
-
-const fn kernel(activation: Activation, rows: RowsKernel, tile: TileKernel) -> FormatKernel {
-    FormatKernel {
-        activation,
-        rows,
-        tile: Some(tile),
-    }
-}
 
 /// How far ahead of the weights in use others are brought into the second cache, in bytes of one row. The streams of rows
 /// are shorter than what the hardware learns from.

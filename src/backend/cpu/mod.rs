@@ -27,6 +27,7 @@ mod moe;
 pub mod pool;
 mod rows;
 pub mod scalar;
+mod table;
 mod unpack;
 pub mod wide;
 

@@ -12,10 +12,9 @@
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
-use crate::backend::cpu::dispatch::{
-    Activation, FormatKernel, Kernels, RowsKernel, TileKernel, WeightKernels,
-};
+use crate::backend::cpu::dispatch::{Activation, Kernels, WeightKernels};
 use crate::backend::cpu::scalar;
+use crate::backend::cpu::table::{float_kernels, kernel};
 use crate::backend::cpu::unpack as shape;
 use crate::quant::Format;
 
@@ -113,7 +112,7 @@ const fn table<const DOT: bool>(name: &'static str) -> Kernels {
     }
     Kernels {
         name,
-        weights: all_blocks!(with_blocks, float_kernels()),
+        weights: all_blocks!(with_blocks, float_kernels!()),
         // SAFETY (of every closure here): NEON is there, as just asserted.
         rows_f32: |rows, x, y| unsafe { float::f32_rows(rows, x, y) },
         // SAFETY: as above.
@@ -126,49 +125,6 @@ const fn table<const DOT: bool>(name: &'static str) -> Kernels {
         f32_to_f16: |x, y| unsafe { float::f32_to_f16(x, y) },
         // The quantiser is the scalar one, which is compiled for NEON too.
         ..scalar::KERNELS
-    }
-}
-
-/// The kernels of the formats without blocks.
-const fn float_kernels() -> WeightKernels {
-    WeightKernels::NONE
-        .with(
-            Format::F32,
-            kernel(
-                Activation::F32,
-                // SAFETY: Rust compiles for aarch64 only with NEON.
-                |rows, x, y| unsafe { float::f32_rows(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { float::f32_tile(rows, x, y) },
-            ),
-        )
-        .with(
-            Format::F16,
-            kernel(
-                Activation::F32,
-                // SAFETY: Rust compiles for aarch64 only with NEON.
-                |rows, x, y| unsafe { float::f16_rows(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { float::f16_tile(rows, x, y) },
-            ),
-        )
-        .with(
-            Format::Bf16,
-            kernel(
-                Activation::F32,
-                // SAFETY: Rust compiles for aarch64 only with NEON.
-                |rows, x, y| unsafe { float::bf16_rows(rows, x, y) },
-                // SAFETY: as above.
-                |rows, x, y| unsafe { float::bf16_tile(rows, x, y) },
-            ),
-        )
-}
-
-const fn kernel(activation: Activation, rows: RowsKernel, tile: TileKernel) -> FormatKernel {
-    FormatKernel {
-        activation,
-        rows,
-        tile: Some(tile),
     }
 }
 

@@ -90,7 +90,7 @@ pub fn drop_cached(file: &File) {
         return;
     };
     if let Some(pages) = map.pages(Extent { offset, len }) {
-        // SAFETY: the pages are a whole mapping of ours that nobody has a slice of; it cannot be written, so nothing is
+        // SAFETY: the pages are a whole mapping of ours of which no slice was given out; it cannot be written, so nothing is
         // lost.
         unsafe { libc::msync(pages.start, pages.range.len as usize, libc::MS_INVALIDATE) };
     }
