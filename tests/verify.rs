@@ -1,4 +1,4 @@
-//! Files before and after the download: `inspect` of what is there so far, `verify` of all of it.
+//! `inspect` on files that are still downloading, `verify` on whole files.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;

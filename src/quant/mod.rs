@@ -172,18 +172,18 @@ impl Format {
 /// Names of ggml types that exist but are not read here, so that a message can say what was found.
 fn other_type_name(id: u32) -> &'static str {
     match id {
-        4 => "Q4_2, which ggml gave up",
-        5 => "Q4_3, which ggml gave up",
+        4 => "Q4_2, which ggml removed",
+        5 => "Q4_3, which ggml removed",
         9 => "Q8_1, a type of activations",
         15 => "Q8_K, a type of activations",
         24 => "I8",
         25 => "I16",
         27 => "I64",
         28 => "F64",
-        31..=33 => "Q4_0 in an order of rows that ggml gave up",
+        31..=33 => "Q4_0 in a row order that ggml removed",
         34 => "TQ1_0",
         35 => "TQ2_0",
-        36..=38 => "IQ4_NL in an order of rows that ggml gave up",
+        36..=38 => "IQ4_NL in a row order that ggml removed",
         40 => "NVFP4",
         41 => "Q1_0",
         42 => "Q2_0",

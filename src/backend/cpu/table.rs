@@ -35,7 +35,7 @@ macro_rules! float_kernels {
 pub(super) use float_kernels;
 
 /// `$kernels`, and those of formats with blocks: how each is unpacked, the rest is the calling module's `product`.
-#[allow(unused_macros)] // NEON has a choice more
+#[allow(unused_macros)] // NEON has its own, which also chooses the byte product
 macro_rules! with_blocks {
     ($features:tt, $kernels:expr, $($format:ident $shape:ident $unpack:expr),* $(,)?) => {
         $kernels$(.with(Format::$format, {

@@ -1,6 +1,6 @@
-//! FENCE: how the formats of weights become bytes, said once for all instruction sets.
+//! FENCE: how the formats of weights become bytes, written once for all instruction sets.
 //!
-//! Promise: the only unsafe step is a look at a point of a grid, of which all indices were checked together before.
+//! Promise: the only unsafe step is an unchecked read of a grid point, whose index was checked before.
 //!
 //! [`unpackers`] makes a function for each format inside an instruction set's own module, of the few steps on vectors that
 //! this module names below. A vector `V` has `W` lanes of eight bytes; lane `i` holds eight columns of a block of 32 weights:
