@@ -10,6 +10,7 @@
 
 pub mod auth;
 mod chat;
+mod chat_answer;
 mod completions;
 mod conversation;
 mod fault;
