@@ -46,12 +46,12 @@ const MOST_WATCHERS: usize = 4;
 /// Requests that are handled besides those that wait for the engine or look at events.
 const QUICK_REQUESTS: usize = 4;
 
-/// What a body takes while it is read, as a multiple of its bytes: the text, what was said, and its tokens, which may be
-/// as many as bytes and stand there twice.
+/// What a body takes while it is read, as a multiple of its text: the text, what was said, and its tokens, which may be as
+/// many as bytes and stand there twice.
 const READING_FACTOR: u64 = 12;
 
-/// What the values of a body take at most besides their text.
-const VALUE_BYTES: u64 = 400 << 16;
+/// The values of a body that grow with the context ([`api::value_bytes`]), as prompts of 4 bytes a token.
+const VALUES_AS_PROMPTS: usize = (api::value_bytes(1) - api::value_bytes(0)) / 4;
 
 /// How a server is opened.
 #[derive(Clone, Debug)]
@@ -83,7 +83,8 @@ pub struct Bound {
 /// Bounds on what clients may take, for a line of `queue` questions.
 pub fn limits(queue: usize) -> http::Limits {
     http::Limits {
-        body_bytes: 8 << 20,
+        // Screenshots and documents of a long conversation; their text is bounded by `api::TEXT_BYTES`.
+        body_bytes: 24 << 20,
         all_body_bytes: 32 << 20,
         handlers: queue + 1 + MOST_WATCHERS + QUICK_REQUESTS,
         stop_time: Duration::from_secs(10),
@@ -94,11 +95,11 @@ pub fn limits(queue: usize) -> http::Limits {
 /// What a server with a line of `queue` questions holds.
 pub fn needs(sessions: usize, queue: usize) -> Serving {
     let limits = limits(queue);
-    let reading = READING_FACTOR * limits.body_bytes as u64 + VALUE_BYTES;
+    let reading = READING_FACTOR * api::TEXT_BYTES as u64 + api::value_bytes(0) as u64;
     Serving {
         sessions,
         checkpoints: CHECKPOINTS,
-        prompts: limits.handlers,
+        prompts: limits.handlers + VALUES_AS_PROMPTS,
         bytes: limits.memory_bytes() as u64 + reading,
     }
 }

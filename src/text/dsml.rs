@@ -15,7 +15,7 @@
 
 use crate::error::{Context, Error, Result};
 use crate::json::recogniser::Rules;
-use crate::json::source::{as_string, check, members, quote, respaced};
+use crate::json::source::{as_string, check, members, quote, respaced, whole_characters};
 
 /// Opens the calls of an answer.
 pub(super) const BLOCK: &str = "<｜DSML｜tool_calls>";
@@ -148,7 +148,7 @@ pub enum Argument {
 impl Call {
     /// A call whose arguments a client holds as a JSON object.
     ///
-    /// Errors: `Format` when they are none, or one stands twice.
+    /// Errors: `Format` when they are none.
     pub fn from_json(id: &str, name: &str, arguments: &str) -> Result<Call> {
         let members = members(arguments).context(|| format!("arguments of '{name}'"))?;
         let arguments = members.into_iter().map(|(key, value)| {
@@ -163,6 +163,33 @@ impl Call {
             name: name.to_owned(),
             arguments: arguments.collect::<Result<_>>()?,
         })
+    }
+
+    /// A call of an earlier turn, whose arguments may be anything. JSON of an object is taken as such, also when it is
+    /// the text of another string; what stands for nothing is no argument; all else is the one argument `arguments`, so
+    /// that the model sees what it wrote.
+    pub fn from_history(id: &str, name: &str, arguments: &str) -> Call {
+        let json = whole_characters(arguments.trim());
+        let inner = check(&json, Rules::TEXT)
+            .ok()
+            .and_then(|()| as_string(&json));
+        let texts = [Some(&*json), inner.as_deref()];
+        let object = texts
+            .into_iter()
+            .flatten()
+            .map(|json| Call::from_json(id, name, json));
+        let nothing = ["", "null", "{", "[]", "\"\""].contains(&&*json);
+        object
+            .into_iter()
+            .find_map(Result::ok)
+            .unwrap_or_else(|| Call {
+                id: id.to_owned(),
+                name: name.to_owned(),
+                arguments: match nothing {
+                    true => Vec::new(),
+                    false => vec![("arguments".to_owned(), Argument::Text(arguments.to_owned()))],
+                },
+            })
     }
 
     /// The arguments as a JSON object, in their order.
@@ -324,6 +351,33 @@ mod tests {
             digest(END_TOOLS),
             "3f9ac63d8e9ea51690e882a457650794bc193cb2367bed0b33ddf115b3b0e7d0"
         );
+    }
+
+    #[test]
+    fn calls_of_earlier_turns_are_taken_in_any_form() {
+        let text = |text: &str| vec![("arguments".to_owned(), Argument::Text(text.to_owned()))];
+        let json = |json: &str| Call::from_json("", "f", json).unwrap().arguments;
+        for (given, expected) in [
+            ("", vec![]),
+            ("null", vec![]),
+            ("{", vec![]),
+            ("[]", vec![]),
+            ("\"\"", vec![]),
+            (" {\"a\": 1} ", json("{\"a\": 1}")),
+            ("\"{\\\"a\\\": 1}\"", json("{\"a\": 1}")),
+            ("{\"a\": 1, \"a\": 2}", json("{\"a\": 2}")),
+            ("{\"a\": \"\\ud83d\"}", json("{\"a\": \"\u{FFFD}\"}")),
+            ("{\"a\": ", text("{\"a\": ")),
+            ("[1]", text("[1]")),
+            ("no json", text("no json")),
+            ("\"text\"", text("\"text\"")),
+        ] {
+            assert_eq!(
+                Call::from_history("", "f", given).arguments,
+                expected,
+                "{given}"
+            );
+        }
     }
 
     #[test]

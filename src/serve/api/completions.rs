@@ -1,5 +1,6 @@
 //! `POST /v1/completions`: text that goes on, without turns. Source: OpenAI's API reference, "Completions".
 
+use super::fault::Outcome;
 use super::reply::{Answer, Dialect, Event, Question};
 use super::spot::Spot;
 use super::{Api, ids, openai, params};
@@ -18,14 +19,16 @@ const MAX_TOP: u64 = 5;
 const DEFAULT_TOKENS: usize = 16;
 
 /// Reads a request.
-pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
+pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
     let at = &request.node;
-    params::one_answer(at)?;
     for name in ["echo", "suffix"] {
         if let Some(node) = at.get(name)?
             && node.flag() != Ok(false)
+            && node.text() != Ok("")
         {
-            return Err(node.error("not supported, expected false or nothing"));
+            return Err(node
+                .error("not supported, expected false or nothing")
+                .into());
         }
     }
     let logprobs = at.get("logprobs")?;
@@ -34,7 +37,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
         tokens: prompt(&at.need("prompt")?, &api.tokenizer)?,
         reasoning: false,
         tools: false,
-        max_tokens: params::positive(at, &["max_tokens"])?.or(Some(DEFAULT_TOKENS)),
+        max_tokens: params::count(at, &["max_tokens"])?.or(Some(DEFAULT_TOKENS)),
         sampling: params::sampling(at, api.served.sampling)?,
         stops: params::stops(at, "stop")?,
         json: None,
@@ -69,13 +72,7 @@ fn prompt(at: &Node<'_>, tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
         [first, ..] if first.count().is_err() => {
             Err(at.error("found several prompts, expected one: a request gets one answer"))
         }
-        tokens => {
-            let token = |at: &Node<'_>| match at.count()? {
-                id if id < tokenizer.len() as u64 => Ok(TokenId(id as u32)),
-                id => Err(at.error(&format!("found {id}, expected the number of a token"))),
-            };
-            tokens.iter().map(token).collect()
-        }
+        _ => params::tokens(at, tokenizer),
     }
 }
 
