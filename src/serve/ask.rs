@@ -1,6 +1,6 @@
 //! What passes between the APIs and the engine: a question in tokens, and the parts of its answer as they come.
 
-use crate::engine::JsonRules;
+use crate::engine::Form;
 use crate::engine::SamplerOptions;
 use crate::engine::chat::Call;
 use crate::units::TokenId;
@@ -20,8 +20,8 @@ pub struct Ask {
     pub sampling: SamplerOptions,
     /// Strings that end the answer; they are searched in its text, not in the reasoning.
     pub stops: Vec<String>,
-    /// The answer is to be JSON under these rules.
-    pub json: Option<JsonRules>,
+    /// What the answer is held to.
+    pub held: Option<Form>,
     /// For each token of the text its log-probability, and those of this many others.
     pub logprobs: Option<usize>,
 }

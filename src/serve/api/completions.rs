@@ -37,7 +37,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
         max_tokens: params::positive(at, &["max_tokens"])?.or(Some(DEFAULT_TOKENS)),
         sampling: params::sampling(at, api.served.sampling)?,
         stops: params::stops(at, "stop")?,
-        json: None,
+        held: None,
         logprobs,
     };
     Ok(Question {

@@ -1,9 +1,9 @@
 //! A conversation as a request brings it, whichever API it came by, and its tokens.
 
 use super::format::Format;
-use crate::engine::SamplerOptions;
 use crate::engine::chat::{Call, Chat, Message, Prompt, Thinking, Tool};
 use crate::engine::tokenizer::Tokenizer;
+use crate::engine::{Form, SamplerOptions};
 use crate::error::Result;
 use crate::json::Node;
 use crate::serve::ask::Ask;
@@ -150,7 +150,7 @@ impl Conversation {
             max_tokens: None,
             sampling: SamplerOptions::default(),
             stops: Vec::new(),
-            json: held.map(|format| format.rules),
+            held: held.map(|format| Form::Json(format.rules)),
             logprobs: None,
         })
     }
