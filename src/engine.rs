@@ -30,6 +30,7 @@ pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
 pub use crate::os::{FileSet, interrupt, meter};
 pub use crate::plan::Plan;
+pub use crate::sampler::adjust::Adjust;
 pub use crate::sampler::json_mask::{JsonGuide, JsonVocabulary};
 pub use crate::sampler::{Sampler, SamplerOptions};
 pub use crate::session::Prefill;

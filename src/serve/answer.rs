@@ -82,6 +82,7 @@ impl Answerer<'_> {
 
     fn sampler(&self, ask: &Ask) -> Result<Sampler> {
         let mut sampler = Sampler::new(ask.sampling)?;
+        sampler.set_adjust(ask.adjust.clone(), &ask.tokens)?;
         if let Some(form) = &ask.held {
             let vocabulary = self.json.clone().ok_or_else(|| {
                 Error::unsupported("no JSON with this vocabulary: it has no end token")

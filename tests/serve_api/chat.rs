@@ -1,6 +1,7 @@
 //! `/v1/chat/completions`: answers, thinking, tools, JSON.
 
 use super::*;
+use infall::engine::Form;
 
 #[test]
 fn chat_answers_in_one_piece() {

@@ -3,6 +3,7 @@
 use super::reply::{Answer, Dialect, Event, Question};
 use super::spot::Spot;
 use super::{Api, ids, openai, params};
+use crate::engine::Adjust;
 use crate::engine::chat::Call;
 use crate::engine::tokenizer::{Special, Tokenizer};
 use crate::error::Result;
@@ -37,6 +38,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
         max_tokens: params::positive(at, &["max_tokens"])?.or(Some(DEFAULT_TOKENS)),
         sampling: params::sampling(at, api.served.sampling)?,
         stops: params::stops(at, "stop")?,
+        adjust: Adjust::default(),
         held: None,
         logprobs,
     };

@@ -3,7 +3,7 @@
 use super::format::Format;
 use crate::engine::chat::{Call, Chat, Message, Prompt, Thinking, Tool};
 use crate::engine::tokenizer::Tokenizer;
-use crate::engine::{Form, SamplerOptions};
+use crate::engine::{Adjust, Form, SamplerOptions};
 use crate::error::Result;
 use crate::json::Node;
 use crate::serve::ask::Ask;
@@ -150,6 +150,7 @@ impl Conversation {
             max_tokens: None,
             sampling: SamplerOptions::default(),
             stops: Vec::new(),
+            adjust: Adjust::default(),
             held: held.map(|format| Form::Json(format.rules)),
             logprobs: None,
         })
