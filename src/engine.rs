@@ -30,6 +30,7 @@ pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
 pub use crate::os::{FileSet, interrupt, meter};
 pub use crate::plan::Plan;
+pub use crate::sampler::adjust::{Adjust, MAX_LAST_N};
 pub use crate::sampler::json_mask::{JsonGuide, JsonVocabulary};
 pub use crate::sampler::{Sampler, SamplerOptions};
 pub use crate::session::Prefill;
@@ -39,8 +40,10 @@ pub use crate::supply::{
 };
 pub use crate::text::{answer, chat, stops, stream, tokenizer};
 
+mod form;
 mod machine;
 
+pub use form::{CallForm, Form, Schema};
 pub use machine::{Conversation, Session, SessionCheckpoint};
 
 /// A model file that was understood, before its weights are loaded: what can be wrong with a prompt or an
@@ -139,6 +142,17 @@ pub fn json_vocabulary(tokenizer: &Tokenizer) -> Result<JsonVocabulary> {
     let tokens = (0..tokenizer.len() as u32).map(TokenId);
     let plain = |token| (!tokenizer.is_special(token)).then(|| tokenizer.token_bytes(token));
     JsonVocabulary::new(tokens.map(plain), eos)
+}
+
+/// A guide that holds an answer to `form`. With `begins_behind` the answer is free up to that token: the end of the reasoning.
+///
+/// Errors: `Unsupported` for a form that cannot be held with this vocabulary.
+pub fn guide(
+    vocabulary: Arc<JsonVocabulary>,
+    form: &Form,
+    begins_behind: Option<TokenId>,
+) -> Result<JsonGuide> {
+    Ok(JsonGuide::new(vocabulary, form.rules()?, begins_behind))
 }
 
 /// Measures how fast the experts of a model can be read; see [`probe::read_experts`].

@@ -15,7 +15,7 @@
 //! |---|---|---|
 //! | 0 | [`units`] [`error`] [`rng`] | small types |
 //! | 1 | [`options`] [`os`] [`quant`] [`json`] [`sha256`] | options; files, memory, signals; number formats; JSON; hashes |
-//! | 2 | [`gguf`] [`routes`] [`http`] | the container: names and extents, not meaning; traces of which experts were chosen; requests and responses |
+//! | 2 | [`gguf`] [`routes`] [`http`] [`schema`] | the container: names and extents, not meaning; traces of which experts were chosen; requests and responses; forms that an answer is held to |
 //! | 3 | [`model`] [`text`] [`sampler`] | the model's numbers and tensors; tokens; the choice of a token |
 //! | 4 | [`supply`] [`backend`] | how experts reach a kernel; the kernels |
 //! | 5 | [`graph`] | the forward pass, generic over the backend |
@@ -54,6 +54,7 @@ pub mod report;
 pub mod rng;
 pub mod routes;
 pub mod sampler;
+pub mod schema;
 pub mod serve;
 pub mod session;
 pub mod sha256;

@@ -8,15 +8,19 @@
 //!                    which the sum reaches top_p of the whole (of the top_k best, if given); draw
 //! ```
 //!
+//! Before, logits may be changed for what was said ([`adjust`]).
+//!
 //! Equal logits, options and state of the generator give the same token. A guide leaves some tokens only; the others are
 //! as if they were not there.
 
+pub mod adjust;
 pub mod json_mask;
 pub mod mask;
 
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 use crate::units::TokenId;
+use adjust::{Adjust, Adjuster};
 use json_mask::JsonGuide;
 use mask::Mask;
 
@@ -78,6 +82,7 @@ pub struct Sampler {
     /// Tokens that may be drawn; kept for its memory.
     candidates: Vec<Candidate>,
     guide: Option<JsonGuide>,
+    adjuster: Option<Box<Adjuster>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -108,12 +113,24 @@ impl Sampler {
             rng: Rng::new(options.seed),
             candidates: Vec::new(),
             guide: None,
+            adjuster: None,
         })
     }
 
     /// From now on the guide says which tokens may be chosen, and is told each; `None` lets all be chosen again.
     pub fn set_guide(&mut self, guide: Option<JsonGuide>) {
         self.guide = guide;
+    }
+
+    /// From now on logits are changed before a token is chosen from them; `prompt` is what was said before. What is
+    /// neutral changes nothing.
+    ///
+    /// Errors: `Usage` and `Limit` for a number out of its range.
+    pub fn set_adjust(&mut self, adjust: Adjust, prompt: &[TokenId]) -> Result<()> {
+        adjust.validate()?;
+        let adjuster = || Box::new(Adjuster::new(adjust.clone(), prompt));
+        self.adjuster = (!adjust.is_neutral()).then(adjuster);
+        Ok(())
     }
 
     /// The guide, as far as it has come.
@@ -126,6 +143,18 @@ impl Sampler {
     /// Only the first call allocates, as long as the number of logits does not grow.
     /// Errors: `Format` when there is no logit, one is NaN or infinite, or all that may be chosen are minus infinity.
     pub fn sample(&mut self, logits: &[f32]) -> Result<TokenId> {
+        let Some(mut adjuster) = self.adjuster.take() else {
+            return self.sample_guided(logits);
+        };
+        let chosen = self.sample_guided(adjuster.row(logits));
+        if let Ok(token) = chosen {
+            adjuster.accept(token);
+        }
+        self.adjuster = Some(adjuster);
+        chosen
+    }
+
+    fn sample_guided(&mut self, logits: &[f32]) -> Result<TokenId> {
         let Some(mut guide) = self.guide.take() else {
             return self.sample_from(logits, |_| true);
         };
@@ -477,6 +506,163 @@ mod tests {
                 );
             }
             assert_eq!(sampler.candidates.len(), n_kept, "{options:?}");
+        }
+    }
+
+    /// The formulas over the whole history, for each token by itself.
+    fn adjusted(adjust: &Adjust, said: &[u32], n_prompt: usize, logits: &[f32]) -> Vec<f32> {
+        let adjusted = logits.iter().enumerate().map(|(id, logit)| {
+            let id = id as u32;
+            let mut logit = *logit;
+            let window = said.len().saturating_sub(adjust.last_n);
+            if said[window..].contains(&id) {
+                let factor = if logit > 0.0 {
+                    1.0 / adjust.repeat
+                } else {
+                    adjust.repeat
+                };
+                logit = if factor == adjust.repeat {
+                    logit * factor
+                } else {
+                    logit / adjust.repeat
+                };
+            }
+            let count = said[n_prompt..]
+                .iter()
+                .filter(|token| **token == id)
+                .count();
+            if count > 0 {
+                logit -= count as f32 * adjust.frequency + adjust.presence;
+            }
+            let biases = adjust.bias.iter().filter(|(token, _)| token.0 == id);
+            biases.fold(logit, |logit, (_, bias)| logit + bias)
+        });
+        adjusted.collect()
+    }
+
+    #[test]
+    fn penalties_and_biases_equal_their_formulas_over_the_whole_history() {
+        let some = Adjust {
+            frequency: 0.5,
+            presence: 0.25,
+            repeat: 1.5,
+            last_n: 5,
+            bias: vec![
+                (TokenId(3), 4.0),
+                (TokenId(7), -100.0),
+                (TokenId(3), 1.0),
+                (TokenId(999), 5.0),
+            ],
+        };
+        let all = [
+            some.clone(),
+            Adjust {
+                frequency: -1.0,
+                ..Adjust::default()
+            },
+            Adjust {
+                presence: 2.0,
+                ..Adjust::default()
+            },
+            Adjust {
+                repeat: 0.5,
+                last_n: 2,
+                ..Adjust::default()
+            },
+            Adjust { last_n: 0, ..some },
+        ];
+        for (adjust, temperature) in all.iter().flat_map(|a| [(a, 0.0), (a, 0.8)]) {
+            let options = SamplerOptions { temperature, ..ALL };
+            let mut said = vec![1, 3, 3, 9, 2, 1, 30];
+            let n_prompt = said.len();
+            let prompt: Vec<TokenId> = said.iter().copied().map(TokenId).collect();
+            let (mut one, mut twin) = (sampler(options), sampler(options));
+            one.set_adjust(adjust.clone(), &prompt).unwrap();
+            for step in 1..200 {
+                let row = logits(step % 9 + 1, 40);
+                let expected = twin
+                    .sample(&adjusted(adjust, &said, n_prompt, &row))
+                    .unwrap();
+                assert_eq!(
+                    one.sample(&row).unwrap(),
+                    expected,
+                    "{adjust:?}, step {step}"
+                );
+                said.push(expected.0);
+            }
+        }
+        // A token that is forbidden by its bias is never chosen; one that is wished for is.
+        let mut greedy = sampler(SamplerOptions {
+            temperature: 0.0,
+            ..ALL
+        });
+        let bias = vec![(TokenId(1), -100.0), (TokenId(2), 100.0)];
+        greedy
+            .set_adjust(
+                Adjust {
+                    bias,
+                    ..Adjust::default()
+                },
+                &[],
+            )
+            .unwrap();
+        assert_eq!(greedy.sample(&[0.0, 50.0, -40.0]).unwrap(), TokenId(2));
+        assert!(greedy.sample(&[0.0, f32::NAN]).is_err());
+    }
+
+    #[test]
+    fn what_is_neutral_changes_no_bit_and_what_is_out_of_range_is_named() {
+        let neutral = Adjust {
+            bias: vec![(TokenId(1), 0.0)],
+            ..Adjust::default()
+        };
+        let mut plain = sampler(ALL);
+        let mut with = sampler(ALL);
+        with.set_adjust(neutral, &[TokenId(3)]).unwrap();
+        assert!(with.adjuster.is_none());
+        for seed in 1..100 {
+            let row = logits(seed, 300);
+            assert_eq!(with.sample(&row).unwrap(), plain.sample(&row).unwrap());
+        }
+        for (adjust, expected) in [
+            (
+                Adjust {
+                    frequency: 2.1,
+                    ..Adjust::default()
+                },
+                "frequency_penalty: found 2.1, expected a number from -2 to 2",
+            ),
+            (
+                Adjust {
+                    presence: f32::NAN,
+                    ..Adjust::default()
+                },
+                "presence_penalty: found NaN",
+            ),
+            (
+                Adjust {
+                    repeat: 0.0,
+                    ..Adjust::default()
+                },
+                "repeat_penalty: found 0",
+            ),
+            (
+                Adjust {
+                    last_n: 70_000,
+                    ..Adjust::default()
+                },
+                "repeat_last_n 70000",
+            ),
+            (
+                Adjust {
+                    bias: vec![(TokenId(5), 101.0)],
+                    ..Adjust::default()
+                },
+                "logit_bias.5: found 101",
+            ),
+        ] {
+            let message = plain.set_adjust(adjust, &[]).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{message}");
         }
     }
 

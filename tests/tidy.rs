@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const ROWS: &[&[&str]] = &[
     &["units", "error", "rng"],
     &["options", "os", "quant", "json", "sha256"],
-    &["gguf", "routes", "http"],
+    &["gguf", "routes", "http", "schema"],
     &["model", "text", "sampler"],
     &["supply", "backend"],
     &["graph"],

@@ -6,7 +6,7 @@ use super::board::Board;
 use super::desk::{Desk, Work};
 use super::live::{Live, Which};
 use crate::engine::chat::Chat;
-use crate::engine::{Chosen, Engine, JsonGuide, JsonVocabulary, Prefill, Sampler};
+use crate::engine::{Chosen, Engine, JsonVocabulary, Prefill, Sampler, guide};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -82,13 +82,14 @@ impl Answerer<'_> {
 
     fn sampler(&self, ask: &Ask) -> Result<Sampler> {
         let mut sampler = Sampler::new(ask.sampling)?;
-        if let Some(rules) = ask.json {
+        sampler.set_adjust(ask.adjust.clone(), &ask.tokens)?;
+        if let Some(form) = &ask.held {
             let vocabulary = self.json.clone().ok_or_else(|| {
                 Error::unsupported("no JSON with this vocabulary: it has no end token")
             })?;
             let end_think = Chat::new(self.engine.tokenizer())?.end_think();
             let begins_behind = ask.reasoning.then_some(end_think);
-            sampler.set_guide(Some(JsonGuide::new(vocabulary, rules, begins_behind)));
+            sampler.set_guide(Some(guide(vocabulary, form, begins_behind)?));
         }
         Ok(sampler)
     }

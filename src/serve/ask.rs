@@ -1,8 +1,8 @@
 //! What passes between the APIs and the engine: a question in tokens, and the parts of its answer as they come.
 
-use crate::engine::JsonRules;
 use crate::engine::SamplerOptions;
 use crate::engine::chat::Call;
+use crate::engine::{Adjust, Form};
 use crate::units::TokenId;
 
 /// A question, whichever API it came by.
@@ -18,10 +18,12 @@ pub struct Ask {
     pub max_tokens: Option<usize>,
     /// How tokens are chosen.
     pub sampling: SamplerOptions,
+    /// Changes of what it is chosen from.
+    pub adjust: Adjust,
     /// Strings that end the answer; they are searched in its text, not in the reasoning.
     pub stops: Vec<String>,
-    /// The answer is to be JSON under these rules.
-    pub json: Option<JsonRules>,
+    /// What the answer is held to.
+    pub held: Option<Form>,
     /// For each token of the text its log-probability, and those of this many others.
     pub logprobs: Option<usize>,
 }
@@ -73,7 +75,7 @@ impl Reading {
 pub struct TokenLogprob {
     /// Its bytes, which may be a part of a character.
     pub bytes: Vec<u8>,
-    /// The natural logarithm of its probability among all tokens, at temperature 1.
+    /// The natural logarithm of its probability among all tokens, at temperature 1, before penalties and biases.
     pub logprob: f64,
     /// The likeliest tokens at this place, the likeliest first; as many as were asked for.
     pub top: Vec<(Vec<u8>, f64)>,

@@ -1,6 +1,7 @@
 //! `/v1/chat/completions`: answers, thinking, tools, JSON.
 
 use super::*;
+use infall::engine::Form;
 
 #[test]
 fn chat_answers_in_one_piece() {
@@ -58,7 +59,7 @@ fn chat_answers_in_one_piece() {
             (ask.stops, ask.max_tokens, ask.logprobs),
             (vec!["END".to_owned()], Some(100), Some(2))
         );
-        assert!(!ask.reasoning && !ask.tools && ask.json.is_none());
+        assert!(!ask.reasoning && !ask.tools && ask.held.is_none());
 
         let free = value!({
             "messages": said("hi")["messages"], "stop": null, "max_completion_tokens": 5, "max_tokens": 6,
@@ -439,7 +440,10 @@ fn answers_are_held_to_json() {
         for (path, request, expected) in cases {
             json(&server.post(path, &request));
             let ask = server.last();
-            assert_eq!(ask.json, expected.as_ref().map(|(rules, _)| *rules));
+            assert_eq!(
+                ask.held,
+                expected.as_ref().map(|(rules, _)| Form::Json(*rules))
+            );
             let format = expected.map(|(_, schema)| respaced(&schema.to_string()).unwrap());
             assert_eq!(
                 ask.tokens,
@@ -455,7 +459,7 @@ fn answers_are_held_to_json() {
         let answer = json(&server.post(CHAT, &with(said("hi"), both)));
         let warning = answer["choices"][0]["infall_warnings"][0].as_str().unwrap();
         assert!(warning.contains("not held to it"), "{warning}");
-        assert!(server.last().json.is_none() && server.last().tools);
+        assert!(server.last().held.is_none() && server.last().tools);
     });
 }
 

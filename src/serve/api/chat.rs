@@ -28,6 +28,12 @@ const KNOWN: &[&str] = &[
     "min_p",
     "top_k",
     "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "repeat_penalty",
+    "repetition_penalty",
+    "repeat_last_n",
+    "logit_bias",
     "stop",
     "stream",
     "tools",
@@ -71,6 +77,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
     let ask = Ask {
         max_tokens: params::count(at, &["max_completion_tokens", "max_tokens", "n_predict"])?,
         sampling: params::sampling(at, api.served.sampling)?,
+        adjust: params::adjust(at, &api.tokenizer)?,
         stops: params::stops(at, "stop")?,
         logprobs,
         ..conversation.ask(&api.tokenizer)?

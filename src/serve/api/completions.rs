@@ -39,8 +39,9 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
         tools: false,
         max_tokens: params::count(at, &["max_tokens"])?.or(Some(DEFAULT_TOKENS)),
         sampling: params::sampling(at, api.served.sampling)?,
+        adjust: params::adjust(at, &api.tokenizer)?,
         stops: params::stops(at, "stop")?,
-        json: None,
+        held: None,
         logprobs,
     };
     Ok(Question {

@@ -3,12 +3,16 @@
 use super::format::Format;
 use super::notes::Notes;
 use super::tools::{Choice, Offered};
-use crate::engine::SamplerOptions;
 use crate::engine::chat::{Call, Chat, Message, Prompt, Thinking, Tool};
 use crate::engine::tokenizer::Tokenizer;
+use crate::engine::{Adjust, CallForm, Form, SamplerOptions};
 use crate::error::Result;
 use crate::serve::ask::Ask;
 use crate::units::TokenId;
+
+/// A warning when the model is asked for both calls and JSON.
+const NOT_HELD: &str =
+    "the answer may call tools, so that it is asked to be JSON, but not held to it";
 
 /// A conversation, and what the model is to know about the answer.
 pub struct Conversation {
@@ -162,20 +166,44 @@ impl Conversation {
     /// The question that the conversation puts: its tokens, and what the answer may be. Nothing is said about how
     /// tokens are chosen and where the answer ends.
     ///
-    /// Errors: as [`Conversation::tokens`].
-    pub fn ask(&self, tokenizer: &Tokenizer) -> Result<Ask> {
-        // A mask of JSON would leave no call.
-        let held = self.format.as_ref().filter(|_| !self.has_tools());
+    /// Errors: as [`Conversation::tokens`]; a strict tool whose schema cannot be held.
+    pub fn ask(&mut self, tokenizer: &Tokenizer) -> Result<Ask> {
         Ok(Ask {
             tokens: self.tokens(tokenizer)?,
             reasoning: self.thinking != Thinking::Off,
-            tools: self.has_tools(),
+            tools: self.has_tools() && !self.choice.none,
             max_tokens: None,
             sampling: SamplerOptions::default(),
+            adjust: Adjust::default(),
             stops: Vec::new(),
-            json: held.map(|format| format.rules),
+            held: self.form()?,
             logprobs: None,
         })
+    }
+
+    /// What the answer is held to.
+    fn form(&mut self) -> Result<Option<Form>> {
+        if !self.has_tools() || self.choice.none {
+            return Ok(self.format.as_ref().and_then(|format| format.form.clone()));
+        }
+        if self.format.is_some() {
+            self.notes.add(NOT_HELD);
+        }
+        let Choice { required, only, .. } = &self.choice;
+        let entries = self.tools.entries().iter();
+        if !required && only.is_empty() && !entries.clone().any(|entry| entry.is_strict) {
+            return Ok(None);
+        }
+        let entries = entries.filter(|entry| only.is_empty() || only.contains(&entry.name()));
+        let mut tools = Vec::new();
+        for entry in entries {
+            tools.push((entry.name(), entry.schema(&mut self.notes)?));
+        }
+        Ok(Some(Form::Calls(CallForm {
+            tools,
+            required: *required,
+            parallel: !self.choice.single,
+        })))
     }
 
     /// The prompt.

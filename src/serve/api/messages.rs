@@ -24,6 +24,12 @@ const KNOWN: &[&str] = &[
     "min_p",
     "top_k",
     "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "repeat_penalty",
+    "repetition_penalty",
+    "repeat_last_n",
+    "logit_bias",
     "tools",
     "tool_choice",
     "thinking",
@@ -34,10 +40,11 @@ const KNOWN: &[&str] = &[
 /// Reads a request.
 pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
     let at = &request.node;
-    let conversation = conversation(api, request)?;
+    let mut conversation = conversation(api, request)?;
     let ask = Ask {
         max_tokens: params::count(at, &["max_tokens"])?,
         sampling: params::sampling(at, api.served.sampling)?,
+        adjust: params::adjust(at, &api.tokenizer)?,
         stops: params::stops(at, "stop_sequences")?,
         ..conversation.ask(&api.tokenizer)?
     };

@@ -3,10 +3,10 @@
 use super::history::word;
 use super::ids;
 use super::notes::Notes;
-use crate::engine::SamplerOptions;
 use crate::engine::chat::Thinking;
 use crate::engine::stops::StopStrings;
 use crate::engine::tokenizer::Tokenizer;
+use crate::engine::{Adjust, MAX_LAST_N, SamplerOptions};
 use crate::error::Result;
 use crate::json::{Node, Value};
 use crate::units::TokenId;
@@ -14,11 +14,6 @@ use crate::units::TokenId;
 /// A boolean, false when it is missing.
 pub fn flag(at: &Node<'_>, name: &str) -> Result<bool> {
     at.get(name)?.map_or(Ok(false), |node| node.flag())
-}
-
-/// A string or nothing.
-pub fn text<'a>(at: &Node<'a>, name: &str) -> Result<Option<&'a str>> {
-    at.get(name)?.map(|node| node.text()).transpose()
 }
 
 /// A number, also one in a string; an empty string is none, as some clients send for a field that was not filled in.
@@ -43,13 +38,13 @@ fn whole(at: &Node<'_>) -> Result<Option<f64>> {
     }
 }
 
-/// A count of the first of these names that is there; a negative one stands for no bound.
+/// A count of the first of these names that is there; a negative one stands for no bound, the largest count.
 pub fn count(at: &Node<'_>, names: &[&str]) -> Result<Option<usize>> {
     for name in names {
         let Some(node) = at.get(name)? else { continue };
         if let Some(n) = whole(&node)? {
             // The cast keeps what a count can hold.
-            return Ok((n >= 0.0).then_some(n as usize));
+            return Ok(Some(if n < 0.0 { usize::MAX } else { n as usize }));
         }
     }
     Ok(None)
@@ -76,10 +71,11 @@ pub fn sampling(at: &Node<'_>, default: SamplerOptions) -> Result<SamplerOptions
     let part = |name: &str, most: f64, default: f32| -> Result<f32> {
         Ok(within(at, &[name], 0.0, most)?.unwrap_or(default))
     };
-    let top_k = match at.get("top_k")? {
+    let top_k = match count(at, &["top_k"])? {
         None => default.top_k,
         // -1 is another word for all.
-        Some(_) => count(at, &["top_k"])?.unwrap_or(0),
+        Some(usize::MAX) => 0,
+        Some(k) => k,
     };
     Ok(SamplerOptions {
         temperature: part("temperature", 2.0, default.temperature)?,
@@ -100,6 +96,57 @@ fn seed(at: &Node<'_>) -> Result<Option<u64>> {
     // Negative ones are seeds like others, but for the one that stands for none.
     let seed = number(&node)?.filter(|seed| *seed != -1.0);
     Ok(seed.map(|seed| seed as i64 as u64))
+}
+
+/// Penalties and biases.
+///
+/// Errors: `Format`, with the field that is wrong.
+pub fn adjust(at: &Node<'_>, tokenizer: &Tokenizer) -> Result<Adjust> {
+    let neutral = Adjust::default();
+    let part = |names: &[&str], least: f64, most: f64, default: f32| -> Result<f32> {
+        Ok(within(at, names, least, most)?.unwrap_or(default))
+    };
+    // -1 is the whole context.
+    let last_n = count(at, &["repeat_last_n"])?.unwrap_or(neutral.last_n);
+    let factors = ["repeat_penalty", "repetition_penalty"];
+    Ok(Adjust {
+        frequency: part(&["frequency_penalty"], -2.0, 2.0, 0.0)?,
+        presence: part(&["presence_penalty"], -2.0, 2.0, 0.0)?,
+        repeat: part(&factors, 0.01, 100.0, neutral.repeat)?,
+        last_n: last_n.min(MAX_LAST_N),
+        bias: match at.get("logit_bias")? {
+            Some(node) => bias(&node, tokenizer)?,
+            None => Vec::new(),
+        },
+    })
+}
+
+/// An object from the numbers of tokens to biases, or a list of pairs of them.
+fn bias(at: &Node<'_>, tokenizer: &Tokenizer) -> Result<Vec<(TokenId, f32)>> {
+    let one = |token: Option<u64>, node: &Node<'_>| -> Result<(TokenId, f32)> {
+        let token = token.filter(|id| *id < tokenizer.len() as u64);
+        let token = token.ok_or_else(|| node.error("expected the number of a token"))?;
+        match number(node)? {
+            Some(bias) if (-100.0..=100.0).contains(&bias) => {
+                Ok((TokenId(token as u32), bias as f32))
+            }
+            _ => Err(node.error(&format!(
+                "found {}, expected a number from -100 to 100",
+                node.value()
+            ))),
+        }
+    };
+    if let Ok(pairs) = at.items() {
+        let pair = |pair: Node<'_>| match pair.items()?.collect::<Vec<_>>().as_slice() {
+            [token, bias] => one(token.count().ok(), bias),
+            _ => Err(pair.error("expected a token and its bias")),
+        };
+        return pairs.map(pair).collect();
+    }
+    let members = at.members().map_err(|_| at.wrong("object or array"))?;
+    members
+        .map(|(name, node)| one(name.parse().ok(), &node))
+        .collect()
 }
 
 /// Tokens by number.

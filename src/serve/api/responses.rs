@@ -23,6 +23,12 @@ const KNOWN: &[&str] = &[
     "min_p",
     "top_k",
     "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "repeat_penalty",
+    "repetition_penalty",
+    "repeat_last_n",
+    "logit_bias",
     "stream",
     "tools",
     "tool_choice",
@@ -38,10 +44,11 @@ const KEPT: [&str; 3] = ["previous_response_id", "conversation", "prompt"];
 /// Reads a request.
 pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
     let at = &request.node;
-    let conversation = conversation(api, request)?;
+    let mut conversation = conversation(api, request)?;
     let ask = Ask {
         max_tokens: params::count(at, &["max_output_tokens"])?,
         sampling: params::sampling(at, api.served.sampling)?,
+        adjust: params::adjust(at, &api.tokenizer)?,
         ..conversation.ask(&api.tokenizer)?
     };
     // What the answer repeats of the request.
@@ -51,7 +58,10 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
     };
     let request = vec![
         ("instructions", repeated("instructions", Json::NULL)?),
-        ("max_output_tokens", ask.max_tokens.into()),
+        (
+            "max_output_tokens",
+            ask.max_tokens.filter(|n| *n < usize::MAX).into(),
+        ),
         ("metadata", repeated("metadata", object([]))?),
         ("parallel_tool_calls", (!conversation.choice.single).into()),
         ("temperature", f64::from(ask.sampling.temperature).into()),

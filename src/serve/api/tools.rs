@@ -12,10 +12,12 @@ use super::fault::Family;
 use super::history::{self, items, member, string, word};
 use super::notes::Notes;
 use super::spot::Spot;
+use crate::engine::Schema;
 use crate::engine::chat::{Argument, Call, Tool};
 use crate::error::Result;
 use crate::json::Node;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What the argument of a tool is called that takes a text.
 pub const CUSTOM_INPUT: &str = "input";
@@ -58,6 +60,36 @@ pub struct Entry {
     pub parameters: Option<String>,
     /// Whether calls must follow the schema.
     pub is_strict: bool,
+}
+
+impl Entry {
+    /// The name by which the model calls it.
+    pub fn name(&self) -> String {
+        self.tool.name().to_owned()
+    }
+
+    /// What its parameters are held to, as far as they can be. What is not held is noted.
+    ///
+    /// Errors: a strict tool whose schema cannot be held.
+    pub fn schema(&self, notes: &mut Notes) -> Result<Option<Arc<Schema>>> {
+        let Some(parameters) = &self.parameters else {
+            return Ok(None);
+        };
+        let place = || format!("tools: parameters of '{}'", word(self.tool.name()));
+        match Schema::compile(parameters) {
+            Ok((schema, warnings)) => {
+                for warning in warnings {
+                    notes.add(format!("{}: {warning}", place()));
+                }
+                Ok(Some(Arc::new(schema)))
+            }
+            Err(error) if self.is_strict => Err(error.context(place())),
+            Err(error) => {
+                notes.add(format!("{}: not held: {error}", place()));
+                Ok(None)
+            }
+        }
+    }
 }
 
 /// The tools, in the order of the request.
