@@ -64,8 +64,10 @@ pub struct Settings {
     pub key: Option<String>,
     /// Serve others than this machine although nobody needs to show a key.
     pub open_to_all: bool,
-    /// Pages of this origin may ask; `*` for all.
+    /// Pages of this origin may ask; `*` for all. With a key the key decides.
     pub origin: Option<String>,
+    /// More names by which clients on this machine may ask, such as a container's for its host.
+    pub names: Vec<String>,
     /// Questions that may wait.
     pub queue: usize,
     /// Whether the model reasons when a client does not say.
@@ -122,7 +124,9 @@ impl Settings {
                 self.host
             )));
         }
-        if let Some(origin) = &self.origin {
+        // A page of another origin does not know the key, unless its user gave it.
+        let all = self.key.as_ref().map(|_| "*");
+        if let Some(origin) = self.origin.as_deref().or(all) {
             server = server.with_origin(origin)?;
         }
         Ok(Bound {
@@ -167,7 +171,7 @@ impl Bound {
         };
         let front = Front {
             api: Api::new(desk.clone(), engine.tokenizer().clone(), served),
-            gate: gate::Gate::new(server.address().ip(), settings.key),
+            gate: gate::Gate::new(server.address().ip(), settings.key, settings.names),
             memory: Memory::new(engine.model_files()?),
             board: &board,
             desk: &desk,
@@ -214,8 +218,12 @@ struct Front<'a> {
 impl Front<'_> {
     fn handle(&self, request: &Request, responder: &mut Responder<'_>) -> Result<()> {
         if !self.gate.is_for_us(request) {
-            let message = "header: host: found another name, expected that of this machine";
-            return responder.error(Status::Forbidden, message);
+            let message = format!(
+                "header: host: found {}, expected localhost or an address of this machine; --allow-host NAME takes another name, \
+                 and so does --api-key",
+                request.host.escape_default()
+            );
+            return responder.error(Status::Forbidden, &message);
         }
         if self.api.handle(request, responder) {
             return Ok(());
@@ -226,6 +234,7 @@ impl Front<'_> {
             return responder.error(Status::NotFound, &message);
         }
         if !matches!(request.method, Method::Get | Method::Head) {
+            responder.add_field("allow", "GET, HEAD");
             let message = format!("{path}: expected GET or HEAD");
             return responder.error(Status::MethodNotAllowed, &message);
         }

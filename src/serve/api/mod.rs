@@ -39,16 +39,18 @@ use crate::engine::tokenizer::Tokenizer;
 use crate::http::{ErrorBody, Method, Request, Responder, Status};
 use crate::json::object::{Json, object};
 use crate::json::{self, Value};
-use fault::{Family, Fault, Outcome, error_body};
+use fault::{Fault, Outcome, error_body};
 use reply::{Question, reply};
 use route::Route;
 use spot::Spot;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The form of errors whose API is not known: OpenAI's.
+/// The form of errors that are told before a request has come to its API.
 pub const ERRORS: ErrorBody = ErrorBody {
     content_type: "application/json",
-    text: |status, message| error_body(Family::OpenAi, status, message, None).to_string(),
+    text: |path, status, message| {
+        error_body(route::family_of(path), status, message, None).to_string()
+    },
 };
 
 /// Bytes of a body at most, without the files in it, which are left out before it is read.
@@ -103,6 +105,10 @@ impl Api {
         let Some(route) = Route::of(&request.path) else {
             return false;
         };
+        // Clients put it into their logs; each family has a name for it.
+        let id = ids::id("req_");
+        responder.add_field("x-request-id", id.clone());
+        responder.add_field("request-id", id);
         if let Err(fault) = self.answer(route, request, responder) {
             // Errors only tell that the client left.
             let _ = fault.send(route::family(request), responder);

@@ -95,8 +95,15 @@ fn canonical(path: &str) -> String {
 
 /// In whose words a request is answered.
 pub fn family(request: &Request) -> Family {
-    let path = canonical(&request.path);
-    match path.starts_with("/messages") || request.header("anthropic-version").is_some() {
+    match request.header("anthropic-version") {
+        Some(_) => Family::Anthropic,
+        None => family_of(&request.path),
+    }
+}
+
+/// In whose words a path is answered.
+pub fn family_of(path: &str) -> Family {
+    match canonical(path).starts_with("/messages") {
         true => Family::Anthropic,
         false => Family::OpenAi,
     }
