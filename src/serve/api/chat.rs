@@ -38,7 +38,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
         ..conversation.ask(&api.tokenizer)?
     };
     Ok(Question {
-        ask,
+        asks: vec![ask],
         streams: params::flag(at, "stream")?,
         warnings: warning.into_iter().collect(),
         dialect: Box::new(ChatAnswer::new(

@@ -147,6 +147,7 @@ impl Conversation {
             tokens: self.tokens(tokenizer)?,
             reasoning: self.thinking != Thinking::Off,
             tools: self.has_tools(),
+            most_calls: None,
             max_tokens: None,
             sampling: SamplerOptions::default(),
             stops: Vec::new(),

@@ -24,8 +24,8 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
     Ok(Question {
         streams: params::flag(at, "stream")?,
         warnings: warning.into_iter().collect(),
-        dialect: Box::new(Message::new(&api.served.model, ask.tokens.len())),
-        ask,
+        dialect: Box::new(Message::new(&api.served.model)),
+        asks: vec![ask],
     })
 }
 

@@ -12,6 +12,9 @@ use crate::json::Node;
 use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Done, Finish, TokenLogprob};
 
+/// What answers with a seed depend on besides the request.
+pub const FINGERPRINT: &str = concat!("infall_", env!("CARGO_PKG_VERSION"));
+
 /// What stands for a log-probability of minus infinity, which JSON cannot say.
 const IMPOSSIBLE: f64 = -9999.0;
 
@@ -82,7 +85,7 @@ pub fn wants_usage(at: &Node<'_>) -> Result<bool> {
 pub fn finish_reason(finish: &Finish) -> &'static str {
     match finish {
         Finish::EndOfTurn | Finish::StopString(_) => "stop",
-        Finish::Length => "length",
+        Finish::Length | Finish::ContextFull => "length",
         Finish::Calls => "tool_calls",
     }
 }

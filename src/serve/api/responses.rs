@@ -21,9 +21,12 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
             );
         }
     }
-    let effort = match at.get("reasoning")? {
-        Some(reasoning) => params::effort(&reasoning, "effort")?,
-        None => None,
+    let (effort, summary) = match at.get("reasoning")? {
+        Some(reasoning) => {
+            let summary = params::text(&reasoning, "summary")?;
+            (params::effort(&reasoning, "effort")?, summary)
+        }
+        None => (None, None),
     };
     let mut conversation = Conversation::new(effort.unwrap_or(api.served.thinking));
     if let Some(text) = params::text(at, "instructions")? {
@@ -64,10 +67,13 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
         ("top_p", f64::from(ask.sampling.top_p).into()),
     ];
     Ok(Question {
-        ask,
+        asks: vec![ask],
         streams: params::flag(at, "stream")?,
         warnings: warning.into_iter().collect(),
-        dialect: Box::new(Response::new(&api.served.model, request)),
+        dialect: Box::new(
+            Response::new(&api.served.model, request)
+                .with_summary(summary.is_some_and(|summary| summary != "none")),
+        ),
     })
 }
 
