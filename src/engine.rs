@@ -673,7 +673,8 @@ impl Engine {
     }
 
     /// Chooses up to `n` tokens behind what the session holds and gives each to `emit`.
-    /// Stops at the end-of-turn token, at the end of the context, or when `emit` answers false.
+    /// Stops where the turn ends, at the end of the context, or when `emit` answers false. A turn ends at the end token, or
+    /// where the model begins the next one itself: at the token of a speaker or at the start token. None of them is given.
     ///
     /// Errors: a failed read, logits that are no numbers, and those of `emit`.
     pub fn generate(
@@ -688,6 +689,7 @@ impl Engine {
             stop: Stop::Length,
             pending: None,
         };
+        let ends = self.tokenizer.ends_of_turn();
         while done.n_tokens < n {
             if let Some(token) = done.pending.take() {
                 if session.room() == 0 {
@@ -701,7 +703,7 @@ impl Engine {
             }
             let token = sampler.sample(session.logits())?;
             done.pending = Some(token);
-            if Some(token) == self.tokenizer.eos() {
+            if ends.contains(&Some(token)) {
                 return Ok(Generated {
                     stop: Stop::EndOfTurn,
                     ..done

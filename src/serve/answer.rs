@@ -74,6 +74,7 @@ impl Answerer<'_> {
             (self.note)(text);
         })?;
         let n_cached = self.live.session(which).tokens().len();
+        work.give(Part::Started { n_cached });
         if self.read(work, which)? == Prefill::Stopped {
             return Ok(None);
         }

@@ -329,6 +329,79 @@ impl Escape {
     }
 }
 
+/// Unescapes a text that comes in pieces.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unescaper {
+    /// An `&` and the `amp;`s behind it are given, but for the last one, with which the rest of the text begins: it
+    /// goes if an escape ends there.
+    in_chain: bool,
+}
+
+impl Unescaper {
+    /// Appends what `text` says to `out`, and returns how many of its bytes that took; the rest is to come again with
+    /// more behind it. With `is_last`, all of it is taken.
+    pub(super) fn push(
+        &mut self,
+        escape: &Escape,
+        text: &str,
+        is_last: bool,
+        out: &mut String,
+    ) -> usize {
+        let last = [escape.entity, &escape.mark[1..]];
+        let mut at = 0;
+        loop {
+            let rest = &text[at..];
+            if !self.in_chain {
+                let Some(n) = memchr::memchr(b'&', rest.as_bytes()) else {
+                    out.push_str(rest);
+                    return text.len();
+                };
+                out.push_str(&rest[..n]);
+                at += n;
+            }
+            let first = if self.in_chain { AMP } else { "&" };
+            let after = &text[at + first.len()..];
+            if after.starts_with(AMP) {
+                out.push_str(first);
+                at += first.len();
+                self.in_chain = true;
+                continue;
+            }
+            let ends = begins_with(after, &last);
+            if ends == Some(true) {
+                // Of a chain the last `amp;` goes, of a single escape all of it.
+                let given = if self.in_chain {
+                    escape.entity
+                } else {
+                    &escape.mark[..1]
+                };
+                out.push_str(given);
+                out.push_str(last[1]);
+                at += first.len() + last[0].len() + last[1].len();
+            } else if !is_last && (ends.is_none() || AMP.starts_with(after)) {
+                return at;
+            } else {
+                out.push_str(first);
+                at += first.len();
+            }
+            self.in_chain = false;
+        }
+    }
+}
+
+/// Whether `text` begins with `parts`; `None` when it ends too early to tell.
+fn begins_with(text: &str, parts: &[&str]) -> Option<bool> {
+    let mut rest = text;
+    for part in parts {
+        match rest.strip_prefix(part) {
+            Some(after) => rest = after,
+            None if part.starts_with(rest) => return None,
+            None => return Some(false),
+        }
+    }
+    Some(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -405,6 +478,19 @@ mod tests {
                 let escaped = escape.escape(&text);
                 assert!(!escaped.contains(escape.mark), "{text:?}: {escaped:?}");
                 assert_eq!(escape.unescape(&escaped), text, "{escaped:?}");
+                // And so it does in pieces, however they are cut.
+                let (mut unescaper, mut pending, mut out) =
+                    <(Unescaper, String, String)>::default();
+                for c in escaped.chars() {
+                    pending.push(c);
+                    if rng.below(3) > 0 {
+                        let n = unescaper.push(&escape, &pending, false, &mut out);
+                        pending.drain(..n);
+                        assert!(pending.len() < 64, "{pending:?}");
+                    }
+                }
+                let n = unescaper.push(&escape, &pending, true, &mut out);
+                assert_eq!((n, out), (pending.len(), text.clone()), "{escaped:?}");
                 // And what the model wrote stays as it wrote it.
                 if !text.contains(escape.mark) {
                     assert_eq!(escape.escape(&escape.unescape(&text)), text);

@@ -2,12 +2,14 @@
 
 pub mod answer;
 mod bpe;
+mod calls;
 pub mod chat;
 mod dsml;
 mod pretokenize;
 mod special;
 pub mod stops;
 pub mod stream;
+mod tag;
 pub mod tokenizer;
 mod unicode;
 pub mod vocabulary;

@@ -279,15 +279,36 @@ fn chat_calls_tools() {
         assert_eq!(server.last().tokens, expected);
 
         let chunks = values(&server.post(CHAT, &with(request.clone(), value!({"stream": true}))));
-        let calls = chunks
+        let calls: Vec<&Value> = chunks
             .iter()
-            .find_map(|(_, c)| c["choices"][0]["delta"]["tool_calls"].as_array())
-            .unwrap();
+            .filter_map(|(_, c)| c["choices"][0]["delta"]["tool_calls"].as_array())
+            .flatten()
+            .collect();
+        // The name comes first, then the arguments as they are written.
+        let told: Vec<(u64, Option<&str>, &str)> = calls
+            .iter()
+            .map(|call| {
+                let function = &call["function"];
+                let arguments = function["arguments"].as_str().unwrap();
+                assert_eq!(call["id"].is_string(), function["name"].is_string());
+                (
+                    call["index"].as_u64().unwrap(),
+                    function["name"].as_str(),
+                    arguments,
+                )
+            })
+            .collect();
+        let (begin, rest) = CALL.split_at(20);
         assert_eq!(
-            (&calls[0]["index"], &calls[1]["index"]),
-            (&value!(0), &value!(1))
+            told,
+            [
+                (0, Some("weather"), ""),
+                (0, None, begin),
+                (0, None, rest),
+                (1, Some("now"), ""),
+                (1, None, "{}"),
+            ]
         );
-        assert_eq!(calls[0]["function"]["arguments"], CALL);
         assert_eq!(
             chunks[chunks.len() - 2].1["choices"][0]["finish_reason"],
             "tool_calls"
@@ -464,9 +485,9 @@ fn answers_are_held_to_json() {
 }
 
 #[test]
-fn malformed_calls_are_text_with_a_warning() {
+fn what_is_no_call_is_text_with_a_warning() {
     const TEXT: &str = "Look: <｜DSML｜tool_calls>\nx";
-    let reason = value!(["calls: found 'x', expected a call"]);
+    let reason = value!(["calls: found no call"]);
     let tool = value!([{"name": "now", "input_schema": {"type": "object"}}]);
     one(|server| {
         let request = with(said("@malformed"), value!({"tools": tools()}));

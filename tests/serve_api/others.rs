@@ -88,8 +88,8 @@ fn responses() {
         assert_eq!(
             answer["usage"],
             value!({
-                "input_tokens": n, "input_tokens_details": {"cached_tokens": 2}, "output_tokens": 4,
-                "output_tokens_details": {"reasoning_tokens": 2}, "total_tokens": n + 4,
+                "input_tokens": n, "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0}, "output_tokens": 10,
+                "output_tokens_details": {"reasoning_tokens": 2}, "total_tokens": n + 10,
             })
         );
         let output = answer["output"].as_array().unwrap();
@@ -164,10 +164,11 @@ fn responses() {
             all.push("response.content_part.done");
             item(&all)
         };
-        let call = item(&[
-            "response.function_call_arguments.delta",
-            "response.function_call_arguments.done",
-        ]);
+        let call = |n: usize| {
+            let mut all = vec!["response.function_call_arguments.delta"; n];
+            all.push("response.function_call_arguments.done");
+            item(&all)
+        };
         let expected = [
             vec!["response.created", "response.in_progress"],
             part(&[
@@ -176,8 +177,8 @@ fn responses() {
                 "response.reasoning_text.done",
             ]),
             part(&["response.output_text.delta", "response.output_text.done"]),
-            call.clone(),
-            call,
+            call(2),
+            call(1),
             vec!["response.completed"],
         ]
         .concat();
@@ -264,7 +265,7 @@ fn messages() {
             answer["usage"],
             value!({
                 "input_tokens": ask.tokens.len() - 2, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 2,
-                "output_tokens": 4, "output_tokens_details": {"thinking_tokens": 2},
+                "output_tokens": 10, "output_tokens_details": {"thinking_tokens": 2},
             })
         );
         assert_eq!(
@@ -329,12 +330,18 @@ fn messages() {
             (&begin["content"], &begin["stop_reason"]),
             (&value!([]), &Value::Null)
         );
-        assert_eq!(begin["usage"]["input_tokens"], ask.tokens.len());
+        assert_eq!(
+            begin["usage"],
+            value!({
+                "input_tokens": ask.tokens.len() - 2, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 2,
+                "output_tokens": 0,
+            })
+        );
         assert_eq!(
             end["delta"],
             value!({"stop_reason": "tool_use", "stop_sequence": null})
         );
-        assert_eq!(end["usage"]["output_tokens"], 4);
+        assert_eq!(end["usage"]["output_tokens"], 10);
         let told = chunks[1..chunks.len() - 2].iter().map(|(name, c)| {
             let what = match name.as_str() {
                 "content_block_start" => &c["content_block"]["type"],
@@ -357,17 +364,18 @@ fn messages() {
                 (1, "content_block_stop"),
                 (2, "tool_use"),
                 (2, "input_json_delta"),
+                (2, "input_json_delta"),
                 (2, "content_block_stop"),
                 (3, "tool_use"),
                 (3, "input_json_delta"),
                 (3, "content_block_stop"),
             ]
         );
-        assert!(
-            chunks
-                .iter()
-                .any(|(_, c)| c["delta"]["partial_json"] == CALL)
-        );
+        let pieces = chunks
+            .iter()
+            .filter(|(_, c)| c["index"] == 2)
+            .filter_map(|(_, c)| c["delta"]["partial_json"].as_str());
+        assert_eq!(pieces.collect::<String>(), CALL);
 
         let request = value!({
             "max_tokens": 5, "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],

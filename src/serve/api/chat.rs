@@ -13,9 +13,6 @@ use crate::error::Result;
 use crate::json::Node;
 use crate::serve::ask::Ask;
 
-/// The most alternatives to a token that can be asked for.
-const MAX_TOP: u64 = 20;
-
 /// Fields that are obeyed.
 const KNOWN: &[&str] = &[
     "messages",
@@ -83,7 +80,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
         ..conversation.ask(&api.tokenizer)?
     };
     Ok(Question {
-        ask,
+        asks: vec![ask],
         streams: params::flag(at, "stream")?,
         warnings: conversation.notes.into_list(),
         dialect: Box::new(ChatAnswer::new(
@@ -102,8 +99,8 @@ fn logprobs(at: &Node<'_>) -> Result<Option<usize>> {
     match (node.flag(), at.get("top_logprobs")?) {
         (Ok(false), _) => Ok(None),
         (Ok(true), None) => Ok(Some(0)),
-        (Ok(true), Some(n)) => openai::n_top(&n, MAX_TOP).map(Some),
-        (Err(_), _) => openai::n_top(&node, MAX_TOP).map(Some),
+        (Ok(true), Some(n)) => openai::n_top(&n, openai::MAX_TOP).map(Some),
+        (Err(_), _) => openai::n_top(&node, openai::MAX_TOP).map(Some),
     }
 }
 

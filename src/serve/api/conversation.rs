@@ -171,7 +171,12 @@ impl Conversation {
         Ok(Ask {
             tokens: self.tokens(tokenizer)?,
             reasoning: self.thinking != Thinking::Off,
-            tools: self.has_tools() && !self.choice.none,
+            tools: self.has_tools(),
+            most_calls: match self.choice {
+                Choice { none: true, .. } => Some(0),
+                Choice { single: true, .. } => Some(1),
+                _ => None,
+            },
             max_tokens: None,
             sampling: SamplerOptions::default(),
             adjust: Adjust::default(),

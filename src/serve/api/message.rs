@@ -2,19 +2,21 @@
 //! messages".
 //!
 //! ```text
-//! message_start, ping*, ( content_block_start, deltas, content_block_stop )*, message_delta, message_stop
+//! ping*, message_start, ping*, ( content_block_start, deltas, content_block_stop )*, message_delta, message_stop
 //! ```
 
 use super::fault::{Family, error_body};
 use super::ids;
-use super::reply::{Answer, Dialect, Event};
-use crate::engine::chat::Call;
+use super::reply::{Answer, Called, Dialect, Event};
 use crate::http::Status;
 use crate::json::object::{Json, list, object};
-use crate::serve::ask::{Done, Finish, TokenLogprob};
+use crate::serve::ask::{Ask, Done, Finish, TokenLogprob};
 
 /// Stands where Anthropic signs its reasoning. Clients send it back; it is not looked at.
 const SIGNATURE: &str = "unsigned";
+
+/// A client that waits for reasoning gets an empty piece of it when it has waited this often: some see no pings.
+const LONG: usize = 3;
 
 /// An answer that is told.
 pub struct Message {
@@ -22,6 +24,12 @@ pub struct Message {
     model: String,
     /// Tokens of the prompt.
     n_prompt: usize,
+    /// Whether the prompt opens reasoning.
+    reasons: bool,
+    /// Whether `message_start` was told.
+    has_begun: bool,
+    /// How often the client has waited.
+    n_waits: usize,
     /// Whole blocks.
     blocks: Vec<Json>,
     /// The block that is told, and its text so far.
@@ -56,18 +64,20 @@ impl Kind {
     }
 }
 
-fn usage(done: &Done) -> Json {
-    let thinking = object([("thinking_tokens", done.n_reasoning.into())]);
+/// The figures of a prompt, and of an answer as far as it is known.
+fn usage(n_prompt: usize, n_cached: usize, n_answer: usize) -> Json {
     object([
-        (
-            "input_tokens",
-            done.n_prompt.saturating_sub(done.n_cached).into(),
-        ),
+        ("input_tokens", n_prompt.saturating_sub(n_cached).into()),
         ("cache_creation_input_tokens", 0_usize.into()),
-        ("cache_read_input_tokens", done.n_cached.into()),
-        ("output_tokens", done.n_answer.into()),
-        ("output_tokens_details", thinking),
+        ("cache_read_input_tokens", n_cached.into()),
+        ("output_tokens", n_answer.into()),
     ])
+}
+
+/// The figures of a whole answer.
+fn whole_usage(done: &Done) -> Json {
+    let thinking = object([("thinking_tokens", done.n_reasoning.into())]);
+    usage(done.n_prompt, done.n_cached, done.n_answer).with("output_tokens_details", thinking)
 }
 
 /// Why it ended, and by which string.
@@ -75,6 +85,7 @@ fn stop(finish: &Finish) -> [(&'static str, Json); 2] {
     let (reason, sequence) = match finish {
         Finish::EndOfTurn => ("end_turn", None),
         Finish::Length => ("max_tokens", None),
+        Finish::ContextFull => ("model_context_window_exceeded", None),
         Finish::StopString(stop) => ("stop_sequence", Some(stop)),
         Finish::Calls => ("tool_use", None),
     };
@@ -85,12 +96,15 @@ fn stop(finish: &Finish) -> [(&'static str, Json); 2] {
 }
 
 impl Message {
-    /// An answer to a prompt of so many tokens, of which nothing is told.
-    pub fn new(model: &str, n_prompt: usize) -> Message {
+    /// An answer of which nothing is told.
+    pub fn new(model: &str) -> Message {
         Message {
             id: ids::id("msg_"),
             model: model.to_owned(),
-            n_prompt,
+            n_prompt: 0,
+            reasons: false,
+            has_begun: false,
+            n_waits: 0,
             blocks: Vec::new(),
             open: None,
         }
@@ -119,8 +133,20 @@ impl Message {
         out.push(Event::new(name, &json));
     }
 
+    /// The message begins, if it has not.
+    fn start(&mut self, n_cached: usize, out: &mut Vec<Event>) {
+        if self.has_begun {
+            return;
+        }
+        self.has_begun = true;
+        let unknown = [("stop_reason", Json::NULL), ("stop_sequence", Json::NULL)];
+        let message = self.json(unknown, usage(self.n_prompt, n_cached, 0));
+        self.tell("message_start", Some(("message", message)), out);
+    }
+
     /// More of a block of this kind, which is opened if it is not.
     fn more(&mut self, kind: Kind, more: &str, out: &mut Vec<Event>) {
+        self.start(0, out);
         if self.open.as_ref().is_some_and(|(open, _)| *open != kind) {
             self.close(out);
         }
@@ -151,29 +177,54 @@ impl Message {
     }
 }
 
+fn call_json(call: &Called, input: &str) -> Json {
+    object([
+        ("type", "tool_use".into()),
+        ("id", (&call.id).into()),
+        ("name", (&call.name).into()),
+        ("input", Json::written(input)),
+    ])
+}
+
 impl Dialect for Message {
     fn call_prefix(&self) -> &'static str {
         "toolu_"
     }
 
-    fn whole(&mut self, answer: &Answer, done: &Done) -> Json {
+    fn whole(&mut self, answers: &[Answer], total: &Done) -> Json {
         self.close(&mut Vec::new());
-        self.json(stop(&done.finish), usage(done))
-            .with_some("infall_warnings", answer.warnings())
+        let warnings = answers.first().and_then(Answer::warnings);
+        self.json(stop(&total.finish), whole_usage(total))
+            .with_some("infall_warnings", warnings)
     }
 
-    fn begin(&mut self, out: &mut Vec<Event>) {
-        let unknown = [("stop_reason", Json::NULL), ("stop_sequence", Json::NULL)];
-        let so_far = object([
-            ("input_tokens", self.n_prompt.into()),
-            ("output_tokens", 0_usize.into()),
-        ]);
-        let message = self.json(unknown, so_far);
-        self.tell("message_start", Some(("message", message)), out);
+    fn failure(&mut self, why: &str) -> Json {
+        error_body(Family::Anthropic, Status::InternalServerError, why, None)
+    }
+
+    fn begin(&mut self, ask: &Ask, _: &mut Vec<Event>) {
+        (self.n_prompt, self.reasons) = (ask.tokens.len(), ask.reasoning);
+    }
+
+    fn started(&mut self, n_cached: usize, out: &mut Vec<Event>) {
+        self.start(n_cached, out);
+    }
+
+    fn beat(&mut self, out: &mut Vec<Event>) {
+        self.start(0, out);
+        self.tell("ping", None, out);
     }
 
     fn waiting(&mut self, out: &mut Vec<Event>) {
-        self.tell("ping", None, out);
+        self.n_waits += 1;
+        match self.open {
+            Some((kind, _)) => self.more(kind, "", out),
+            // What comes first is reasoning, be it empty.
+            None if self.reasons && self.blocks.is_empty() && self.n_waits > LONG => {
+                self.more(Kind::Thinking, "", out);
+            }
+            None => {}
+        }
     }
 
     fn reasoning(&mut self, more: &str, out: &mut Vec<Event>) {
@@ -184,37 +235,34 @@ impl Dialect for Message {
         self.more(Kind::Text, more, out);
     }
 
-    fn calls(&mut self, calls: &[Call], out: &mut Vec<Event>) {
+    fn call_begin(&mut self, call: &Called, out: &mut Vec<Event>) {
+        self.start(0, out);
         self.close(out);
-        for call in calls {
-            let arguments = call.arguments_json();
-            let block = |input: &str| {
-                object([
-                    ("type", "tool_use".into()),
-                    ("id", (&call.id).into()),
-                    ("name", (&call.name).into()),
-                    ("input", Json::written(input)),
-                ])
-            };
-            let start = ("content_block", block("{}"));
-            self.tell("content_block_start", Some(start), out);
-            let delta = object([
-                ("type", "input_json_delta".into()),
-                ("partial_json", (&arguments).into()),
-            ]);
-            self.tell("content_block_delta", Some(("delta", delta)), out);
-            self.tell("content_block_stop", None, out);
-            self.blocks.push(block(&arguments));
-        }
+        let block = ("content_block", call_json(call, "{}"));
+        self.tell("content_block_start", Some(block), out);
     }
 
-    fn end(&mut self, answer: &Answer, done: &Done, out: &mut Vec<Event>) {
+    fn call_arguments(&mut self, _: &Called, more: &str, out: &mut Vec<Event>) {
+        let delta = object([
+            ("type", "input_json_delta".into()),
+            ("partial_json", more.into()),
+        ]);
+        self.tell("content_block_delta", Some(("delta", delta)), out);
+    }
+
+    fn call_end(&mut self, call: &Called, out: &mut Vec<Event>) {
+        self.tell("content_block_stop", None, out);
+        self.blocks.push(call_json(call, &call.closed()));
+    }
+
+    fn end_answer(&mut self, answer: &Answer, done: &Done, out: &mut Vec<Event>) {
+        self.start(done.n_cached, out);
         self.close(out);
         let json = object([
             ("type", "message_delta".into()),
             ("delta", object(stop(&done.finish))),
         ])
-        .with("usage", usage(done))
+        .with("usage", whole_usage(done))
         .with_some("infall_warnings", answer.warnings());
         out.push(Event::new("message_delta", &json));
         self.tell("message_stop", None, out);

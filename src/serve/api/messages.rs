@@ -51,8 +51,8 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
     Ok(Question {
         streams: params::flag(at, "stream")?,
         warnings: conversation.notes.into_list(),
-        dialect: Box::new(Message::new(&api.served.model, ask.tokens.len())),
-        ask,
+        dialect: Box::new(Message::new(&api.served.model)),
+        asks: vec![ask],
     })
 }
 

@@ -26,6 +26,7 @@ mod openai;
 mod params;
 mod reply;
 mod response;
+mod response_call;
 mod responses;
 mod route;
 mod spot;
@@ -175,12 +176,14 @@ impl Api {
         responder: &mut Responder<'_>,
     ) -> Outcome<()> {
         let question = self.read(body, read)?;
-        let n = question.ask.tokens.len();
-        if n == 0 {
-            return Err(Fault::Request("prompt: found no tokens".into()));
-        }
-        if n > self.served.ctx {
-            return Err(Fault::TooLong(n, self.served.ctx));
+        for ask in &question.asks {
+            let n = ask.tokens.len();
+            if n == 0 {
+                return Err(Fault::Request("prompt: found no tokens".into()));
+            }
+            if n > self.served.ctx {
+                return Err(Fault::TooLong(n, self.served.ctx));
+            }
         }
         reply(question, &self.desk, responder)
     }

@@ -9,6 +9,12 @@ use crate::json::Node;
 use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Done, Finish, TokenLogprob};
 
+/// What answers with a seed depend on besides the request.
+pub const FINGERPRINT: &str = concat!("infall_", env!("CARGO_PKG_VERSION"));
+
+/// The most alternatives to a token of an answer in turns that can be asked for.
+pub const MAX_TOP: u64 = 20;
+
 /// What stands for a log-probability of minus infinity, which JSON cannot say.
 const IMPOSSIBLE: f64 = -9999.0;
 
@@ -30,7 +36,7 @@ pub fn wants_usage(at: &Node<'_>) -> Result<bool> {
 pub fn finish_reason(finish: &Finish) -> &'static str {
     match finish {
         Finish::EndOfTurn | Finish::StopString(_) => "stop",
-        Finish::Length => "length",
+        Finish::Length | Finish::ContextFull => "length",
         Finish::Calls => "tool_calls",
     }
 }

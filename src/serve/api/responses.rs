@@ -7,7 +7,7 @@ use super::history::{content, items, member, split_reasoning, string, word};
 use super::reply::Question;
 use super::response::Response;
 use super::spot::Spot;
-use super::{Api, format, history, params, tools};
+use super::{Api, format, history, openai, params, tools};
 use crate::error::Result;
 use crate::json::object::{Json, list, object};
 use crate::json::{Node, Value};
@@ -36,6 +36,8 @@ const KNOWN: &[&str] = &[
     "text",
     "response_format",
     "reasoning",
+    "top_logprobs",
+    "background",
 ];
 
 /// Fields that ask for something that is kept here between requests, which nothing is.
@@ -49,6 +51,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
         max_tokens: params::count(at, &["max_output_tokens"])?,
         sampling: params::sampling(at, api.served.sampling)?,
         adjust: params::adjust(at, &api.tokenizer)?,
+        logprobs: logprobs(at)?,
         ..conversation.ask(&api.tokenizer)?
     };
     // What the answer repeats of the request.
@@ -68,13 +71,31 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
         ("tool_choice", repeated("tool_choice", "auto".into())?),
         ("tools", repeated("tools", list([]))?),
         ("top_p", f64::from(ask.sampling.top_p).into()),
+        ("top_logprobs", ask.logprobs.unwrap_or(0).into()),
+        ("user", repeated("user", Json::NULL)?),
     ];
+    let summary = member(at, "reasoning");
+    let summary = summary.and_then(|at| string(&at, "summary"));
     Ok(Question {
-        ask,
+        asks: vec![ask],
         streams: params::flag(at, "stream")?,
         warnings: conversation.notes.into_list(),
-        dialect: Box::new(Response::new(&api.served.model, request)),
+        dialect: Box::new(
+            Response::new(&api.served.model, request)
+                .with_tools(conversation.tools.kinds())
+                .with_summary(summary.is_some_and(|summary| summary != "none")),
+        ),
     })
+}
+
+/// How many alternatives are wanted with each token, if tokens are.
+fn logprobs(at: &Node<'_>) -> Result<Option<usize>> {
+    let includes = items(at, "include");
+    let wants = |node: &Node<'_>| node.text() == Ok("message.output_text.logprobs");
+    match at.get("top_logprobs")? {
+        Some(n) => openai::n_top(&n, openai::MAX_TOP).map(Some),
+        None => Ok(includes.iter().any(wants).then_some(0)),
+    }
 }
 
 /// Tokens of the prompt that a request would have.

@@ -11,6 +11,7 @@ use super::conversation::Conversation;
 use super::fault::Family;
 use super::history::{self, items, member, string, word};
 use super::notes::Notes;
+use super::response_call::ToolKind;
 use super::spot::Spot;
 use crate::engine::Schema;
 use crate::engine::chat::{Argument, Call, Tool};
@@ -29,25 +30,7 @@ const CUSTOM_PARAMETERS: &str = "{\"type\": \"object\", \"properties\": {\"input
 pub const LOCAL_SHELL: &str = "local_shell";
 
 /// The parameters of Codex' shell.
-const SHELL_PARAMETERS: &str = "{\"type\": \"object\", \"properties\": {\"command\": {\"type\": \"array\", \"items\": {\"type\": \"string\"}}, \"workdir\": {\"type\": \"string\"}, \"timeout_ms\": {\"type\": \"integer\"}}, \"required\": [\"command\"]}";
-
-/// How calls of a tool are told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// As a function's.
-    Function,
-    /// As a text.
-    Custom,
-    /// As a command.
-    LocalShell,
-    /// As a function's in a namespace.
-    Namespace {
-        /// The namespace.
-        namespace: String,
-        /// The name in it.
-        name: String,
-    },
-}
+const SHELL_PARAMETERS: &str = "{\"type\": \"object\", \"properties\": {\"command\": {\"type\": \"array\", \"items\": {\"type\": \"string\"}}, \"working_directory\": {\"type\": \"string\"}, \"timeout_ms\": {\"type\": \"integer\"}}, \"required\": [\"command\"]}";
 
 /// A tool that the model may call.
 #[derive(Clone, Debug)]
@@ -55,7 +38,7 @@ pub struct Entry {
     /// As the model knows it.
     pub tool: Tool,
     /// How its calls are told.
-    pub kind: Kind,
+    pub kind: ToolKind,
     /// The JSON schema of its parameters.
     pub parameters: Option<String>,
     /// Whether calls must follow the schema.
@@ -120,6 +103,15 @@ impl Offered {
     /// All of them.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// How calls are told of tools that are no plain functions.
+    pub fn kinds(&self) -> Vec<(String, ToolKind)> {
+        let entries = self.entries.iter();
+        let others = entries.filter(|entry| entry.kind != ToolKind::Function);
+        others
+            .map(|entry| (entry.name(), entry.kind.clone()))
+            .collect()
     }
 
     /// The tools as they are shown to the model.
@@ -209,7 +201,7 @@ impl Reader<'_> {
                     LOCAL_SHELL,
                     Some(text),
                     Some(SHELL_PARAMETERS),
-                    Kind::LocalShell,
+                    ToolKind::LocalShell,
                 )
             }
             (other, _) => {
@@ -239,8 +231,8 @@ impl Reader<'_> {
             .flatten()
             .any(|flag| flag.flag() == Ok(true));
         let kind = match namespace {
-            None => Kind::Function,
-            Some(namespace) => Kind::Namespace {
+            None => ToolKind::Function,
+            Some(namespace) => ToolKind::Namespace {
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
             },
@@ -280,7 +272,7 @@ impl Reader<'_> {
             name,
             Some(&description),
             Some(CUSTOM_PARAMETERS),
-            Kind::Custom,
+            ToolKind::Custom,
         )
     }
 
@@ -289,7 +281,7 @@ impl Reader<'_> {
         name: &str,
         description: Option<&str>,
         parameters: Option<&str>,
-        kind: Kind,
+        kind: ToolKind,
     ) -> Result<()> {
         self.tools.push(Entry {
             tool: Tool::new(name, description, parameters)?,
