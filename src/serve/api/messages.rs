@@ -50,7 +50,8 @@ fn conversation(api: &Api, request: &Spot<'_>) -> Result<(Conversation, Option<S
         (None, _) => api.served.thinking,
     });
     if let Some(system) = at.get("system")? {
-        conversation.push(&system, Turn::System(content(&system)?))?;
+        let text = without_billing(content(&system)?);
+        conversation.push(&system, Turn::System(text))?;
     }
     let messages = request.need("messages")?;
     for message in messages.items()? {
@@ -79,6 +80,21 @@ fn conversation(api: &Api, request: &Spot<'_>) -> Result<(Conversation, Option<S
     let form = config.map(|config| config.get("format")).transpose()?;
     let warning = format::read(form.flatten(), &mut conversation)?;
     Ok((conversation, warning))
+}
+
+/// What Claude Code puts in front of its system text for the billing of Anthropic's own service, in a block of one line. It
+/// says nothing to the model, and differs from one conversation or request to the next: with it no beginning of a prompt
+/// would come back. Seen in Claude Code 2.1.197; `cch=` in it changes with each request of others (anthropics/claude-code,
+/// issue 68900).
+const BILLING: &str = "x-anthropic-billing-header:";
+
+/// A system text without that line.
+fn without_billing(system: String) -> String {
+    if !system.starts_with(BILLING) {
+        return system;
+    }
+    let rest = system.split_once('\n').map_or("", |(_, rest)| rest);
+    rest.trim_start_matches('\n').to_owned()
 }
 
 /// Adds what the user and the tools said.
