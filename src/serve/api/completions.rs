@@ -8,7 +8,7 @@ use crate::engine::tokenizer::{Special, Tokenizer};
 use crate::error::Result;
 use crate::json::Node;
 use crate::json::object::{Json, list, object};
-use crate::serve::ask::{Ask, Done, TokenLogprob};
+use crate::serve::ask::{Ask, Done, Places, TokenLogprob};
 use crate::units::TokenId;
 
 /// The most alternatives to a token that can be asked for.
@@ -32,6 +32,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
     let logprobs = logprobs.map(|n| openai::n_top(&n, MAX_TOP)).transpose()?;
     let ask = Ask {
         tokens: prompt(&at.need("prompt")?, &api.tokenizer)?,
+        places: Places::default(),
         reasoning: false,
         tools: false,
         max_tokens: params::positive(at, &["max_tokens"])?.or(Some(DEFAULT_TOKENS)),

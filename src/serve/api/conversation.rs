@@ -2,11 +2,11 @@
 
 use super::format::Format;
 use crate::engine::SamplerOptions;
-use crate::engine::chat::{Call, Chat, Message, Prompt, Thinking, Tool};
+use crate::engine::chat::{Call, Chat, Message, Prompt, Rendered, Thinking, Tool};
 use crate::engine::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::json::Node;
-use crate::serve::ask::Ask;
+use crate::serve::ask::{Ask, Places};
 use crate::units::TokenId;
 
 /// Bounds on a conversation, besides those on the values of a body.
@@ -143,9 +143,17 @@ impl Conversation {
     pub fn ask(&self, tokenizer: &Tokenizer) -> Result<Ask> {
         // A mask of JSON would leave no call.
         let held = self.format.as_ref().filter(|_| !self.has_tools());
+        let reasoning = self.thinking != Thinking::Off;
+        let is_result = |turn: &Turn| matches!(turn, Turn::Result { .. });
+        let rendered = self.render(tokenizer)?;
         Ok(Ask {
-            tokens: self.tokens(tokenizer)?,
-            reasoning: self.thinking != Thinking::Off,
+            tokens: rendered.tokens,
+            places: Places {
+                shared: rendered.shared,
+                answers: rendered.answers,
+                answer_stays: !reasoning || self.has_tools() || self.turns.iter().any(is_result),
+            },
+            reasoning,
             tools: self.has_tools(),
             max_tokens: None,
             sampling: SamplerOptions::default(),
@@ -159,8 +167,12 @@ impl Conversation {
     ///
     /// Errors: `Unsupported` when the vocabulary has no marks of turns.
     pub fn tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
+        Ok(self.render(tokenizer)?.tokens)
+    }
+
+    fn render(&self, tokenizer: &Tokenizer) -> Result<Rendered> {
         let messages: Vec<Message<'_>> = self.turns.iter().map(Turn::message).collect();
-        Ok(Chat::new(tokenizer)?.render(&Prompt {
+        Ok(Chat::new(tokenizer)?.render_with_places(&Prompt {
             messages: &messages,
             tools: &self.tools,
             response_format: self.format.as_ref().map(|format| format.schema.as_str()),
