@@ -176,10 +176,12 @@ impl Answerer<'_> {
         let generated = self.engine.generate(session, sampler, most, &mut emit)?;
         let n_reasoning = text.n_reasoning();
         let finish = text.finish(generated.stop);
-        let ended = matches!(finish, Some(Finish::EndOfTurn | Finish::Calls));
-        self.live.answered(which, ended && ask.places.answer_stays);
+        // A stop string and what follows it do not come back.
+        let is_whole = !matches!(finish, None | Some(Finish::StopString(_)));
+        self.live
+            .answered(which, is_whole && ask.places.answer_stays);
         let n_answer = answer.len();
-        if ended {
+        if is_whole {
             self.keep_own(ask, prompt, answer)?;
         }
         Ok(finish.map(|finish| Done {
@@ -191,7 +193,7 @@ impl Answerer<'_> {
         }))
     }
 
-    /// Keeps the tokens of a whole answer, as the next prompt will bring its text only.
+    /// Keeps the tokens of an answer, as the next prompt will bring its text only.
     fn keep_own(&mut self, ask: &Ask, prompt: &[TokenId], answer: Vec<TokenId>) -> Result<()> {
         let tokenizer = self.engine.tokenizer();
         let chat = Chat::new(tokenizer)?;
@@ -207,12 +209,13 @@ impl Answerer<'_> {
             let bytes = tokenizer.token_bytes(*token);
             parser.push(bytes, &mut |event| said.take(event));
         }
+        let mut chosen = [&[*opener], answer.as_slice()].concat();
         if parser.is_reasoning() {
-            return Ok(());
+            // It was cut there; prompts end it.
+            chosen.push(chat.end_think());
         }
         parser.finish(&mut |event| said.take(event));
         let plain = chat.answer(*opener, &said.reasoning, &said.content, &said.calls);
-        let chosen = [&[*opener], answer.as_slice()].concat();
         self.own.keep(prefix, plain, chosen);
         Ok(())
     }

@@ -11,8 +11,8 @@ use super::file::{Origin, Reader, TokensHash, Writer};
 use crate::error::{Context, Error, Result};
 use crate::os::{self, DirectFile, NewFile};
 use crate::units::{Bytes, TokenId};
-use std::collections::HashMap;
-use std::fs::{DirBuilder, OpenOptions};
+use std::collections::{HashMap, HashSet};
+use std::fs::{DirBuilder, DirEntry, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,7 +57,7 @@ pub struct Store {
 struct Seen {
     bytes: u64,
     used: SystemTime,
-    header: std::result::Result<Header, String>,
+    header: std::result::Result<Arc<Header>, String>,
 }
 
 /// A saved session that holds a beginning of some tokens.
@@ -183,12 +183,12 @@ impl Store {
                 let what = format!("files of {}", self.folder.display());
                 return Err(Error::limit(&what, "found", LIMITS.entries));
             }
-            let path = file.map_err(failed)?.path();
-            match self.entry(&path) {
+            let file = file.map_err(failed)?;
+            match self.entry(&file) {
                 Ok(entry) => listing.entries.extend(entry),
                 Err(why) => listing
                     .notes
-                    .push(format!("{} is ignored: {why}", path.display())),
+                    .push(format!("{} is ignored: {why}", file.path().display())),
             }
         }
         let newest_first = |a: &Entry, b: &Entry| (b.used, &b.name).cmp(&(a.used, &a.name));
@@ -197,19 +197,19 @@ impl Store {
         Ok(listing)
     }
 
-    /// The session at `path`; nothing for what is gone or was abandoned; why it is no session for the rest.
-    fn entry(&self, path: &Path) -> std::result::Result<Option<Entry>, String> {
-        let name = path.file_name().and_then(|n| n.to_str());
-        let name = name.ok_or("its name is no text")?;
+    /// The session in a file; nothing for what is gone or was abandoned; why it is no session for the rest.
+    fn entry(&self, file: &DirEntry) -> std::result::Result<Option<Entry>, String> {
+        let name = file.file_name();
+        let name = name.to_str().ok_or("its name is no text")?;
         if os::is_part(name) {
-            os::remove_abandoned(path);
+            os::remove_abandoned(&file.path());
             return Ok(None);
         }
         let name = name
             .strip_suffix(END)
             .ok_or(format!("its name does not end with {END}"))?;
         check_name(name).map_err(|e| e.to_string())?;
-        let found = match std::fs::symlink_metadata(path) {
+        let found = match file.metadata() {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             found => found.map_err(|e| e.to_string())?,
         };
@@ -292,9 +292,8 @@ impl Store {
             }
             match header.origin.check(origin) {
                 Ok(()) => {
-                    found.retain(|shorter| shorter.name != *name);
                     found.push(Beginning {
-                        name: name.clone(),
+                        name: (*name).to_owned(),
                         n_tokens: n,
                     });
                 }
@@ -308,11 +307,18 @@ impl Store {
             }
         }
         found.reverse();
+        // Of each session its longest place.
+        let mut names = HashSet::new();
+        found.retain(|beginning| names.insert(beginning.name.clone()));
         Ok(Beginnings { found, notes })
     }
 
     /// The headers of files; what cannot be read is told in notes.
-    fn headers(&self, entries: &[Entry], notes: &mut Vec<String>) -> Vec<(String, Header)> {
+    fn headers<'a>(
+        &self,
+        entries: &'a [Entry],
+        notes: &mut Vec<String>,
+    ) -> Vec<(&'a str, Arc<Header>)> {
         // A panic leaves no entry half changed.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = HashMap::new();
@@ -320,7 +326,8 @@ impl Store {
         for entry in entries {
             let same = |seen: &Seen| (seen.bytes, seen.used) == (entry.bytes, entry.used);
             let seen = seen.remove(&entry.name).filter(same).unwrap_or_else(|| {
-                let header = self.read(&entry.name).map(|reader| reader.header().clone());
+                let header = self.read(&entry.name);
+                let header = header.map(|reader| Arc::new(reader.header().clone()));
                 Seen {
                     bytes: entry.bytes,
                     used: entry.used,
@@ -328,7 +335,7 @@ impl Store {
                 }
             });
             match &seen.header {
-                Ok(header) => headers.push((entry.name.clone(), header.clone())),
+                Ok(header) => headers.push((entry.name.as_str(), header.clone())),
                 Err(why) => notes.push(why.clone()),
             }
             if known.len() < LIMITS.headers {
@@ -348,14 +355,15 @@ impl Store {
             Some(hash.0)
         });
         let hashes: Vec<u64> = [TokensHash::EMPTY.0].into_iter().chain(hashes).collect();
-        for (other, header) in self.headers(&self.list()?.entries, &mut Vec::new()) {
+        let listing = self.list()?;
+        for (other, header) in self.headers(&listing.entries, &mut Vec::new()) {
             let end = usize::try_from(header.n_tokens).unwrap_or(usize::MAX);
             let is_beginning = other != name
                 && other.starts_with(AUTO)
                 && header.origin == *origin
                 && hashes.get(end) == Some(&header.tokens_hash);
             if is_beginning {
-                self.remove_file(&other)?;
+                self.remove_file(other)?;
             }
         }
         Ok(())
