@@ -72,6 +72,8 @@ pub struct Engine {
     fixed_locked: u64,
     files: FileSet,
     parts: Vec<gguf::Part>,
+    /// See [`routes::model_hash`]; once it was needed.
+    model_hash: Option<u64>,
     /// Makes the machine smaller, as long as the engine lives.
     _held: Option<meter::Held>,
 }
@@ -381,6 +383,7 @@ impl Prepared {
             fixed_locked,
             files,
             parts,
+            model_hash: None,
             _held: held,
         })
     }
@@ -594,9 +597,21 @@ impl Engine {
         self.machine.rewind(session, to)
     }
 
+    /// Puts what `from` held at a checkpoint of it in the place of what `to` holds; see
+    /// [`crate::session::Session::copy`].
+    ///
+    /// Errors: `from` was cleared since; refused memory, a failed device.
+    pub fn copy(&mut self, to: &mut Session, from: &Session, at: &SessionCheckpoint) -> Result<()> {
+        self.machine.copy(to, from, at)
+    }
+
     /// What sessions of this engine are computed with.
     fn origin(&mut self) -> Result<Origin> {
-        let hash = model_hash(&self.files, &self.parts)?;
+        let hash = match self.model_hash {
+            Some(hash) => hash,
+            None => model_hash(&self.files, &self.parts)?,
+        };
+        self.model_hash = Some(hash);
         Ok(self.machine.origin(hash))
     }
 
@@ -611,7 +626,24 @@ impl Engine {
         name: Option<&str>,
     ) -> Result<String> {
         let origin = self.origin()?;
-        self.machine.save(session, origin, store, name)
+        self.machine.save(session, &[], origin, store, name, None)
+    }
+
+    /// Saves a session under a name of the program's own with points of it, in ascending order, each with whether others
+    /// share it. Then what holds nothing but a beginning of it is removed. `spared` is not removed to make room.
+    ///
+    /// Errors: no space, a failed write.
+    pub fn save_with_points(
+        &mut self,
+        session: &mut Session,
+        store: &Store,
+        points: &[(&SessionCheckpoint, bool)],
+        spared: Option<&str>,
+    ) -> Result<()> {
+        let origin = self.origin()?;
+        let (machine, kept) = (&mut self.machine, origin.clone());
+        let name = machine.save(session, points, origin, store, None, spared)?;
+        store.remove_beginnings(&kept, session.tokens(), &name)
     }
 
     /// Puts a saved session in the place of what this one holds.
@@ -629,15 +661,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Tokens of the longest saved session that `tokens` begin with.
+    /// The saved session that `tokens` begin with most of.
     ///
     /// Errors: as [`Engine::restore_prefix`].
-    pub fn saved_prefix(&mut self, store: &Store, tokens: &[TokenId]) -> Result<usize> {
+    pub fn saved_prefix(
+        &mut self,
+        store: &Store,
+        tokens: &[TokenId],
+    ) -> Result<Option<sessions::Beginning>> {
         let origin = self.origin()?;
-        let longest = store.prefixes(&origin, tokens)?.entries.into_iter().next();
-        longest.map_or(Ok(0), |entry| {
-            Ok(store.read(&entry.name)?.header().n_tokens as usize)
-        })
+        Ok(store.prefixes(&origin, tokens)?.found.into_iter().next())
     }
 
     /// Puts the longest saved session that `tokens` begin with in the place of what this one holds, and returns how many
@@ -651,25 +684,62 @@ impl Engine {
         tokens: &[TokenId],
         note: &mut dyn FnMut(&str),
     ) -> Result<usize> {
+        self.restore_with_points(session, store, tokens, note)?;
+        Ok(session.tokens().len())
+    }
+
+    /// As [`Engine::restore_prefix`], and gives the points of what was restored, in ascending order, each with whether
+    /// others share it. The last may be its end.
+    ///
+    /// Errors: the same.
+    pub fn restore_with_points(
+        &mut self,
+        session: &mut Session,
+        store: &Store,
+        tokens: &[TokenId],
+        note: &mut dyn FnMut(&str),
+    ) -> Result<Vec<(SessionCheckpoint, bool)>> {
         session.clear();
         let origin = self.origin()?;
         let found = store.prefixes(&origin, tokens)?;
         found.notes.iter().for_each(|text| note(text));
-        for entry in found.entries {
-            let restored = store
-                .read(&entry.name)
-                .and_then(|mut from| self.machine.restore(session, &origin, &mut from));
-            match restored {
+        for beginning in found.found {
+            match self.take_up(session, store, &origin, &beginning) {
                 Err(error) => note(&error.to_string()),
                 // Two lists of tokens may have one hash.
-                Ok(()) if !tokens.starts_with(session.tokens()) => session.clear(),
-                Ok(()) => {
-                    store.touch(&entry.name);
-                    return Ok(session.tokens().len());
+                Ok(points) if tokens.starts_with(session.tokens()) => {
+                    store.touch(&beginning.name);
+                    return Ok(points);
                 }
+                Ok(_) => {}
+            }
+            session.clear();
+        }
+        Ok(Vec::new())
+    }
+
+    /// Restores a session up to where it is a beginning.
+    fn take_up(
+        &mut self,
+        session: &mut Session,
+        store: &Store,
+        origin: &Origin,
+        beginning: &sessions::Beginning,
+    ) -> Result<Vec<(SessionCheckpoint, bool)>> {
+        let mut from = store.read(&beginning.name)?;
+        let states = self.machine.restore(session, origin, &mut from)?;
+        let flags = from.header().points.iter().map(|point| point.is_shared);
+        let mut points: Vec<(SessionCheckpoint, bool)> = states.into_iter().zip(flags).collect();
+        points.retain(|(state, _)| state.n_tokens() <= beginning.n_tokens);
+        if session.tokens().len() > beginning.n_tokens {
+            match points.last() {
+                Some((state, _)) if state.n_tokens() == beginning.n_tokens => {
+                    self.machine.rewind(session, state)?;
+                }
+                _ => return Err(Error::format(format!("{}: a point is gone", from.name()))),
             }
         }
-        Ok(0)
+        Ok(points)
     }
 
     /// Chooses up to `n` tokens behind what the session holds and gives each to `emit`.

@@ -56,7 +56,7 @@ pub const COMMAND: Command = Command {
             Flag::with(
                 &["--sessions"],
                 "N",
-                "conversations kept in memory (default 1)",
+                "conversations kept in memory (default 2: one, and what is asked beside it)",
             ),
             Flag::with(
                 &["--queue"],
@@ -82,7 +82,7 @@ pub const COMMAND: Command = Command {
 fn run(args: &Args) -> Result<()> {
     let sessions = within(
         "--sessions",
-        args.number("--sessions")?.unwrap_or(1),
+        args.number("--sessions")?.unwrap_or(2),
         LIMITS.sessions,
     )?;
     let queue = within(

@@ -3,12 +3,26 @@
 use crate::engine::SamplerOptions;
 use crate::engine::{Adjust, Form};
 use crate::units::TokenId;
+use std::ops::Range;
+
+/// What the engine should know of a prompt to compute no more of it than it must.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// How many tokens it may share with other conversations, in ascending order: its system text.
+    pub shared: Vec<usize>,
+    /// Where answers stand in it.
+    pub answers: Vec<Range<usize>>,
+    /// Whether the answer will stand in the next prompt as it is given now; not if its reasoning will be dropped.
+    pub answer_stays: bool,
+}
 
 /// A question, whichever API it came by.
 #[derive(Clone, Debug)]
 pub struct Ask {
     /// The whole prompt, with everything that was said before.
     pub tokens: Vec<TokenId>,
+    /// Where the parts of the prompt are.
+    pub places: Places,
     /// Whether the prompt ends with the opener of reasoning.
     pub reasoning: bool,
     /// Whether the answer may call tools; without, what looks like a call is text.

@@ -19,9 +19,12 @@ mod live;
 mod logprobs;
 mod memory;
 mod metrics;
+mod own;
 mod page;
+mod place;
 
 use crate::engine::chat::Thinking;
+use crate::engine::sessions::HEADERS_BYTES;
 use crate::engine::{Engine, Plan, SamplerOptions, Store, json_vocabulary};
 use crate::error::{Error, Result};
 use crate::http::{self, Method, Request, Responder, Server, Status};
@@ -32,6 +35,7 @@ use board::Board;
 use desk::Desk;
 use live::Live;
 use memory::Memory;
+use own::OwnAnswers;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -39,6 +43,9 @@ use std::time::Duration;
 
 /// Points of a session to which it can come back.
 const CHECKPOINTS: usize = 8;
+
+/// Bytes for the tokens of answers that were chosen otherwise than their text is cut.
+const OWN_ANSWERS: usize = 1 << 20;
 
 /// Pages that can look at events at a time.
 const MOST_WATCHERS: usize = 4;
@@ -102,7 +109,7 @@ pub fn needs(sessions: usize, queue: usize) -> Serving {
         sessions,
         checkpoints: CHECKPOINTS,
         prompts: limits.handlers + VALUES_AS_PROMPTS,
-        bytes: limits.memory_bytes() as u64 + reading,
+        bytes: limits.memory_bytes() as u64 + reading + OWN_ANSWERS as u64 + HEADERS_BYTES,
     }
 }
 
@@ -182,6 +189,7 @@ impl Bound {
             json: json_vocabulary(engine.tokenizer()).ok().map(Arc::new),
             engine,
             live,
+            own: OwnAnswers::new(OWN_ANSWERS),
             desk: &desk,
             board: &board,
             note,

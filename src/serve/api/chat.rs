@@ -67,6 +67,9 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
             .error("found none, expected at least one message")
             .into());
     }
+    if let Some(flag) = at.get("continue_final_message")? {
+        conversation.continues = flag.flag()?;
+    }
     tools::read(request, Family::OpenAi, &mut conversation)?;
     format::read(request, request.get("response_format")?, &mut conversation)?;
     params::name_unknown(at, KNOWN, &mut conversation.notes)?;

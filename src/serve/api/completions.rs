@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::http::Status;
 use crate::json::Node;
 use crate::json::object::{Json, list, object};
-use crate::serve::ask::{Ask, Done, TokenLogprob};
+use crate::serve::ask::{Ask, Done, Places, TokenLogprob};
 use crate::units::TokenId;
 
 /// The most alternatives to a token that can be asked for.
@@ -35,6 +35,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
     let logprobs = logprobs.map(|n| openai::n_top(&n, MAX_TOP)).transpose()?;
     let ask = Ask {
         tokens: prompt(&at.need("prompt")?, &api.tokenizer)?,
+        places: Places::default(),
         reasoning: false,
         tools: false,
         most_calls: None,

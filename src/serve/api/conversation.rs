@@ -3,11 +3,11 @@
 use super::format::Format;
 use super::notes::Notes;
 use super::tools::{Choice, Offered};
-use crate::engine::chat::{Call, Chat, Message, Prompt, Thinking, Tool};
+use crate::engine::chat::{Call, Chat, Message, Prompt, Rendered, Thinking, Tool};
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::{Adjust, CallForm, Form, SamplerOptions};
 use crate::error::Result;
-use crate::serve::ask::Ask;
+use crate::serve::ask::{Ask, Places};
 use crate::units::TokenId;
 
 /// A warning when the model is asked for both calls and JSON.
@@ -25,6 +25,8 @@ pub struct Conversation {
     pub format: Option<Format>,
     /// Whether the model reasons.
     pub thinking: Thinking,
+    /// Whether the answer goes on where the model's last turn ends, if that comes last.
+    pub continues: bool,
     /// What the client should know.
     pub notes: Notes,
 }
@@ -91,6 +93,7 @@ impl Conversation {
             choice: Choice::default(),
             format: None,
             thinking,
+            continues: true,
             notes: Notes::default(),
         }
     }
@@ -158,19 +161,22 @@ impl Conversation {
         !self.tools.is_empty()
     }
 
-    /// Whether the answer was begun: its text comes last and goes on.
-    pub fn is_begun(&self) -> bool {
-        matches!(self.turns.last(), Some(Turn::Assistant(said)) if said.calls.is_empty())
-    }
-
     /// The question that the conversation puts: its tokens, and what the answer may be. Nothing is said about how
     /// tokens are chosen and where the answer ends.
     ///
     /// Errors: as [`Conversation::tokens`]; a strict tool whose schema cannot be held.
     pub fn ask(&mut self, tokenizer: &Tokenizer) -> Result<Ask> {
+        let is_result = |turn: &Turn| matches!(turn, Turn::Result { .. });
+        let keeps_reasoning = self.has_tools() || self.turns.iter().any(is_result);
+        let rendered = self.render(tokenizer)?;
         Ok(Ask {
-            tokens: self.tokens(tokenizer)?,
-            reasoning: self.thinking != Thinking::Off,
+            tokens: rendered.tokens,
+            places: Places {
+                shared: rendered.shared,
+                answers: rendered.answers,
+                answer_stays: !rendered.reasons || keeps_reasoning,
+            },
+            reasoning: rendered.reasons,
             tools: self.has_tools(),
             most_calls: match self.choice {
                 Choice { none: true, .. } => Some(0),
@@ -215,13 +221,35 @@ impl Conversation {
     ///
     /// Errors: `Unsupported` when the vocabulary has no marks of turns.
     pub fn tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
-        let messages: Vec<Message<'_>> = self.turns.iter().map(Turn::message).collect();
+        Ok(self.render(tokenizer)?.tokens)
+    }
+
+    fn render(&self, tokenizer: &Tokenizer) -> Result<Rendered> {
+        let chat = Chat::new(tokenizer)?;
+        let mut messages: Vec<Message<'_>> = self.turns.iter().map(Turn::message).collect();
+        let begun = match messages.last() {
+            Some(Message::Assistant {
+                reasoning,
+                content,
+                calls: [],
+            }) if self.continues => Some((*reasoning, *content)),
+            _ => None,
+        };
+        if begun.is_some() {
+            messages.pop();
+        }
         let tools: Vec<Tool> = self.tools.list();
-        Ok(Chat::new(tokenizer)?.render(&Prompt {
+        let prompt = Prompt {
             messages: &messages,
             tools: &tools,
             response_format: self.format.as_ref().map(|format| format.schema.as_str()),
             thinking: self.thinking,
-        }))
+        };
+        Ok(match begun {
+            Some((reasoning, content)) if !(reasoning.is_empty() && content.is_empty()) => {
+                chat.render_begun(&prompt, reasoning, content)
+            }
+            _ => chat.render_with_places(&prompt),
+        })
     }
 }

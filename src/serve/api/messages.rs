@@ -78,7 +78,7 @@ fn conversation(api: &Api, request: &Spot<'_>) -> Outcome<Conversation> {
         (None, _) => api.served.thinking,
     });
     if let Some(system) = at.get("system")? {
-        let text = text(&system, &mut conversation.notes);
+        let text = without_billing(text(&system, &mut conversation.notes));
         conversation.push(Turn::System(text));
     }
     let messages = request.need("messages")?;
@@ -128,6 +128,21 @@ fn push(message: &Spot<'_>, conversation: &mut Conversation) {
             push_user(at, conversation);
         }
     }
+}
+
+/// What Claude Code puts in front of its system text for the billing of Anthropic's own service, in a block of one line. It
+/// says nothing to the model, and differs from one conversation or request to the next: with it no beginning of a prompt
+/// would come back. Seen in Claude Code 2.1.197; `cch=` in it changes with each request of others (anthropics/claude-code,
+/// issue 68900).
+const BILLING: &str = "x-anthropic-billing-header:";
+
+/// A system text without that line.
+fn without_billing(system: String) -> String {
+    if !system.starts_with(BILLING) {
+        return system;
+    }
+    let rest = system.split_once('\n').map_or("", |(_, rest)| rest);
+    rest.trim_start_matches('\n').to_owned()
 }
 
 /// Adds what the user and the tools said.
