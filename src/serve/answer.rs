@@ -6,7 +6,7 @@ use super::board::Board;
 use super::desk::{Desk, Work};
 use super::live::{Live, Which};
 use crate::engine::chat::Chat;
-use crate::engine::{Chosen, Engine, JsonVocabulary, Prefill, Sampler, guide};
+use crate::engine::{Chosen, Engine, GuideVocabulary, Prefill, Sampler, guide};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,8 +23,8 @@ pub struct Answerer<'a> {
     pub engine: Engine,
     /// What it holds already.
     pub live: Live,
-    /// What answers in JSON are made of; none where the vocabulary does not allow it.
-    pub json: Option<Arc<JsonVocabulary>>,
+    /// What answers of a given form are made of; none where the vocabulary does not allow it.
+    pub guided: Option<Arc<GuideVocabulary>>,
     /// Where questions come from.
     pub desk: &'a Desk,
     /// Where it is told what happens.
@@ -84,8 +84,10 @@ impl Answerer<'_> {
         let mut sampler = Sampler::new(ask.sampling)?;
         sampler.set_adjust(ask.adjust.clone(), &ask.tokens)?;
         if let Some(form) = &ask.held {
-            let vocabulary = self.json.clone().ok_or_else(|| {
-                Error::unsupported("no JSON with this vocabulary: it has no end token")
+            let vocabulary = self.guided.clone().ok_or_else(|| {
+                Error::unsupported(
+                    "no answer of a given form with this vocabulary: it has no end token",
+                )
             })?;
             let end_think = Chat::new(self.engine.tokenizer())?.end_think();
             let begins_behind = ask.reasoning.then_some(end_think);

@@ -22,7 +22,7 @@ mod metrics;
 mod page;
 
 use crate::engine::chat::Thinking;
-use crate::engine::{Engine, Plan, SamplerOptions, Store, json_vocabulary};
+use crate::engine::{Engine, Plan, SamplerOptions, Store, guide_vocabulary};
 use crate::error::{Error, Result};
 use crate::http::{self, Method, Request, Responder, Server, Status};
 use crate::options::Serving;
@@ -174,7 +174,7 @@ impl Bound {
             stop,
         };
         let mut answerer = Answerer {
-            json: json_vocabulary(engine.tokenizer()).ok().map(Arc::new),
+            guided: guide_vocabulary(engine.tokenizer()).ok().map(Arc::new),
             engine,
             live,
             desk: &desk,

@@ -2,6 +2,7 @@
 
 pub mod answer;
 mod bpe;
+pub mod calls;
 pub mod chat;
 mod dsml;
 mod pretokenize;
