@@ -70,6 +70,16 @@ pub struct Between {
     pub empty: NodeId,
 }
 
+impl Between {
+    /// What stands in front of a piece behind `n` others.
+    pub fn before(&self, n: u32) -> NodeId {
+        match n {
+            0 => self.start,
+            _ => self.separator,
+        }
+    }
+}
+
 /// Pieces in a row.
 #[derive(Clone, Debug)]
 pub struct List {

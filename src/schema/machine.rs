@@ -44,13 +44,20 @@ const END: CellId = u32::MAX;
 enum At {
     /// `Bytes`, `Seq`, `List`: those behind this many; other nodes: all of it, with 0.
     Nth(u32),
-    /// The members behind these; how many were written.
-    Member {
-        from: u32,
-        n: u32,
-    },
+    Member(AtMember),
     Text(Place),
     Decimal(Written),
+}
+
+/// A place between members.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct AtMember {
+    /// The number of the first that may follow.
+    from: u32,
+    /// How many were written.
+    n: u32,
+    /// Whether what stands in front of a member was written, so that one must follow.
+    begun: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -235,8 +242,8 @@ impl Machine {
                 },
                 (Node::Alt(any), _) => any.iter().for_each(|node| self.enter(*node, below)),
                 (Node::List(list), At::Nth(n)) => self.enter_list(&grammar, list, cell, n),
-                (Node::Members(members), At::Member { from, n }) => {
-                    self.enter_members(&grammar, members, cell, from, n);
+                (Node::Members(members), At::Member(at)) => {
+                    self.enter_members(&grammar, members, cell, at);
                 }
                 (Node::Text(text), At::Text(place)) => {
                     if text.may_end(place) {
@@ -268,73 +275,62 @@ impl Machine {
                 at: At::Nth(list.same(n + 1)),
                 ..cell
             });
-            self.enter_piece(list.between, n, piece, rest);
+            if let Some(piece) = self.cell(piece, rest) {
+                self.enter(list.between.before(n), piece);
+            }
         }
     }
 
-    /// `n` members were written, the last of them just in front of number `from`.
-    fn enter_members(
-        &mut self,
-        grammar: &Grammar,
-        members: &Members,
-        cell: Cell,
-        from: u32,
-        n: u32,
-    ) {
-        let n_all = members.members.len();
-        let n_required = |from: usize| {
-            let rest = members.members.get(from..).unwrap_or_default();
-            rest.iter().filter(|member| member.required).count() as u32
-        };
-        // The extra ones are behind all others; `from` beyond the end tells that one was written.
-        let mut at = from as usize;
-        while at < n_all {
-            let member = members.members[at];
-            let behind = at + 1;
-            let most = members.max - n.min(members.max);
-            let enough = n + 1 + grammar.available(members, behind, cell.depth) >= members.min;
-            if grammar.fits(member.node, cell.depth) && most > n_required(behind) && enough {
-                let rest = self.intern(Cell {
-                    at: At::Member {
-                        from: behind as u32,
-                        n: members.same(n + 1),
-                    },
-                    ..cell
-                });
-                self.enter_piece(members.between, n, member.node, rest);
-            }
-            if member.required {
-                return;
-            }
-            at = behind;
-        }
-        if n >= members.min {
+    /// Goes on behind `n` members: to the end, to what stands in front of one more, and, once that was written, to the member.
+    fn enter_members(&mut self, grammar: &Grammar, members: &Members, cell: Cell, at: AtMember) {
+        let AtMember { from, n, begun } = at;
+        let rest = members.members.get(from as usize..).unwrap_or_default();
+        let mut n_required = rest.iter().filter(|member| member.required).count() as u32;
+        if !begun && n_required == 0 && n >= members.min {
             self.leave(members.between, n, cell.below);
         }
-        // All extra ones count as one for `min`, so that the first must be enough.
-        let extra = members.extra.filter(|extra| {
-            n < members.max && n + 1 >= members.min && grammar.fits(*extra, cell.depth)
-        });
-        if let Some(extra) = extra {
-            let rest = self.intern(Cell {
-                at: At::Member {
-                    from: n_all as u32 + 1,
-                    n: members.same(n + 1),
-                },
+        let mut n_available = grammar.available(members, from as usize, cell.depth);
+        let mut next = Vec::new();
+        for (i, member) in rest.iter().enumerate() {
+            let fits = grammar.fits(member.node, cell.depth);
+            n_required -= u32::from(member.required);
+            n_available -= u32::from(fits);
+            let is_within = n + n_required < members.max && n + 1 + n_available >= members.min;
+            if fits && is_within {
+                next.push((member.node, from + i as u32 + 1));
+            }
+            if member.required {
+                break;
+            }
+        }
+        // All extra ones count as one for `min`, so that the first must be enough. `from` goes beyond the end with it.
+        if rest.iter().all(|member| !member.required)
+            && n < members.max
+            && n + 1 >= members.min
+            && let Some(extra) = members
+                .extra
+                .filter(|extra| grammar.fits(*extra, cell.depth))
+        {
+            next.push((extra, members.members.len() as u32 + 1));
+        }
+        if !begun && !next.is_empty() {
+            let begun = self.intern(Cell {
+                at: At::Member(AtMember { begun: true, ..at }),
                 ..cell
             });
-            self.enter_piece(members.between, n, extra, rest);
+            return self.enter(members.between.before(n), begun);
         }
-    }
-
-    /// Goes into a piece behind `n` others.
-    fn enter_piece(&mut self, between: Between, n: u32, piece: NodeId, rest: CellId) {
-        let before = match n {
-            0 => between.start,
-            _ => between.separator,
-        };
-        if let Some(piece) = self.cell(piece, rest) {
-            self.enter(before, piece);
+        for (node, from) in next {
+            let n = members.same(n + 1);
+            let rest = self.intern(Cell {
+                at: At::Member(AtMember {
+                    from,
+                    n,
+                    begun: false,
+                }),
+                ..cell
+            });
+            self.enter(node, rest);
         }
     }
 
@@ -360,7 +356,7 @@ impl Machine {
             return None;
         }
         let at = match self.grammar.node(node) {
-            Node::Members(_) => At::Member { from: 0, n: 0 },
+            Node::Members(_) => At::Member(AtMember::default()),
             Node::Text(_) => At::Text(Place::START),
             Node::Decimal(_) => At::Decimal(Written::START),
             _ => At::Nth(0),
