@@ -65,7 +65,11 @@ fn answer(
     let mut text = Vec::new();
     let mut logits = vec![0.0; tokens.len()];
     for n in 0..2000 {
-        let pull = 1.0 + n as f32 / 40.0;
+        // Now and then without a pull, since a pattern may need what is not pulled.
+        let pull = match rng.below(4) {
+            0 => 0.0,
+            _ => 1.0 + n as f32 / 40.0,
+        };
         for (logit, token) in logits.iter_mut().zip(tokens) {
             *logit = 4.0 * rng.uniform();
             *logit += match token[..] {

@@ -117,7 +117,7 @@ impl Schemas {
             json!("b"),
         ];
         let mut pick = || all[self.rng.below(all.len())].clone();
-        if depth % 2 == 0 {
+        if depth.is_multiple_of(2) {
             map.insert("const".into(), pick());
         } else {
             map.insert("enum".into(), json!([pick(), pick(), pick()]));
