@@ -202,3 +202,58 @@ fn forbidden_tokens_are_as_if_they_were_not_there() {
     assert!(greedy.sample(&[1.0, 1.0]).is_err());
     assert_eq!(greedy.sample(&row).unwrap(), TokenId(2));
 }
+
+/// What holding an answer adds to the choice of its tokens: whole answers with the same logits, free and held. The bound
+/// leaves room for other work on the machine.
+#[test]
+fn holding_an_answer_costs_little() {
+    let (tokenizer, vocabulary) = real();
+    let schema = |text: &str| {
+        let (schema, _) = infall::engine::Schema::compile(text).unwrap();
+        Form::Schema(Arc::new(schema))
+    };
+    let person = r#"{"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0,
+        "maximum": 150}, "tags": {"type": "array", "items": {"enum": ["a", "b", "long one"]}}}, "required": ["name", "age"],
+        "additionalProperties": false}"#;
+    let bounded = r#"{"type": "array", "items": {"type": "string", "maxLength": 300, "pattern": "^[^<>]*$"}}"#;
+    for (what, form) in [
+        ("any object", Form::Json(Rules::WRITTEN_OBJECT)),
+        ("a person", schema(person)),
+        ("strings with a bound and a pattern", schema(bounded)),
+    ] {
+        let (mut free, mut held, mut n) = (Duration::ZERO, Duration::ZERO, 0);
+        let mut row = vec![0.0; tokenizer.len()];
+        for seed in 1..=8 {
+            let mut rng = Rng::new(seed);
+            let options = SamplerOptions {
+                seed,
+                ..SamplerOptions::default()
+            };
+            let (mut plain, mut guided) = (
+                Sampler::new(options).unwrap(),
+                Sampler::new(options).unwrap(),
+            );
+            guided.set_guide(Some(guide(vocabulary.clone(), &form, None).unwrap()));
+            for _ in 0..100 {
+                logits(&mut rng, tokenizer, &mut row);
+                let start = Instant::now();
+                plain.sample(&row).unwrap();
+                let between = Instant::now();
+                let token = guided.sample(&row).unwrap();
+                held += between.elapsed();
+                free += between - start;
+                n += 1;
+                if token == EOS {
+                    break;
+                }
+            }
+        }
+        let per_token = |time: Duration| time.as_secs_f64() * 1e3 / f64::from(n);
+        eprintln!(
+            "{what}: {n} tokens, free {:.2} ms each, held {:.2} ms",
+            per_token(free),
+            per_token(held)
+        );
+        assert!(held < 20 * free + Duration::from_secs(1), "{what}");
+    }
+}

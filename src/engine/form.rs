@@ -54,10 +54,7 @@ pub fn guide(
     behind: Option<TokenId>,
 ) -> Result<Guide> {
     let (grammar, with) = match form {
-        Form::Json(rules) => (
-            Schema::json(*rules == JsonRules::WRITTEN_OBJECT)?.grammar(),
-            None,
-        ),
+        Form::Json(rules) => (Schema::json(rules.is_object())?.grammar(), None),
         Form::Schema(schema) => (schema.grammar(), None),
         Form::Calls(form) => {
             let mark = match vocabulary.has_mark() {

@@ -10,6 +10,9 @@ const MAX_BRANCHES: usize = 256;
 /// Schemas in all its branches.
 const MAX_PARTS: usize = 1 << 12;
 
+/// Schemas in the branches of all values, each time that they are looked at.
+const MAX_WORK: usize = 1 << 20;
+
 /// References and choices on the way to a schema.
 const MAX_WAY: usize = 64;
 
@@ -27,6 +30,8 @@ pub struct Branches<'a> {
     root: Node<'a>,
     /// The schemas on the way to the one that is read.
     way: Vec<*const Value>,
+    /// Schemas that were put into branches.
+    work: usize,
     /// What is not held.
     pub warnings: Vec<String>,
 }
@@ -37,6 +42,7 @@ impl<'a> Branches<'a> {
         Branches {
             root,
             way: Vec::new(),
+            work: 0,
             warnings: Vec::new(),
         }
     }
@@ -55,7 +61,7 @@ impl<'a> Branches<'a> {
         let mut branches = vec![Goal::new()];
         for schema in goal {
             let more = self.of_one(schema)?;
-            branches = product(branches, more)?;
+            branches = product(branches, more, &mut self.work)?;
         }
         Ok(branches)
     }
@@ -91,7 +97,8 @@ impl<'a> Branches<'a> {
                 "allOf" => {
                     let mut all = vec![Goal::new()];
                     for schema in value.items()? {
-                        all = product(all, self.of_one(&schema)?)?;
+                        let more = self.of_one(&schema)?;
+                        all = product(all, more, &mut self.work)?;
                     }
                     all
                 }
@@ -116,7 +123,7 @@ impl<'a> Branches<'a> {
                 },
                 _ => continue,
             };
-            branches = product(branches, more)?;
+            branches = product(branches, more, &mut self.work)?;
         }
         Ok(branches)
     }
@@ -186,13 +193,21 @@ fn unescape_percent(text: &str) -> String {
 }
 
 /// Each of one with each of the other.
-fn product<'a>(left: Vec<Goal<'a>>, right: Vec<Goal<'a>>) -> Result<Vec<Goal<'a>>> {
+fn product<'a>(
+    left: Vec<Goal<'a>>,
+    right: Vec<Goal<'a>>,
+    work: &mut usize,
+) -> Result<Vec<Goal<'a>>> {
     let pairs = left.iter().flat_map(|a| right.iter().map(move |b| (a, b)));
     let n_parts: usize = left.len() * right.iter().map(Vec::len).sum::<usize>()
         + right.len() * left.iter().map(Vec::len).sum::<usize>();
     if left.len() * right.len() > MAX_BRANCHES || n_parts > MAX_PARTS {
         let found = left.len() * right.len();
         return Err(Error::limit("branches of a value", found, MAX_BRANCHES));
+    }
+    *work += n_parts + 1;
+    if *work > MAX_WORK {
+        return Err(Error::limit("branches of all values", *work, MAX_WORK));
     }
     Ok(pairs.map(|(a, b)| [&a[..], &b[..]].concat()).collect())
 }

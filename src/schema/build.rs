@@ -11,6 +11,7 @@ use super::branches::{Branches, Goal};
 use super::decimal::Decimal;
 use super::dfa::Dfa;
 use super::grammar::{Between, Builder, List, Member, Members, Node, NodeId, UNBOUNDED};
+use super::patterns::Patterns;
 use super::spec::{Object, Spec, kind};
 use super::text::Text;
 use super::values::{number, same, units, write};
@@ -22,8 +23,8 @@ use std::collections::HashMap;
 /// Different values that a schema speaks of.
 const MAX_GOALS: usize = 1 << 13;
 
-/// States of all automata of a schema.
-const MAX_STATES: usize = 1 << 17;
+/// Bytes of all automata of a schema, with the tables of their lengths.
+const MAX_BYTES: usize = 16 << 20;
 
 /// Spaces at the start of a line.
 const MAX_INDENT: u32 = 20;
@@ -41,7 +42,8 @@ pub struct Compiler<'a> {
     known: HashMap<Vec<*const Value>, NodeId>,
     /// Nodes that are reserved, and what they are to be.
     open: Vec<(NodeId, Goal<'a>)>,
-    n_states: usize,
+    pub(super) patterns: Patterns,
+    n_bytes: usize,
     /// What no text may contain.
     mark: Option<&'a str>,
     pub(super) style: Style,
@@ -118,7 +120,8 @@ impl<'a> Compiler<'a> {
             branches: Branches::new(root),
             known: HashMap::new(),
             open: Vec::new(),
-            n_states: 0,
+            patterns: Patterns::default(),
+            n_bytes: 0,
             mark,
         })
     }
@@ -204,7 +207,7 @@ impl<'a> Compiler<'a> {
             return any.map(|any| self.builder.alt(any)).transpose();
         }
         let (min, max) = spec.counts("minLength", "maxLength")?;
-        let dfa = spec.strings()?;
+        let dfa = spec.strings(&self.patterns)?;
         let longest = bare.map_or(UNBOUNDED, |longest| longest.max(min));
         let text = self.text(dfa, (min, max.unwrap_or(longest)), quoted, spec)?;
         Ok(Some(match quoted {
@@ -227,16 +230,13 @@ impl<'a> Compiler<'a> {
             Some(mark) => dfa.without_mark(mark)?,
             None => dfa,
         };
-        self.n_states += dfa.len();
-        if self.n_states > MAX_STATES {
-            return Err(Error::limit(
-                "states of all patterns",
-                self.n_states,
-                MAX_STATES,
-            ));
-        }
         let text = Text::new(dfa, min, max, escaped);
         let text = text.map_err(|e| spec.parts.first().map_or(e.clone(), |at| at.at(e)))?;
+        self.n_bytes += text.memory_bytes();
+        if self.n_bytes > MAX_BYTES {
+            let what = "bytes of the patterns of a schema";
+            return Err(Error::limit(what, self.n_bytes, MAX_BYTES));
+        }
         self.builder.add(Node::Text(text))
     }
 
@@ -353,7 +353,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn object(&mut self, spec: &Spec<'a>) -> Result<NodeId> {
-        let object = spec.object()?;
+        let object = spec.object(&self.patterns)?;
         let mut members = Vec::new();
         for property in self.allowed(&object)? {
             let (goal, required) = (
@@ -401,7 +401,7 @@ impl<'a> Compiler<'a> {
         let declared: Vec<&str> = object.properties.iter().map(|p| p.name).collect();
         let mut any = Vec::new();
         for (names, goal) in &object.others {
-            let names = names.without(&declared)?;
+            let names = self.patterns.made(names.without(&declared)?)?;
             for keys in self.specs(&object.key_goal)? {
                 if keys.kinds & kind::TEXT == 0 {
                     continue;
@@ -418,7 +418,7 @@ impl<'a> Compiler<'a> {
                     }
                     None => {
                         let (min, max) = keys.counts("minLength", "maxLength")?;
-                        let dfa = names.and(&keys.strings()?)?;
+                        let dfa = names.and(&keys.strings(&self.patterns)?)?;
                         let bounds = (min, max.unwrap_or(UNBOUNDED));
                         let text = self.text(dfa, bounds, true, spec)?;
                         let quote = self.style.quote;
@@ -475,7 +475,7 @@ impl<'a> Compiler<'a> {
         match value {
             Value::Text(text) => {
                 let counts = spec.counts("minLength", "maxLength")?;
-                Ok(within(text.chars().count(), counts) && spec.strings()?.matches(text))
+                Ok(within(text.chars().count(), counts) && spec.matches(text, &self.patterns)?)
             }
             Value::Count(_) | Value::Number(_) => holds_number(value, spec),
             Value::List(items) => {
@@ -488,7 +488,7 @@ impl<'a> Compiler<'a> {
                 Ok(within(items.len(), spec.counts("minItems", "maxItems")?))
             }
             Value::Object(members) => {
-                let object = spec.object()?;
+                let object = spec.object(&self.patterns)?;
                 for (name, value) in members {
                     let declared = object.properties.iter().find(|p| p.name == name);
                     let by_pattern = || object.others.iter().find(|(dfa, _)| dfa.matches(name));

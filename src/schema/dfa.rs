@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 /// The most states of an automaton.
-const MAX_STATES: usize = 1 << 13;
+const MAX_STATES: usize = 1 << 14;
 
 /// The most ranges of characters in all its states.
 const MAX_EDGES: usize = 1 << 18;
@@ -255,6 +255,12 @@ impl Dfa {
     /// Whether it accepts nothing.
     pub fn is_empty(&self) -> bool {
         self.edges.is_empty()
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn memory_bytes(&self) -> usize {
+        let edges: usize = self.edges.iter().map(Vec::len).sum();
+        edges * size_of::<Edge>() + self.edges.len() * (size_of::<Vec<Edge>>() + 1)
     }
 
     /// How many states it has.

@@ -17,14 +17,14 @@ use std::sync::Arc;
 /// Alternatives that a state follows; more are left out, which forbids some texts but leaves each one that is begun an end.
 const MAX_ALTERNATIVES: usize = 1 << 12;
 
-/// States at which [`Machine::rest`] begins anew: 16 MiB of table.
-const MANY_STATES: usize = 1 << 14;
+/// States at which [`Machine::rest`] begins anew: 4 MiB of table.
+const MANY_STATES: usize = 1 << 12;
 
-/// Cells at which it does, and the most that there are.
-const MANY_CELLS: usize = 1 << 18;
+/// Cells at which it does.
+const MANY_CELLS: usize = 1 << 16;
 
 /// States after which no new one is made before the next [`Machine::rest`]: bytes that would need one are refused.
-const MAX_STATES: usize = 1 << 15;
+const MAX_STATES: usize = 1 << 14;
 
 /// A state of a [`Machine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -33,6 +33,7 @@ pub mod dfa;
 mod formats;
 pub mod grammar;
 pub mod machine;
+mod patterns;
 pub mod regex;
 mod spec;
 pub mod tags;

@@ -10,7 +10,7 @@
 //! looking around, borders of words.
 
 use super::dfa::{Dfa, LAST};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes of a pattern.
 const MAX_BYTES: usize = 4096;
@@ -19,7 +19,10 @@ const MAX_BYTES: usize = 4096;
 const MAX_STEPS: usize = 1 << 13;
 
 /// Steps and ranges that are looked at on the way to an automaton: a second or less.
-const MAX_WORK: usize = 1 << 28;
+const MAX_WORK: usize = 1 << 27;
+
+/// Steps that its states stand for, all together.
+const MAX_WAITING: usize = 1 << 20;
 
 /// Groups inside each other.
 const MAX_GROUPS: usize = 64;
@@ -502,7 +505,7 @@ impl Steps {
 
     fn automaton(&self) -> Result<Dfa> {
         // Both kinds of state: those that wait, and whether the text may end here.
-        let mut work = 0;
+        let (mut work, mut n_waiting) = (0, 0);
         let start = self.close([self.start], true, &mut work);
         Dfa::explore(start, |(waiting, accept)| {
             let classes: Vec<(&Ranges, usize)> = waiting
@@ -520,8 +523,10 @@ impl Steps {
             borders.dedup();
             let n_ranges: usize = classes.iter().map(|(ranges, _)| ranges.len()).sum();
             work += borders.len() * n_ranges;
-            if work > MAX_WORK {
-                return Err(Error::limit("work for a pattern", work, MAX_WORK));
+            n_waiting += waiting.len();
+            if work > MAX_WORK || n_waiting > MAX_WAITING {
+                let message = "pattern: it would become too large an automaton";
+                return Err(Error::new(ErrorKind::Limit, message));
             }
             let mut edges = Vec::new();
             for pair in borders.windows(2) {
@@ -538,5 +543,116 @@ impl Steps {
             }
             Ok((*accept, edges))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    /// All texts of at most `n` signs.
+    fn texts(signs: &[&str], n: usize) -> Vec<String> {
+        let mut all = vec![String::new()];
+        let mut last = all.clone();
+        for _ in 0..n {
+            let longer = |text: &String| {
+                signs
+                    .iter()
+                    .map(|s| format!("{text}{s}"))
+                    .collect::<Vec<_>>()
+            };
+            last = last.iter().flat_map(longer).collect();
+            all.extend(last.clone());
+        }
+        all
+    }
+
+    fn pattern(rng: &mut Rng, depth: usize) -> String {
+        const ATOMS: [&str; 18] = [
+            "a", "b", "1", "-", ".", "\\d", "\\w", "\\s", "\\D", "\\W", "\\S", "[ab]", "[^a]",
+            "[\\d-]", "[a-b1]", "^", "$", "\\x61",
+        ];
+        const TIMES: [&str; 12] = [
+            "", "", "", "", "*", "+", "?", "{2}", "{1,}", "{0,2}", "*?", "{1,2}?",
+        ];
+        let mut text = String::new();
+        for _ in 0..1 + rng.below(3) {
+            let atom = match rng.below(if depth == 0 { 6 } else { 9 }) {
+                6 => format!("({})", pattern(rng, depth - 1)),
+                7 => format!(
+                    "(?:{}|{})",
+                    pattern(rng, depth - 1),
+                    pattern(rng, depth - 1)
+                ),
+                8 => format!("(?:|{})", pattern(rng, depth - 1)),
+                _ => ATOMS[rng.below(ATOMS.len())].to_owned(),
+            };
+            text += &atom;
+            // The other engine knows no repeated border.
+            text += if matches!(&atom[..], "^" | "$") {
+                ""
+            } else {
+                TIMES[rng.below(TIMES.len())]
+            };
+        }
+        text
+    }
+
+    #[test]
+    fn random_patterns_are_found_where_another_engine_finds_them() {
+        let texts = texts(&["a", "b", "1", "-", " ", "\n"], 4);
+        for seed in 1..300 {
+            let pattern = pattern(&mut Rng::new(seed), 2);
+            let other = fancy_regex::Regex::new(&pattern).unwrap();
+            let dfa = compile(&pattern).unwrap();
+            for text in &texts {
+                let expected = other.is_match(text).unwrap();
+                assert_eq!(dfa.matches(text), expected, "{pattern:?} in {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn escapes_and_classes_are_those_of_ecmascript() {
+        for (pattern, good, bad) in [
+            ("^\\u00e9\\u{1F600}\\ud83d\\ude00$", "é😀😀", "é😀"),
+            ("^[\\]\\\\^-]{4}$", "]\\^-", "a\\^-"),
+            ("^[a-\\d]+$", "-a1", "b"),
+            ("^a{,2}$", "a{,2}", "aa"),
+            ("^{x}$", "{x}", "x"),
+            ("^(?<year>\\d{4})/$", "2024/", "2024"),
+            ("^\\/\\.\\-\\$$", "/.-$", "/a-$"),
+            ("^[^]$", "\n", ""),
+            ("^\\cA?$", "", ""),
+        ] {
+            match compile(pattern) {
+                Ok(dfa) => assert!(dfa.matches(good) && !dfa.matches(bad), "{pattern}"),
+                Err(error) => assert!(
+                    error.to_string().contains("not supported"),
+                    "{pattern}: {error}"
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_automata_is_what_it_should_be() {
+        let texts = texts(&["a", "b", "c"], 5);
+        let (left, right) = (compile("^a*b").unwrap(), compile("(b|c)$").unwrap());
+        let both = left.and(&right).unwrap();
+        let not = left.not().unwrap();
+        let names = ["", "ab", "abc", "cc"];
+        let others = Dfa::any().without(&names).unwrap();
+        let unmarked = Dfa::any().without_mark("aba").unwrap();
+        for text in &texts {
+            assert_eq!(
+                both.matches(text),
+                left.matches(text) && right.matches(text)
+            );
+            assert_eq!(not.matches(text), !left.matches(text));
+            assert_eq!(others.matches(text), !names.contains(&text.as_str()));
+            assert_eq!(unmarked.matches(text), !text.contains("aba"), "{text}");
+        }
     }
 }

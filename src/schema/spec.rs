@@ -2,9 +2,11 @@
 
 use super::branches::{Branches, Goal, member, short, unsupported};
 use super::dfa::Dfa;
-use super::{formats, regex, values};
+use super::patterns::Patterns;
+use super::{formats, values};
 use crate::error::Result;
 use crate::json::{Node, Value};
+use std::rc::Rc;
 
 /// Kinds of values, a bit each.
 pub mod kind {
@@ -188,20 +190,35 @@ impl<'a> Spec<'a> {
         Ok((low as u32, high.map(|n| n as u32)))
     }
 
-    /// The automaton of its strings.
-    pub fn strings(&self) -> Result<Dfa> {
-        let mut dfa = Dfa::any();
+    /// The automata of its strings, which all must accept.
+    fn patterns(&self, known: &Patterns) -> Result<Vec<(Node<'a>, Rc<Dfa>)>> {
+        let mut all = Vec::new();
         for node in self.all("pattern")? {
-            let pattern = regex::compile(node.text()?).map_err(|e| node.at(e))?;
-            dfa = dfa.and(&pattern).map_err(|e| node.at(e))?;
+            let pattern = known.get(node.text()?).map_err(|e| node.at(e))?;
+            all.push((node, pattern));
         }
         for node in self.all("format")? {
             if let Some(pattern) = formats::pattern(node.text()?) {
-                let pattern = regex::compile(&pattern).map_err(|e| node.at(e))?;
-                dfa = dfa.and(&pattern).map_err(|e| node.at(e))?;
+                let pattern = known.get(&pattern).map_err(|e| node.at(e))?;
+                all.push((node, pattern));
             }
         }
-        Ok(dfa)
+        Ok(all)
+    }
+
+    /// The automaton of its strings.
+    pub fn strings(&self, known: &Patterns) -> Result<Dfa> {
+        let all = self.patterns(known)?;
+        all.iter().try_fold(Dfa::any(), |dfa, (node, pattern)| {
+            let both = dfa.and(pattern).and_then(|both| known.made(both));
+            both.map_err(|e| node.at(e))
+        })
+    }
+
+    /// Whether a string is what its patterns say.
+    pub fn matches(&self, text: &str, known: &Patterns) -> Result<bool> {
+        let all = self.patterns(known)?;
+        Ok(all.iter().all(|(_, pattern)| pattern.matches(text)))
     }
 
     /// The bounds of its numbers: the value, and whether it is excluded.
@@ -258,7 +275,7 @@ impl<'a> Spec<'a> {
     }
 
     /// What its objects are made of.
-    pub fn object(&self) -> Result<Object<'a>> {
+    pub fn object(&self, known: &Patterns) -> Result<Object<'a>> {
         let mut object = Object::default();
         let mut names: Vec<&'a str> = Vec::new();
         for properties in self.all("properties")? {
@@ -275,10 +292,10 @@ impl<'a> Spec<'a> {
         }
         let mut seen = std::collections::HashSet::new();
         names.retain(|name| seen.insert(*name));
-        let mut patterns: Vec<(Node<'a>, &'a str, Dfa)> = Vec::new();
+        let mut patterns: Vec<(Node<'a>, &'a str, Rc<Dfa>)> = Vec::new();
         for all in self.all("patternProperties")? {
             for (pattern, schema) in all.members()? {
-                let dfa = regex::compile(pattern).map_err(|e| schema.at(e))?;
+                let dfa = known.get(pattern).map_err(|e| schema.at(e))?;
                 patterns.push((schema, pattern, dfa));
             }
         }
@@ -307,10 +324,10 @@ impl<'a> Spec<'a> {
             let (mut names, mut goal) = (Dfa::any(), Goal::new());
             for (i, (schema, _, dfa)) in patterns.iter().enumerate() {
                 if chosen >> i & 1 == 1 {
-                    names = names.and(dfa)?;
+                    names = known.made(names.and(dfa)?)?;
                     goal.push(schema.clone());
                 } else {
-                    names = names.and(&dfa.not()?)?;
+                    names = known.made(names.and(&dfa.not()?)?)?;
                 }
             }
             let mut opened = chosen != 0;
@@ -346,7 +363,7 @@ impl<'a> Spec<'a> {
         &self,
         part: &Node<'a>,
         name: &str,
-        patterns: &[(Node<'a>, &'a str, Dfa)],
+        patterns: &[(Node<'a>, &'a str, Rc<Dfa>)],
     ) -> Result<(Goal<'a>, Goal<'a>)> {
         let of = |name: &str, keyword: &str| -> Result<Option<Node<'a>>> {
             match member(part, keyword)? {

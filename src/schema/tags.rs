@@ -1,11 +1,11 @@
 //! Objects whose members are written between tags: texts as they are, other values as JSON.
 
+use super::Schema;
 use super::branches::Goal;
 use super::build::Compiler;
 use super::grammar::{Between, Builder, Member, Members, Node, NodeId, UNBOUNDED};
 use super::spec::{Spec, kind};
 use super::text::Text;
-use super::{Schema, regex};
 use crate::error::Result;
 use crate::json::Value;
 
@@ -56,7 +56,7 @@ impl Tags<'_> {
     }
 
     fn branch<'a>(&self, spec: &Spec<'a>, compiler: &mut Compiler<'a>) -> Result<NodeId> {
-        let object = spec.object()?;
+        let object = spec.object(&compiler.patterns)?;
         let mut members = Vec::new();
         for i in compiler.allowed(&object)? {
             let property = &object.properties[i];
@@ -67,7 +67,7 @@ impl Tags<'_> {
             });
         }
         let declared: Vec<&str> = object.properties.iter().map(|p| p.name).collect();
-        let plain = regex::compile(NAMES)?;
+        let plain = compiler.patterns.get(NAMES)?;
         let mut others = Vec::new();
         for (names, goal) in &object.others {
             let names = names.and(&plain)?.without(&declared)?;

@@ -141,6 +141,12 @@ impl Text {
         self.dfa.is_empty() || self.min > self.max || !self.possible(0, 0)
     }
 
+    /// Bytes of memory that it takes.
+    pub fn memory_bytes(&self) -> usize {
+        let table = self.possible.as_ref().map_or(0, Vec::len);
+        self.dfa.memory_bytes() + table * size_of::<u64>()
+    }
+
     fn most_counted(&self) -> u32 {
         match self.max {
             UNBOUNDED => self.min,
@@ -350,4 +356,118 @@ fn pairs(low: u32, high: u32) -> (u32, u32) {
 
 fn hex(byte: u8) -> Option<u16> {
     char::from(byte).to_digit(16).map(|digit| digit as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::regex;
+    use super::*;
+
+    fn text(pattern: &str, escaped: bool) -> Text {
+        Text::new(regex::compile(pattern).unwrap(), 0, UNBOUNDED, escaped).unwrap()
+    }
+
+    fn takes(text: &Text, bytes: &[u8]) -> bool {
+        let last = bytes
+            .iter()
+            .try_fold(Place::START, |place, byte| text.next(place, *byte));
+        last.is_some_and(|place| text.may_end(place))
+    }
+
+    /// Whether an end is at most `n` bytes away.
+    fn ends(text: &Text, place: Place, n: usize) -> bool {
+        let mut next = (0..=255).filter_map(|byte| text.next(place, byte));
+        text.may_end(place) || n > 0 && next.any(|place| ends(text, place, n - 1))
+    }
+
+    /// Every third character, as UTF-8 and as escapes, under a pattern whose ranges end in the middle of everything.
+    #[test]
+    fn each_character_is_taken_in_each_of_its_forms() {
+        let pattern = "^[\"a-z\\u0085-\\u07c3\\u0805-\\uccaf\\ud7f0-\\ue123\\ufff0-\\u{10123}\\u{4f000}-\\u{10fffe}]$";
+        let dfa = regex::compile(pattern).unwrap();
+        let (quoted, bare) = (text(pattern, true), text(pattern, false));
+        for c in (0..=LAST).step_by(3).filter_map(char::from_u32) {
+            let mut bytes = [0; 4];
+            let utf8 = c.encode_utf8(&mut bytes);
+            let expected = dfa.matches(utf8);
+            assert_eq!(takes(&bare, utf8.as_bytes()), expected, "{c:?}");
+            let is_plain = c >= ' ' && c != '"' && c != '\\';
+            assert_eq!(
+                takes(&quoted, utf8.as_bytes()),
+                expected && is_plain,
+                "{c:?}"
+            );
+            let mut units = [0; 2];
+            let units = c.encode_utf16(&mut units).iter();
+            let escapes: String = units.map(|unit| format!("\\u{unit:04X}")).collect();
+            assert_eq!(takes(&quoted, escapes.as_bytes()), expected, "{escapes}");
+        }
+        assert!(takes(&text("^\\n\"$", true), b"\\n\\\"") && !takes(&quoted, b"\\n"));
+    }
+
+    /// All pairs of bytes, and many longer ones: what is taken is UTF-8, and what begins a character can end it.
+    #[test]
+    fn bytes_that_are_no_characters_are_refused() {
+        for pattern in ["", "^[^\\u0800-\\u0900\\uffff]*$"] {
+            let any = text(pattern, false);
+            for first in 0..=255 {
+                for second in 0..=255 {
+                    for rest in [&[][..], &[0x80], &[0xBF, 0x80], &[0x41]] {
+                        let bytes = [&[first, second], rest].concat();
+                        let text = std::str::from_utf8(&bytes);
+                        let expected = text.is_ok_and(|text| any.dfa.matches(text));
+                        assert_eq!(takes(&any, &bytes), expected, "{bytes:x?}");
+                    }
+                    let begun = any
+                        .next(Place::START, first)
+                        .and_then(|p| any.next(p, second));
+                    assert!(begun.is_none_or(|place| ends(&any, place, 3)));
+                }
+            }
+        }
+    }
+
+    /// Bounds together with a pattern: after each character an end can be reached, for all texts of a small alphabet.
+    #[test]
+    fn lengths_and_patterns_hold_together() {
+        for (pattern, min, max) in [
+            ("^(ab|c)*$", 3, 5),
+            ("b", 0, 3),
+            ("^a*$", 2, 2),
+            ("^(aaa)*$", 4, 8),
+            ("", 1, 3),
+            ("^a?$", 2, 9),
+        ] {
+            let dfa = regex::compile(pattern).unwrap();
+            let bounded = Text::new(dfa.clone(), min, max, false).unwrap();
+            let mut all = vec![String::new()];
+            for n in 0..9 {
+                let last: Vec<String> =
+                    all.iter().filter(|text| text.len() == n).cloned().collect();
+                all.extend(
+                    last.iter()
+                        .flat_map(|text| ["a", "b", "c"].map(|c| format!("{text}{c}"))),
+                );
+            }
+            let valid: Vec<&String> = all
+                .iter()
+                .filter(|text| (min..=max).contains(&(text.len() as u32)) && dfa.matches(text))
+                .collect();
+            assert_eq!(bounded.is_empty(), valid.is_empty(), "{pattern}");
+            if bounded.is_empty() {
+                continue;
+            }
+            for text in &all {
+                assert_eq!(
+                    takes(&bounded, text.as_bytes()),
+                    valid.contains(&text),
+                    "{pattern}: {text}"
+                );
+                let mut bytes = text.bytes();
+                let begun = bytes.try_fold(Place::START, |place, byte| bounded.next(place, byte));
+                let expected = valid.iter().any(|valid| valid.starts_with(&text[..]));
+                assert_eq!(begun.is_some(), expected, "{pattern}: {text}");
+            }
+        }
+    }
 }
