@@ -31,19 +31,22 @@ pub use crate::model::config::LayerKind;
 pub use crate::os::{FileSet, interrupt, meter};
 pub use crate::plan::Plan;
 pub use crate::sampler::adjust::{Adjust, MAX_LAST_N};
-pub use crate::sampler::json_mask::{JsonGuide, JsonVocabulary};
+pub use crate::sampler::guide::Guide;
+pub use crate::sampler::vocabulary::GuideVocabulary;
 pub use crate::sampler::{Sampler, SamplerOptions};
+pub use crate::schema::Schema;
 pub use crate::session::Prefill;
 pub use crate::session::store::{self as sessions, Store};
 pub use crate::supply::{
     ExpertUse, Stats as SupplyStats, StatsTable as SupplyTable, default_strategy,
 };
+pub use crate::text::call_grammar::CallForm;
 pub use crate::text::{answer, chat, stops, stream, tokenizer};
 
 mod form;
 mod machine;
 
-pub use form::{CallForm, Form, Schema};
+pub use form::{Form, guide, guide_vocabulary};
 pub use machine::{Conversation, Session, SessionCheckpoint};
 
 /// A model file that was understood, before its weights are loaded: what can be wrong with a prompt or an
@@ -132,29 +135,6 @@ pub fn least_plan(files: &FileSet, model: &Model) -> Result<Plan> {
 /// Errors: as [`header`], and a vocabulary that contradicts itself.
 pub fn vocabulary(path: &Path) -> Result<Tokenizer> {
     tokenizer_of(&header(path)?)
-}
-
-/// The tokens of which answers that are JSON can be made; see [`Sampler::set_guide`].
-///
-/// Errors: `Unsupported` when no token ends an answer.
-pub fn json_vocabulary(tokenizer: &Tokenizer) -> Result<JsonVocabulary> {
-    let eos = tokenizer
-        .eos()
-        .ok_or_else(|| Error::unsupported("no JSON with this vocabulary: it has no end token"))?;
-    let tokens = (0..tokenizer.len() as u32).map(TokenId);
-    let plain = |token| (!tokenizer.is_special(token)).then(|| tokenizer.token_bytes(token));
-    JsonVocabulary::new(tokens.map(plain), eos)
-}
-
-/// A guide that holds an answer to `form`. With `begins_behind` the answer is free up to that token: the end of the reasoning.
-///
-/// Errors: `Unsupported` for a form that cannot be held with this vocabulary.
-pub fn guide(
-    vocabulary: Arc<JsonVocabulary>,
-    form: &Form,
-    begins_behind: Option<TokenId>,
-) -> Result<JsonGuide> {
-    Ok(JsonGuide::new(vocabulary, form.rules()?, begins_behind))
 }
 
 /// Measures how fast the experts of a model can be read; see [`probe::read_experts`].

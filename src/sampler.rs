@@ -14,14 +14,15 @@
 //! as if they were not there.
 
 pub mod adjust;
-pub mod json_mask;
+pub mod guide;
 pub mod mask;
+pub mod vocabulary;
 
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 use crate::units::TokenId;
 use adjust::{Adjust, Adjuster};
-use json_mask::JsonGuide;
+use guide::Guide;
 use mask::Mask;
 
 /// The most candidates that `top_k` can ask for.
@@ -81,7 +82,7 @@ pub struct Sampler {
     rng: Rng,
     /// Tokens that may be drawn; kept for its memory.
     candidates: Vec<Candidate>,
-    guide: Option<JsonGuide>,
+    guide: Option<Guide>,
     adjuster: Option<Box<Adjuster>>,
 }
 
@@ -118,7 +119,7 @@ impl Sampler {
     }
 
     /// From now on the guide says which tokens may be chosen, and is told each; `None` lets all be chosen again.
-    pub fn set_guide(&mut self, guide: Option<JsonGuide>) {
+    pub fn set_guide(&mut self, guide: Option<Guide>) {
         self.guide = guide;
     }
 
@@ -134,7 +135,7 @@ impl Sampler {
     }
 
     /// The guide, as far as it has come.
-    pub fn guide(&self) -> Option<&JsonGuide> {
+    pub fn guide(&self) -> Option<&Guide> {
         self.guide.as_ref()
     }
 

@@ -7,11 +7,12 @@ mod common;
 use common::{Loaded, golden, micro_ids};
 use infall::backend::Backend;
 use infall::graph::{RouteProbe, Routing};
-use infall::json::recogniser::Rules;
 use infall::options::{Budget, Options};
 use infall::routes;
-use infall::sampler::json_mask::{JsonGuide, JsonVocabulary};
+use infall::sampler::guide::{Guide, Opening};
+use infall::sampler::vocabulary::{GuideVocabulary, Marks};
 use infall::sampler::{Sampler, SamplerOptions};
+use infall::schema::Schema;
 use infall::supply::STRATEGIES;
 use infall::units::TokenId;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -64,21 +65,30 @@ fn trace() -> RouteProbe {
 #[test]
 fn decoding_and_choosing_allocate_nothing() {
     decoding();
-    choosing_json();
+    choosing_held();
 }
 
-/// Answers that are JSON: a mask for each token, from the second on.
-fn choosing_json() {
+/// Answers of a given form, once their states were seen: here all tokens of a string.
+fn choosing_held() {
     let bytes: Vec<[u8; 1]> = (0..=255).map(|byte| [byte]).collect();
     let tokens = bytes.iter().map(|byte| Some(&byte[..])).chain([None]);
-    let vocabulary = Arc::new(JsonVocabulary::new(tokens, TokenId(256)).unwrap());
-    let mut sampler = Sampler::new(SamplerOptions::default()).unwrap();
-    sampler.set_guide(Some(JsonGuide::new(
-        vocabulary,
-        Rules::WRITTEN_OBJECT,
-        None,
-    )));
-    let logits = [0.0; 257];
+    let marks = Marks {
+        end: TokenId(256),
+        call: None,
+        turns: Vec::new(),
+    };
+    let vocabulary = Arc::new(GuideVocabulary::new(tokens, marks).unwrap());
+    let grammar = Schema::json(false).unwrap().grammar();
+    let mut sampler = Sampler::new(SamplerOptions {
+        min_p: 0.1,
+        ..SamplerOptions::default()
+    })
+    .unwrap();
+    sampler.set_guide(Some(Guide::new(vocabulary, grammar, Opening::default())));
+    let mut logits = [0.0; 257];
+    logits[usize::from(b'"')] = 10.0;
+    sampler.sample(&logits).unwrap();
+    (logits[usize::from(b'"')], logits[usize::from(b'a')]) = (0.0, 10.0);
     sampler.sample(&logits).unwrap();
     let before = CALLS.load(Ordering::Relaxed);
     for _ in 0..300 {

@@ -2,13 +2,18 @@
 
 use super::JsonRules;
 use crate::error::{Error, Result};
-pub use crate::schema::Schema;
+use crate::sampler::guide::{Guide, Opening};
+use crate::sampler::vocabulary::{self, GuideVocabulary, Marks};
+use crate::schema::Schema;
+use crate::text::call_grammar::{self, CallForm};
+use crate::text::tokenizer::Tokenizer;
+use crate::units::TokenId;
 use std::sync::Arc;
 
 /// The form of an answer, which the choice of tokens holds.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Form {
-    /// Any JSON under these rules.
+    /// Any JSON, or any object, as these rules tell.
     Json(JsonRules),
     /// JSON that a schema allows.
     Schema(Arc<Schema>),
@@ -16,24 +21,49 @@ pub enum Form {
     Calls(CallForm),
 }
 
-/// How tools are called.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CallForm {
-    /// The tools that may be called, and the schemas of their parameters; without one only the markup is held.
-    pub tools: Vec<(String, Option<Arc<Schema>>)>,
-    /// The answer must be calls; without, it is free until it opens them.
-    pub required: bool,
-    /// Several calls may come; without, one.
-    pub parallel: bool,
+/// The marks with which a turn ends, or another begins.
+const TURNS: [&str; 3] = ["<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"];
+
+/// The tokens of which held answers can be made.
+///
+/// Errors: `Unsupported` when no token ends an answer.
+pub fn guide_vocabulary(tokenizer: &Tokenizer) -> Result<GuideVocabulary> {
+    let end = tokenizer.eos().ok_or_else(|| {
+        Error::unsupported("no answer of a given form with this vocabulary: it has no end token")
+    })?;
+    let tokens = (0..tokenizer.len() as u32).map(TokenId);
+    let plain = |token| (!tokenizer.is_special(token)).then(|| tokenizer.token_bytes(token));
+    let marks = Marks {
+        end,
+        call: tokenizer.special(call_grammar::MARK),
+        turns: TURNS
+            .iter()
+            .filter_map(|mark| tokenizer.special(mark))
+            .collect(),
+    };
+    GuideVocabulary::new(tokens.map(plain), marks)
 }
 
-impl Form {
-    /// The rules of an answer in JSON.
-    pub(super) fn rules(&self) -> Result<JsonRules> {
-        match self {
-            Form::Json(rules) => Ok(*rules),
-            Form::Schema(schema) => Ok(schema.rules()),
-            Form::Calls(_) => Err(Error::unsupported("calls are not held yet")),
+/// A guide that holds an answer to `form`. With `behind` the answer is free up to that token, which ends the reasoning, but
+/// cannot end before.
+///
+/// Errors: `Usage` for calls without tools; `Limit` for schemas of tools that become too large in the markup of calls.
+pub fn guide(
+    vocabulary: Arc<GuideVocabulary>,
+    form: &Form,
+    behind: Option<TokenId>,
+) -> Result<Guide> {
+    let (grammar, with) = match form {
+        Form::Json(rules) => (Schema::json(rules.is_object())?.grammar(), None),
+        Form::Schema(schema) => (schema.grammar(), None),
+        Form::Calls(form) => {
+            let mark = match vocabulary.has_mark() {
+                true => &[vocabulary::MARK][..],
+                false => call_grammar::MARK.as_bytes(),
+            };
+            let with = (!form.required).then(|| call_grammar::opening(mark));
+            (Arc::new(form.grammar(mark)?), with)
         }
-    }
+    };
+    Ok(Guide::new(vocabulary, grammar, Opening { behind, with }))
 }

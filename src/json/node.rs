@@ -110,7 +110,8 @@ impl<'a> Node<'a> {
         self.at(Error::format(fault))
     }
 
-    fn at(&self, error: Error) -> Error {
+    /// A fault of this value that was found elsewhere, with the way to it in front.
+    pub fn at(&self, error: Error) -> Error {
         match self.path.as_str() {
             "" => error,
             path => error.context(path),

@@ -13,9 +13,6 @@
 /// The deepest nesting that a state can hold.
 const MAX_DEPTH: u8 = 64;
 
-/// Stands for no bound on a run.
-const UNBOUNDED: u8 = u8::MAX;
-
 const WORDS: [&[u8]; 3] = [b"true", b"false", b"null"];
 
 /// Bounds on a text, and what it may begin with.
@@ -23,10 +20,6 @@ const WORDS: [&[u8]; 3] = [b"true", b"false", b"null"];
 pub struct Rules {
     /// Objects and lists inside each other, at most 64.
     depth: u8,
-    /// Spaces in a row.
-    spaces: u8,
-    /// Digits in a row before the point, and behind it; an exponent has two at most.
-    digits: u8,
     /// Nothing but an object.
     object: bool,
 }
@@ -35,8 +28,6 @@ impl Rules {
     /// Whatever is JSON, up to 64 deep.
     pub const TEXT: Rules = Rules {
         depth: MAX_DEPTH,
-        spaces: UNBOUNDED,
-        digits: UNBOUNDED,
         object: false,
     };
 
@@ -46,12 +37,9 @@ impl Rules {
         ..Rules::TEXT
     };
 
-    /// What a model may write: it cannot repeat spaces or digits for ever, every number is finite in binary64, and
-    /// nesting stays within what parsers take.
+    /// What a model may write: nesting stays within what parsers take.
     pub const WRITTEN: Rules = Rules {
         depth: 32,
-        spaces: 64,
-        digits: 20,
         object: false,
     };
 
@@ -61,8 +49,9 @@ impl Rules {
         ..Rules::WRITTEN
     };
 
-    fn within(bound: u8, run: u8) -> bool {
-        bound == UNBOUNDED || run < bound
+    /// Whether only objects are meant.
+    pub fn is_object(&self) -> bool {
+        self.object
     }
 }
 
@@ -114,8 +103,6 @@ enum At {
 pub struct Recogniser {
     at: At,
     depth: u8,
-    /// How many spaces, or digits of one part of a number, stand in a row.
-    run: u8,
     /// Whether the string is a name.
     in_name: bool,
     /// A bit for each level, the outermost lowest: 1 for an object.
@@ -129,34 +116,15 @@ impl Recogniser {
         Recogniser {
             at: At::Value,
             depth: 0,
-            run: 0,
             in_name: false,
             objects: 0,
             rules,
         }
     }
 
-    /// The state in some string, at the border of a character.
-    pub fn inside_string() -> Recogniser {
-        Recogniser {
-            at: At::String,
-            ..Recogniser::new(Rules::TEXT)
-        }
-    }
-
-    /// Whether it is in a string, at the border of a character.
-    pub fn is_inside_string(&self) -> bool {
-        self.at == At::String
-    }
-
     /// Whether what was read is a whole value. A number may go on all the same.
     pub fn is_complete(&self) -> bool {
         self.depth == 0 && (self.at == At::AfterValue || self.is_whole_number())
-    }
-
-    /// Whether it is a whole value behind which only spaces can come.
-    pub fn is_finished(&self) -> bool {
-        self.depth == 0 && self.at == At::AfterValue
     }
 
     fn is_whole_number(&self) -> bool {
@@ -214,7 +182,7 @@ impl Recogniser {
     }
 
     fn to(self, at: At) -> Recogniser {
-        Recogniser { at, run: 0, ..self }
+        Recogniser { at, ..self }
     }
 
     fn character(self, left: u8, min: u8, max: u8) -> Recogniser {
@@ -266,17 +234,10 @@ impl Recogniser {
         let digit = byte.is_ascii_digit();
         match (self.at, byte) {
             (At::Minus, b'0') => Some(self.to(At::Zero)),
-            (At::Minus, _) if digit => Some(self.digit(At::Whole, 0)),
-            (At::Whole, _) if digit => self.one_more_digit(self.rules.digits),
-            (At::Point, _) if digit => Some(self.digit(At::Fraction, 0)),
-            (At::Fraction, _) if digit => self.one_more_digit(self.rules.digits),
-            (At::Exponent | At::ExponentSign, _) if digit => {
-                Some(self.digit(At::ExponentDigits, 0))
-            }
-            (At::ExponentDigits, _) if digit => self.one_more_digit(match self.rules.digits {
-                UNBOUNDED => UNBOUNDED,
-                _ => 2,
-            }),
+            (At::Minus, _) if digit => Some(self.to(At::Whole)),
+            (At::Whole | At::Fraction | At::ExponentDigits, _) if digit => Some(self),
+            (At::Point, _) if digit => Some(self.to(At::Fraction)),
+            (At::Exponent | At::ExponentSign, _) if digit => Some(self.to(At::ExponentDigits)),
             (At::Exponent, b'+' | b'-') => Some(self.to(At::ExponentSign)),
             (At::Zero | At::Whole, b'.') => Some(self.to(At::Point)),
             (At::Zero | At::Whole | At::Fraction, b'e' | b'E') => Some(self.to(At::Exponent)),
@@ -285,24 +246,10 @@ impl Recogniser {
         }
     }
 
-    fn digit(self, at: At, run: u8) -> Recogniser {
-        Recogniser {
-            at,
-            run: run.saturating_add(1),
-            ..self
-        }
-    }
-
-    fn one_more_digit(self, bound: u8) -> Option<Recogniser> {
-        Rules::within(bound, self.run).then(|| self.digit(self.at, self.run))
-    }
-
     /// Between strings, words and numbers.
     fn between(self, byte: u8) -> Option<Recogniser> {
         if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
-            let run = self.run.saturating_add(1);
-            return Rules::within(self.rules.spaces, self.run)
-                .then_some(Recogniser { run, ..self });
+            return Some(self);
         }
         match (self.at, byte) {
             (At::Value | At::FirstItem, _) if byte != b']' => self.value(byte),
@@ -339,7 +286,7 @@ impl Recogniser {
             b'n' => self.to(At::Word { word: 2, n: 1 }),
             b'-' => self.to(At::Minus),
             b'0' => self.to(At::Zero),
-            b'1'..=b'9' => self.digit(At::Whole, 0),
+            b'1'..=b'9' => self.to(At::Whole),
             _ => return None,
         })
     }
@@ -402,12 +349,7 @@ mod tests {
     fn bounds_hold() {
         let written = |text: &str| after(text.as_bytes(), Rules::WRITTEN).is_some();
         assert!(written(&"[".repeat(32)) && !written(&"[".repeat(33)));
-        let spaces = |n: usize| "[1,".to_owned() + &" ".repeat(n);
-        assert!(written(&spaces(64)) && !written(&spaces(65)));
         let digits = |n: usize| "1".repeat(n);
-        assert!(written(&digits(20)) && !written(&digits(21)));
-        assert!(written(&format!("{}.{}e99", digits(20), digits(20))));
-        assert!(!written(&format!("0.{}", digits(21))) && !written("1e100"));
         let text = |text: &str| after(text.as_bytes(), Rules::TEXT);
         assert!(text(&(digits(999) + &" ".repeat(999))).is_some());
         assert!(text(&"[".repeat(64)).is_some() && text(&"[".repeat(65)).is_none());

@@ -16,19 +16,26 @@ impl Mask {
         }
     }
 
-    /// Allows no token any more.
-    pub fn clear(&mut self) {
-        self.words.fill(0);
-    }
-
-    /// Becomes a copy of `other`, a mask over the same vocabulary.
-    pub fn copy_from(&mut self, other: &Mask) {
-        self.words.copy_from_slice(&other.words);
-    }
-
     /// Allows a token of the vocabulary.
     pub fn allow(&mut self, token: TokenId) {
         self.words[token.0 as usize / 64] |= 1 << (token.0 % 64);
+    }
+
+    /// Allows all tokens of a vocabulary of `n_tokens`.
+    pub fn allow_all(&mut self, n_tokens: usize) {
+        self.words.fill(u64::MAX);
+        if let Some(last) = self
+            .words
+            .last_mut()
+            .filter(|_| !n_tokens.is_multiple_of(64))
+        {
+            *last = (1 << (n_tokens % 64)) - 1;
+        }
+    }
+
+    /// Forbids a token of the vocabulary.
+    pub fn forbid(&mut self, token: TokenId) {
+        self.words[token.0 as usize / 64] &= !(1 << (token.0 % 64));
     }
 
     /// Whether a token is allowed.

@@ -8,7 +8,7 @@ use super::live::{Live, Which};
 use super::own::OwnAnswers;
 use crate::engine::answer::{AnswerParser, End, Event};
 use crate::engine::chat::{Call, Chat};
-use crate::engine::{Chosen, Engine, JsonVocabulary, Prefill, Sampler, Stop, guide};
+use crate::engine::{Chosen, Engine, GuideVocabulary, Prefill, Sampler, Stop, guide};
 use crate::error::{Error, Result};
 use crate::units::TokenId;
 use std::borrow::Cow;
@@ -29,8 +29,8 @@ pub struct Answerer<'a> {
     pub live: Live,
     /// Its answers in the tokens that it chose.
     pub own: OwnAnswers,
-    /// What answers in JSON are made of; none where the vocabulary does not allow it.
-    pub json: Option<Arc<JsonVocabulary>>,
+    /// What answers of a given form are made of; none where the vocabulary does not allow it.
+    pub guided: Option<Arc<GuideVocabulary>>,
     /// Where questions come from.
     pub desk: &'a Desk,
     /// Where it is told what happens.
@@ -96,8 +96,10 @@ impl Answerer<'_> {
         let mut sampler = Sampler::new(ask.sampling)?;
         sampler.set_adjust(ask.adjust.clone(), &ask.tokens)?;
         if let Some(form) = &ask.held {
-            let vocabulary = self.json.clone().ok_or_else(|| {
-                Error::unsupported("no JSON with this vocabulary: it has no end token")
+            let vocabulary = self.guided.clone().ok_or_else(|| {
+                Error::unsupported(
+                    "no answer of a given form with this vocabulary: it has no end token",
+                )
             })?;
             let end_think = Chat::new(self.engine.tokenizer())?.end_think();
             let begins_behind = ask.reasoning.then_some(end_think);

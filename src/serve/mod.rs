@@ -25,7 +25,7 @@ mod place;
 
 use crate::engine::chat::Thinking;
 use crate::engine::sessions::HEADERS_BYTES;
-use crate::engine::{Engine, Plan, SamplerOptions, Store, json_vocabulary};
+use crate::engine::{Engine, Plan, SamplerOptions, Store, guide_vocabulary};
 use crate::error::{Error, Result};
 use crate::http::{self, Method, Request, Responder, Server, Status};
 use crate::options::Serving;
@@ -186,7 +186,7 @@ impl Bound {
             stop,
         };
         let mut answerer = Answerer {
-            json: json_vocabulary(engine.tokenizer()).ok().map(Arc::new),
+            guided: guide_vocabulary(engine.tokenizer()).ok().map(Arc::new),
             engine,
             live,
             own: OwnAnswers::new(OWN_ANSWERS),

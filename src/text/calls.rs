@@ -482,7 +482,7 @@ impl Calls {
                 break;
             };
             (*state, *read) = (next, at + 1);
-            if next.is_finished() {
+            if next.is_complete() {
                 let object = &rest[..=at];
                 // Names that stand twice stay as they are.
                 let arguments = match Call::from_json("", "", object) {

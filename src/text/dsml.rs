@@ -265,7 +265,7 @@ const AMP: &str = "amp;";
 
 impl Escape {
     /// The text without the mark in it; [`Escape::unescape`] gives it back.
-    fn escape(&self, text: &str) -> String {
+    pub(super) fn escape(&self, text: &str) -> String {
         self.each(text, |level, out| {
             out.push('&');
             match level {

@@ -2,6 +2,7 @@
 
 pub mod answer;
 mod bpe;
+pub mod call_grammar;
 mod calls;
 pub mod chat;
 mod dsml;
