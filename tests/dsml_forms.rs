@@ -191,6 +191,18 @@ const ALIKE: &[(&str, &str)] = &[
         "<~tool_calls>\n<~invoke name=\"f\">\n<~parameter name=\"a\" string=\"true\">x y</~parameter>\n<~parameter name=\"b\" string=\"false\">[1, 2]</~parameter>\n</~invoke>\n<~tool_calls>\n</~tool_calls>",
     ),
     (
+        "tags without their last character",
+        "<~tool_calls>\n<~invoke name=\"f\"\n<~parameter name=\"a\" string=\"true\">x y</~parameter>\n<~parameter name=\"b\" string=\"false\">[1, 2]</~parameter>\n</~invoke\n</~tool_calls>",
+    ),
+    (
+        "a type instead of string",
+        "<~tool_calls>\n<~invoke name=\"f\">\n<~parameter name=\"a\" type=\"string\">x y</~parameter>\n<~parameter type=\"array\" name=\"b\">[1, 2]</~parameter>\n</~invoke>\n</~tool_calls>",
+    ),
+    (
+        "the mark in small letters",
+        "<｜dsml｜tool_calls>\n<｜dsml｜invoke name=\"f\">\n<｜dsml｜parameter name=\"a\" string=\"true\">x y</｜dsml｜parameter>\n<｜dsml｜parameter name=\"b\" string=\"false\">[1, 2]</｜dsml｜parameter>\n</｜dsml｜invoke>\n</｜dsml｜tool_calls>",
+    ),
+    (
         "JSON on lines of its own",
         "<~tool_calls>\n<~invoke name=\"f\">\n<~parameter name=\"a\" string=\"true\">x y</~parameter>\n<~parameter name=\"b\" string=\"false\">\n[1,\n 2]\n</~parameter>\n</~invoke>\n\n\n</~tool_calls>",
     ),

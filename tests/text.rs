@@ -303,6 +303,44 @@ fn small(more: &[&str], merges: &[&str]) -> Vocabulary {
 }
 
 #[test]
+fn turns_end_at_the_next_speaker() {
+    let ends: Vec<Option<TokenId>> = real().ends_of_turn().to_vec();
+    let expected = [1, 0, 128_803, 128_804].map(|id| Some(TokenId(id)));
+    assert_eq!(ends, expected);
+    let none = Tokenizer::new(small(&["ab"], &["a b"])).unwrap();
+    assert_eq!(none.ends_of_turn(), [None; 4]);
+}
+
+#[test]
+fn control_tokens_are_marks_and_nothing_else() {
+    let control = |text: &str| {
+        let token = real().special(text).unwrap_or_else(|| panic!("{text}"));
+        real().is_control(token)
+    };
+    for mark in [
+        "<｜User｜>",
+        "<｜tool▁sep｜>",
+        "<｜end▁of▁sentence｜>",
+        "<think>",
+        "</think>",
+    ] {
+        assert!(control(mark), "{mark}");
+    }
+    // The mark of calls is part of what is written.
+    assert!(!control("｜DSML｜"));
+    let text = real().encode("<｜ x ｜>", Special::Plain);
+    assert!(text.iter().all(|token| !real().is_control(*token)));
+    // A special token may stand for any text.
+    let odd = Tokenizer::new(Vocabulary {
+        token_types: [vec![1; 256], vec![3; 3]].concat(),
+        ..small(&["Hello <｜", "<|x|>", "\n<｜DSML｜tool_calls>"], &[])
+    })
+    .unwrap();
+    let found = [256, 257, 258].map(|id| odd.is_control(TokenId(id)));
+    assert_eq!(found, [false, true, false]);
+}
+
+#[test]
 fn a_small_vocabulary_works() {
     let tokenizer = Tokenizer::new(small(
         &["ab", "abc", "Ġab", "<think>"],

@@ -177,3 +177,169 @@ impl Out<'_> {
         self.is_heard &= self.work.give(part);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::SamplerOptions;
+    use crate::engine::tokenizer::Special;
+    use crate::gguf::Gguf;
+    use crate::os::File;
+    use crate::serve::ask::Ask;
+    use crate::serve::desk::{Desk, Next};
+    use crate::text::vocabulary::Vocabulary;
+    use std::path::Path;
+    use std::time::Duration;
+
+    fn tokenizer() -> Tokenizer {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dsv4-vocab.gguf");
+        let gguf = Gguf::read(&File::open(&path).unwrap()).unwrap();
+        Tokenizer::new(Vocabulary::read(&gguf).unwrap()).unwrap()
+    }
+
+    fn ask() -> Ask {
+        Ask {
+            tokens: Vec::new(),
+            reasoning: false,
+            tools: true,
+            most_calls: None,
+            max_tokens: None,
+            sampling: SamplerOptions::default(),
+            stops: Vec::new(),
+            json: None,
+            logprobs: None,
+        }
+    }
+
+    /// What a client gets of an answer: reasoning, text, calls with their arguments, warnings, how it ended and after how
+    /// many tokens.
+    #[derive(Debug, Default, PartialEq)]
+    struct Got {
+        reasoning: String,
+        text: String,
+        calls: String,
+        n_warnings: usize,
+        n_tokens: usize,
+        finish: Option<Finish>,
+    }
+
+    /// The answer that the tokens of a text make, special ones spelled out.
+    fn answer(tokenizer: &Tokenizer, ask: Ask, text: &str, stop: Stop) -> Got {
+        let desk = Desk::new(1);
+        let ticket = desk.enter(ask).unwrap();
+        let work = desk.next(Duration::ZERO).unwrap();
+        let mut got = Got::default();
+        let mut answer = AnswerText::new(&work, tokenizer).unwrap();
+        let logits = vec![0.0; tokenizer.len()];
+        let mut stop = stop;
+        for token in tokenizer.encode(text, Special::Parse) {
+            got.n_tokens += 1;
+            let chosen = Chosen {
+                token,
+                bytes: tokenizer.token_bytes(token),
+                logits: &logits,
+            };
+            if !answer.take(chosen) {
+                stop = Stop::Asked;
+                break;
+            }
+        }
+        got.finish = answer.finish(stop);
+        while let Next::Part(part) = ticket.next(Duration::ZERO) {
+            match part {
+                Part::Reasoning(more) => got.reasoning += &more,
+                Part::Text(more, _) => got.text += &more,
+                Part::CallBegin(name) => got.calls += &format!("{name}("),
+                Part::CallArguments(more) => got.calls += &more,
+                Part::CallEnd => got.calls += ")",
+                Part::CallCut(closing) => got.calls += &format!("..{closing}"),
+                Part::Warning(_) => got.n_warnings += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        got
+    }
+
+    const CALLS: &str = "I look.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"a\" \
+                         string=\"true\">x</｜DSML｜parameter>\n</｜DSML｜invoke>\n<｜DSML｜invoke name=\"g\">\n\n\
+                         </｜DSML｜invoke>\n</｜DSML｜tool_calls>";
+
+    #[test]
+    fn control_tokens_are_no_text_but_where_they_mean_something() {
+        let tokenizer = tokenizer();
+        let hi = "<｜tool▁sep｜>H</think>i<｜place▁holder▁no▁9｜><｜fim▁hole｜><think>!";
+        let got = answer(&tokenizer, ask(), hi, Stop::EndOfTurn);
+        assert_eq!((got.text.as_str(), got.reasoning.as_str()), ("Hi!", ""));
+        assert_eq!((got.n_warnings, got.finish), (0, Some(Finish::EndOfTurn)));
+        // Reasoning that the model opens itself, and that the prompt opened.
+        let got = answer(&tokenizer, ask(), "\n<think>r</think>t", Stop::EndOfTurn);
+        assert_eq!((got.reasoning.as_str(), got.text.as_str()), ("r", "t"));
+        let asked = Ask {
+            reasoning: true,
+            ..ask()
+        };
+        let got = answer(
+            &tokenizer,
+            asked,
+            "<think>r</think>t</think>",
+            Stop::EndOfTurn,
+        );
+        assert_eq!((got.reasoning.as_str(), got.text.as_str()), ("r", "t"));
+        // Without tools the markup is text, and its mark stays.
+        let asked = Ask {
+            tools: false,
+            ..ask()
+        };
+        assert_eq!(
+            answer(&tokenizer, asked, CALLS, Stop::EndOfTurn).text,
+            CALLS
+        );
+    }
+
+    #[test]
+    fn no_more_calls_come_than_are_wanted() {
+        let tokenizer = tokenizer();
+        let with = |most_calls| {
+            let ask = Ask {
+                most_calls,
+                ..ask()
+            };
+            answer(&tokenizer, ask, CALLS, Stop::EndOfTurn)
+        };
+        let all = with(None);
+        assert_eq!(all.calls, "f({\"a\": \"x\"})g({})");
+        assert_eq!(
+            (all.n_warnings, all.finish.clone()),
+            (0, Some(Finish::Calls))
+        );
+        let one = with(Some(1));
+        assert_eq!(
+            (one.calls.as_str(), one.n_warnings),
+            ("f({\"a\": \"x\"})", 0)
+        );
+        assert_eq!(one.finish, Some(Finish::Calls));
+        let none = with(Some(0));
+        assert_eq!((none.calls.as_str(), none.text.as_str()), ("", "I look."));
+        assert_eq!((none.n_warnings, none.finish), (1, Some(Finish::EndOfTurn)));
+        assert!(none.n_tokens < one.n_tokens && one.n_tokens < all.n_tokens);
+        assert_eq!(with(Some(2)).calls, all.calls);
+    }
+
+    #[test]
+    fn a_cut_answer_is_no_turn() {
+        let tokenizer = tokenizer();
+        let cut = |at: &str, stop| {
+            let end = CALLS.find(at).unwrap();
+            answer(&tokenizer, ask(), &CALLS[..end], stop)
+        };
+        let got = cut("x</", Stop::Length);
+        assert_eq!(
+            (got.calls.as_str(), got.n_warnings),
+            ("f({\"a\": \"..\"}", 1)
+        );
+        assert_eq!(got.finish, Some(Finish::Length));
+        let got = cut("invoke", Stop::ContextFull);
+        assert_eq!((got.calls.as_str(), got.text.as_str()), ("", "I look."));
+        assert_eq!((got.n_warnings, got.finish), (1, Some(Finish::ContextFull)));
+    }
+}

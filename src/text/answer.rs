@@ -229,31 +229,21 @@ impl AnswerParser {
     fn prose(&mut self, rest: &str, end: Option<End>, emit: &mut dyn FnMut(Event<'_>)) -> Step {
         let (at, found) = self.find(rest, end);
         let before = &rest[..at];
+        let is_open = end.is_none() && matches!(found, Found::Nothing | Found::Begun);
+        // White space directly behind calls counts only in front of more text.
+        let is_dropped = self.is_behind_calls && before.trim().is_empty();
+        if is_dropped && is_open && rest.len() <= MOST_BLANKS {
+            return Step::Wait;
+        }
+        let blank_line = before.strip_suffix(BLANK_LINE);
+        let line = before.strip_suffix('\n');
         let n_given = match &found {
             Found::NoCall(n) => at + n,
-            Found::Nothing | Found::EndOfReasoning if !self.tools => at,
-            Found::EndOfReasoning => at,
-            Found::Nothing if end.is_some() => at,
-            // The blank line in front of calls.
-            Found::Nothing | Found::Begun if end.is_none() => {
-                let n = before.strip_suffix(BLANK_LINE).map_or(at, str::len);
-                before
-                    .strip_suffix('\n')
-                    .map_or(n, |line| line.len().min(n))
-            }
-            _ => before.strip_suffix(BLANK_LINE).map_or(at, str::len),
-        };
-        // White space behind calls counts only in front of more text.
-        let is_dropped = self.is_behind_calls && before.trim().is_empty();
-        let n_given = match found {
-            Found::Nothing | Found::Begun
-                if is_dropped && end.is_none() && rest.len() <= MOST_BLANKS =>
-            {
-                return Step::Wait;
-            }
-            Found::NoCall(_) => n_given,
             _ if is_dropped => 0,
-            _ => n_given,
+            Found::Opening(_) | Found::Cut => blank_line.map_or(at, str::len),
+            // It may become the blank line in front of calls.
+            _ if is_open && self.tools => blank_line.or(line).map_or(at, str::len),
+            _ => at,
         };
         if n_given > 0 {
             let text = &rest[..n_given];
@@ -320,12 +310,15 @@ impl AnswerParser {
                 }
             }
             if self.tools && may_open(text, &line, is_reasoning) {
-                let is_begun = matches!(calls::opening(text, false), Ok(Scan::Begun));
-                match calls::opening(text, end.is_some()) {
-                    _ if is_begun && end.is_none() => return (at, Found::Begun),
-                    _ if is_begun && end == Some(End::Cut) && tag::is_like_mark(text) => {
+                let opening = match (calls::opening(text, false), end) {
+                    (Ok(Scan::Begun), None) => return (at, Found::Begun),
+                    (Ok(Scan::Begun), Some(End::Cut)) if tag::is_like_mark(text) => {
                         return (at, Found::Cut);
                     }
+                    (Ok(Scan::Begun), Some(_)) => calls::opening(text, true),
+                    (opening, _) => opening,
+                };
+                match opening {
                     Ok(Scan::Found(opening)) => return (at, Found::Opening(opening)),
                     Ok(_) => {}
                     Err(n) => return (at, Found::NoCall(n)),

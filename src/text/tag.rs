@@ -82,12 +82,12 @@ pub fn read(text: &str, is_last: bool) -> Scan<Tag> {
         Scan::Begun if !is_last => return Scan::Begun,
         _ => return Scan::Other,
     };
-    let end = match end(&text[head..], is_last) {
-        Scan::Found(end) => head + end,
+    let (end, n_end) = match end(&text[head..], is_last) {
+        Scan::Found((end, n_end)) => (head + end, n_end),
         Scan::Begun => return Scan::Begun,
         Scan::Other => return Scan::Other,
     };
-    let inner = &text[head..end];
+    let inner = text[head..end].trim_end();
     let is_empty = !is_end && inner.ends_with('/');
     let inner = inner.strip_suffix('/').unwrap_or(inner).trim_end();
     let n_element = inner
@@ -103,13 +103,14 @@ pub fn read(text: &str, is_last: bool) -> Scan<Tag> {
                 _ => None,
             };
         }
+        "type" if is_text.is_none() => is_text = Some(value == "string"),
         "name" => name = Some(NAME_END.unescape(value)),
         // `<invoke="f">`, `<invoke f>`, `<parameter key="k">`
         "" | "key" if name.is_none() => name = Some(NAME_END.unescape(value)),
         _ => {}
     });
     let kind = kind(element, is_end, name.is_some());
-    let whole = &text[..=end];
+    let whole = &text[..end + n_end];
     let is_exact = match (kind, is_end) {
         (Kind::Block, false) => whole == dsml::BLOCK,
         (Kind::Block, true) => whole == dsml::END_BLOCK,
@@ -123,7 +124,7 @@ pub fn read(text: &str, is_last: bool) -> Scan<Tag> {
         (Kind::Unknown, _) => false,
     };
     Scan::Found(Tag {
-        len: end + 1,
+        len: end + n_end,
         kind,
         is_end,
         is_empty,
@@ -192,15 +193,21 @@ pub fn mark(text: &str) -> Scan<(usize, bool)> {
             _ => rest = after_bars.trim_start_matches(' '),
         }
         if part {
-            match rest.strip_prefix("DSML") {
-                Some(after) => rest = after,
-                None if "DSML".starts_with(rest) => return Scan::Begun,
-                None => return Scan::Other,
+            let n = rest.len().min(NAME.len());
+            match rest.get(..n) {
+                Some(name) if name.eq_ignore_ascii_case(&NAME[..n]) => rest = &rest[n..],
+                _ => return Scan::Other,
+            }
+            if n < NAME.len() {
+                return Scan::Begun;
             }
         }
     }
     Scan::Found((text.len() - rest.len(), is_end))
 }
+
+/// What stands between the bars.
+const NAME: &str = "DSML";
 
 /// The bar of the mark, and the one on keyboards.
 const BARS: [char; 2] = ['｜', '|'];
@@ -215,35 +222,34 @@ pub fn is_like_mark(text: &str) -> bool {
     rest.starts_with('｜') && mark(text) != Scan::Other
 }
 
-/// The place of the `>` that ends a tag: the first one outside quotes, or the first of all if quotes are not closed as they
-/// should be.
-fn end(text: &str, is_last: bool) -> Scan<usize> {
+/// The place of the `>` that ends a tag, and its length: the first one outside quotes, or the first of all if quotes are not
+/// closed as they should be. Where the next tag begins in front of it, it is missing.
+fn end(text: &str, is_last: bool) -> Scan<(usize, usize)> {
     let bytes = &text.as_bytes()[..text.len().min(TAG_BYTES)];
     let is_cut = is_last || bytes.len() == TAG_BYTES;
-    let Some(first) = memchr::memchr(b'>', bytes) else {
+    let first = memchr::memchr2(b'>', b'<', bytes);
+    let found = |at: usize| Scan::Found((at, usize::from(bytes[at] == b'>')));
+    let (mut quote, mut is_value) = (None, false);
+    // Nothing can be told without one of them.
+    let Some(first) = first else {
         return if is_cut { Scan::Other } else { Scan::Begun };
     };
-    let (mut quote, mut is_value) = (None, false);
     for (i, byte) in bytes.iter().enumerate() {
         match quote {
             Some(open) if *byte == open => {
                 (quote, is_value) = (None, false);
                 match bytes.get(i + 1) {
-                    None | Some(b'>' | b'/' | b' ' | b'\n' | b'\t' | b'\r') => {}
-                    Some(_) => return Scan::Found(first),
+                    None | Some(b'>' | b'<' | b'/' | b' ' | b'\n' | b'\t' | b'\r') => {}
+                    Some(_) => return found(first),
                 }
             }
             Some(_) => {}
-            None if *byte == b'>' => return Scan::Found(i),
+            None if matches!(byte, b'>' | b'<') => return found(i),
             None if is_value && matches!(byte, b'"' | b'\'') => quote = Some(*byte),
             None => is_value = *byte == b'=' || is_value && byte.is_ascii_whitespace(),
         }
     }
-    if is_cut {
-        Scan::Found(first)
-    } else {
-        Scan::Begun
-    }
+    if is_cut { found(first) } else { Scan::Begun }
 }
 
 /// Attributes as `key="value"`, `key='value'`, `key=value` or `value`, whose key is empty. Quotes that are not closed end

@@ -242,7 +242,24 @@ fn answer(work: &Work) -> bool {
             work.give(Part::Failed("disk: read failed".into()));
             return true;
         }
+        "wane" => {
+            std::thread::sleep(Duration::from_millis(1300));
+            work.give(Part::Failed("disk: read failed".into()));
+            return true;
+        }
         "drop" => return true,
+        "full" => {
+            finish = Finish::ContextFull;
+            parts.extend(hello);
+        }
+        "cut" => {
+            finish = Finish::Length;
+            parts.extend([
+                Part::CallBegin("weather".into()),
+                Part::CallArguments("{\"city\": \"Par".into()),
+                Part::CallCut("\"}"),
+            ]);
+        }
         "length" => {
             finish = Finish::Length;
             parts.extend(hello);

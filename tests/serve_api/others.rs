@@ -400,3 +400,84 @@ fn messages() {
         }
     });
 }
+
+#[test]
+fn answers_that_are_cut_say_so() {
+    one(|server| {
+        let full = json(&server.post("/v1/messages", &said("@full")));
+        assert_eq!(full["stop_reason"], "model_context_window_exceeded");
+        let full = json(&server.post(CHAT, &said("@full")));
+        let choice = &full["choices"][0];
+        assert_eq!(choice["finish_reason"], "length");
+        assert_eq!(
+            choice["infall_warnings"],
+            value!(["the answer ends where the context is full"])
+        );
+        let full = json(&server.post("/v1/responses", &value!({"input": "@full"})));
+        assert_eq!(full["incomplete_details"]["reason"], "max_output_tokens");
+        assert_eq!(
+            (&full["output"][0]["status"], &full["completed_at"]),
+            (&value!("incomplete"), &Value::Null)
+        );
+
+        // A call that is cut: as far as it came, but an object where one must be.
+        let cut = json(&server.post(CHAT, &said("@cut")));
+        let choice = &cut["choices"][0];
+        let arguments = &choice["message"]["tool_calls"][0]["function"]["arguments"];
+        assert_eq!(
+            (&choice["finish_reason"], arguments),
+            (&value!("length"), &value!("{\"city\": \"Par"))
+        );
+        let cut = json(&server.post("/v1/messages", &said("@cut")));
+        assert_eq!(
+            (&cut["stop_reason"], &cut["content"][0]["input"]),
+            (&value!("max_tokens"), &value!({"city": "Par"}))
+        );
+        let cut = json(&server.post("/v1/responses", &value!({"input": "@cut"})));
+        let item = &cut["output"][0];
+        assert_eq!(
+            (&item["status"], &item["arguments"]),
+            (&value!("incomplete"), &value!("{\"city\": \"Par"))
+        );
+    });
+}
+
+#[test]
+fn reasoning_is_told_as_its_summary_where_that_is_wanted() {
+    one(|server| {
+        let request = value!({"input": "hi", "stream": true, "reasoning": {"effort": "low", "summary": "auto"}});
+        let chunks = values(&server.post("/v1/responses", &request));
+        let of_summary = chunks
+            .iter()
+            .filter(|(name, _)| name.starts_with("response.reasoning_summary"));
+        let names: Vec<&str> = of_summary
+            .clone()
+            .map(|(name, _)| &name["response.reasoning_summary_".len()..])
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "part.added",
+                "text.delta",
+                "text.delta",
+                "text.done",
+                "part.done"
+            ]
+        );
+        for (_, chunk) in of_summary {
+            assert_eq!(
+                (&chunk["output_index"], &chunk["summary_index"]),
+                (&value!(0), &value!(0))
+            );
+        }
+        let summary = value!([{"type": "summary_text", "text": "Let me think."}]);
+        assert_eq!(
+            chunks.last().unwrap().1["response"]["output"][0]["summary"],
+            summary
+        );
+        let request = value!({"input": "hi", "reasoning": {"effort": "low"}});
+        let answer = json(&server.post("/v1/responses", &request));
+        assert_eq!(answer["output"][0]["summary"], value!([]));
+        assert_eq!(answer["output"][0]["content"][0]["text"], "Let me think.");
+    });
+}

@@ -32,8 +32,10 @@ pub struct Message {
     n_waits: usize,
     /// Whole blocks.
     blocks: Vec<Json>,
-    /// The block that is told, and its text so far.
+    /// The block of text that is told, and its text so far.
     open: Option<(Kind, String)>,
+    /// Whether a call is told.
+    in_call: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,6 +109,7 @@ impl Message {
             n_waits: 0,
             blocks: Vec::new(),
             open: None,
+            in_call: false,
         }
     }
 
@@ -158,6 +161,15 @@ impl Message {
         self.tell("content_block_delta", Some(delta), out);
         let (_, text) = self.open.get_or_insert_with(|| (kind, String::new()));
         *text += more;
+    }
+
+    /// More of the arguments of the call that is told.
+    fn tell_input(&self, more: &str, out: &mut Vec<Event>) {
+        let delta = object([
+            ("type", "input_json_delta".into()),
+            ("partial_json", more.into()),
+        ]);
+        self.tell("content_block_delta", Some(("delta", delta)), out);
     }
 
     /// Ends the block that is told.
@@ -218,6 +230,7 @@ impl Dialect for Message {
     fn waiting(&mut self, out: &mut Vec<Event>) {
         self.n_waits += 1;
         match self.open {
+            _ if self.in_call => self.tell_input("", out),
             Some((kind, _)) => self.more(kind, "", out),
             // What comes first is reasoning, be it empty.
             None if self.reasons && self.blocks.is_empty() && self.n_waits > LONG => {
@@ -240,17 +253,15 @@ impl Dialect for Message {
         self.close(out);
         let block = ("content_block", call_json(call, "{}"));
         self.tell("content_block_start", Some(block), out);
+        self.in_call = true;
     }
 
     fn call_arguments(&mut self, _: &Called, more: &str, out: &mut Vec<Event>) {
-        let delta = object([
-            ("type", "input_json_delta".into()),
-            ("partial_json", more.into()),
-        ]);
-        self.tell("content_block_delta", Some(("delta", delta)), out);
+        self.tell_input(more, out);
     }
 
     fn call_end(&mut self, call: &Called, out: &mut Vec<Event>) {
+        self.in_call = false;
         self.tell("content_block_stop", None, out);
         self.blocks.push(call_json(call, &call.closed()));
     }
@@ -271,5 +282,76 @@ impl Dialect for Message {
     fn failed(&mut self, why: &str, out: &mut Vec<Event>) {
         let error = error_body(Family::Anthropic, Status::InternalServerError, why, None);
         out.push(Event::new("error", &error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::SamplerOptions;
+    use crate::units::TokenId;
+
+    fn message(reasoning: bool) -> Message {
+        let ask = Ask {
+            tokens: vec![TokenId(1); 9],
+            reasoning,
+            tools: true,
+            most_calls: None,
+            max_tokens: None,
+            sampling: SamplerOptions::default(),
+            stops: Vec::new(),
+            json: None,
+            logprobs: None,
+        };
+        let mut message = Message::new("m");
+        message.begin(&ask, &mut Vec::new());
+        message
+    }
+
+    fn waited(message: &mut Message, times: usize) -> Vec<String> {
+        let mut out = Vec::new();
+        for _ in 0..times {
+            message.beat(&mut out);
+            message.waiting(&mut out);
+        }
+        let told = out.into_iter().filter(|event| event.name != "ping");
+        told.map(|event| event.data).collect()
+    }
+
+    #[test]
+    fn a_long_wait_for_reasoning_opens_it() {
+        let mut thinks = message(true);
+        let told = waited(&mut thinks, LONG + 2);
+        assert!(told[0].contains("\"message_start\"") && told[0].contains("\"input_tokens\":9"));
+        let begun = "{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"thinking\",\
+                     \"thinking\":\"\",\"signature\":\"\"}}";
+        let empty = "{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"thinking_delta\",\
+                     \"thinking\":\"\"}}";
+        assert_eq!(told[1..], [begun, empty, empty]);
+        // The reasoning goes on in this block, and an answer without any has one more block.
+        let mut out = Vec::new();
+        thinks.reasoning("r", &mut out);
+        assert_eq!((out.len(), thinks.blocks.len()), (1, 0));
+        thinks.text("t", &[], &mut out);
+        assert_eq!(thinks.blocks.len(), 1);
+        // Without reasoning it is not known what comes first.
+        assert_eq!(waited(&mut message(false), LONG + 2).len(), 1);
+    }
+
+    #[test]
+    fn a_wait_within_a_call_stays_within_it() {
+        let mut message = message(true);
+        let call = Called {
+            name: "f".into(),
+            ..Called::default()
+        };
+        message.call_begin(&call, &mut Vec::new());
+        let told = waited(&mut message, LONG + 2);
+        assert_eq!(told.len(), LONG + 2);
+        assert!(
+            told.iter()
+                .all(|data| data.contains("\"partial_json\":\"\"")),
+            "{told:?}"
+        );
     }
 }

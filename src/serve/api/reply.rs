@@ -261,7 +261,8 @@ fn late(
 }
 
 fn stream(asking: &mut Asking<'_>, responder: &mut Responder<'_>) -> Result<()> {
-    let mut events = responder.events(&[])?;
+    // A proxy in between must not wait for more.
+    let mut events = responder.events(&[("x-accel-buffering", "no")])?;
     let mut out = std::mem::take(&mut asking.begun);
     let (mut heard, mut data) = (Instant::now(), Instant::now());
     let mut sign = BEAT;
@@ -517,7 +518,100 @@ fn send(out: &mut Vec<Event>, events: &mut Events<'_, '_>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::chat_answer::ChatAnswer;
     use super::*;
+    use crate::engine::SamplerOptions;
+    use crate::units::TokenId;
+
+    fn ask(seed: u64, token: u32) -> Ask {
+        Ask {
+            tokens: vec![TokenId(token)],
+            reasoning: false,
+            tools: false,
+            most_calls: None,
+            max_tokens: None,
+            sampling: SamplerOptions {
+                seed,
+                ..SamplerOptions::default()
+            },
+            stops: Vec::new(),
+            json: None,
+            logprobs: None,
+        }
+    }
+
+    /// Answers each question by its seed.
+    fn engine(desk: &Desk, n: usize) {
+        let mut answered = 0;
+        while answered < n {
+            let Some(work) = desk.next(Duration::from_millis(10)) else {
+                continue;
+            };
+            work.give(Part::Text(format!("{}", work.ask.sampling.seed), vec![]));
+            work.give(Part::Done(Done {
+                finish: Finish::EndOfTurn,
+                n_prompt: 7,
+                n_cached: 5,
+                n_answer: 1,
+                n_reasoning: 0,
+            }));
+            answered += 1;
+        }
+    }
+
+    /// All that is told of three questions, the last of which has another prompt, and the answers in one piece.
+    fn three(streams: bool) -> (Vec<String>, String) {
+        // Nothing may wait besides: later questions find the desk full at times.
+        let desk = Desk::new(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| engine(&desk, 3));
+            let question = Question {
+                asks: vec![ask(11, 1), ask(12, 1), ask(13, 2)],
+                streams,
+                dialect: Box::new(ChatAnswer::new("m", true, false)),
+                warnings: vec!["w".into()],
+            };
+            let mut asking = Asking::new(question, &desk).unwrap();
+            let mut out = std::mem::take(&mut asking.begun);
+            loop {
+                match asking.look(TICK, &mut out) {
+                    Look::All => break,
+                    Look::Broken(broken) => panic!("{}", broken.why()),
+                    Look::Nothing | Look::More => {}
+                }
+            }
+            asking.dialect.end(&asking.total, &mut out);
+            let whole = asking.whole().to_string();
+            (out.into_iter().map(|event| event.data).collect(), whole)
+        })
+    }
+
+    #[test]
+    fn several_answers_come_one_after_the_other() {
+        let (events, whole) = three(true);
+        let index = |i: usize| format!("\"index\":{i},");
+        for (i, text) in ["11", "12", "13"].iter().enumerate() {
+            let of_this: Vec<&String> = events.iter().filter(|e| e.contains(&index(i))).collect();
+            assert_eq!(of_this.len(), 3, "{events:?}");
+            assert!(of_this[0].contains("\"role\":\"assistant\""));
+            assert!(of_this[1].contains(&format!("{{\"content\":\"{text}\"}}")));
+            assert!(of_this[2].contains("\"finish_reason\":\"stop\""));
+            let choice = format!(
+                "{}\"message\":{{\"role\":\"assistant\",\"content\":\"{text}\"",
+                index(i)
+            );
+            assert!(whole.contains(&choice), "{whole}");
+        }
+        // A prompt counts once, however many answers it has.
+        let usage = "\"prompt_tokens\":14,\"completion_tokens\":3,\"total_tokens\":17";
+        assert!(
+            whole.contains(usage) && events[9].contains(usage),
+            "{whole}"
+        );
+        assert_eq!((events.len(), events[10].as_str()), (11, "[DONE]"));
+        assert_eq!(whole.matches("infall_warnings").count(), 1);
+        assert_eq!(three(false).1.matches("\"message\"").count(), 3);
+    }
 
     #[test]
     fn no_time_is_told_before_it_can_be_known() {

@@ -449,3 +449,98 @@ impl Dialect for Response {
         self.tell("response.failed", [("response", json)], out);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is told of one call.
+    fn told(kind: ToolKind, name: &str, pieces: &[&str]) -> (Vec<&'static str>, String) {
+        let mut response = Response::new("m", Vec::new()).with_tools(vec![("t".into(), kind)]);
+        let mut call = Called {
+            id: "call_1".into(),
+            name: name.into(),
+            ..Called::default()
+        };
+        let mut out = Vec::new();
+        response.call_begin(&call, &mut out);
+        for piece in pieces {
+            call.arguments += piece;
+            response.call_arguments(&call, piece, &mut out);
+        }
+        response.call_end(&call, &mut out);
+        let item = response.items[0].to_string();
+        let (_, item) = item.split_once("\"type\":").unwrap();
+        (
+            out.iter().map(|event| event.name).collect(),
+            item.to_owned(),
+        )
+    }
+
+    #[test]
+    fn calls_are_told_as_their_tools_were_declared() {
+        let (added, done) = ("response.output_item.added", "response.output_item.done");
+        let input = ["{", "\"input\": ", "\"*** Begin", " Patch\\n\"", "}"];
+        let custom = [
+            added,
+            "response.custom_tool_call_input.delta",
+            "response.custom_tool_call_input.delta",
+            "response.custom_tool_call_input.done",
+            done,
+        ];
+        let (names, item) = told(ToolKind::Custom, "t", &input);
+        assert_eq!(names, custom);
+        let status = "\"status\":\"completed\",\"call_id\":\"call_1\"";
+        assert_eq!(
+            item,
+            format!(
+                "\"custom_tool_call\",{status},\"name\":\"t\",\"input\":\"*** Begin Patch\\n\"}}"
+            )
+        );
+        // Not the tool that was declared as custom.
+        let (names, item) = told(ToolKind::Custom, "other", &["{", "}"]);
+        let deltas = names
+            .iter()
+            .filter(|name| name.ends_with("arguments.delta"));
+        assert_eq!((deltas.count(), names.len()), (2, 5));
+        let function = "\"function_call\",";
+        assert_eq!(
+            item,
+            format!("{function}{status},\"name\":\"other\",\"arguments\":\"{{}}\"}}")
+        );
+        let inner = ToolKind::Namespace {
+            namespace: "mcp__x".into(),
+            name: "look".into(),
+        };
+        let (_, item) = told(inner, "t", &["{}"]);
+        assert_eq!(
+            item,
+            format!(
+                "{function}{status},\"name\":\"look\",\"namespace\":\"mcp__x\",\"arguments\":\"{{}}\"}}"
+            )
+        );
+        let (names, item) = told(ToolKind::LocalShell, "t", &["{\"command\": ", "[\"ls\"]}"]);
+        assert_eq!(names, [added, done]);
+        assert_eq!(
+            item,
+            format!(
+                "\"local_shell_call\",{status},\"action\":{{\"type\":\"exec\",\"command\":[\"ls\"],\"env\":{{}}}}}}"
+            )
+        );
+    }
+
+    #[test]
+    fn a_request_is_repeated_once() {
+        let request = vec![("store", true.into()), ("tools", list(["x".into()]))];
+        let json = Response::new("m", request).json("in_progress", Ended::default());
+        let json = json.to_string();
+        for (name, value) in [
+            ("store", "true"),
+            ("tools", "[\"x\"]"),
+            ("top_logprobs", "0"),
+        ] {
+            assert!(json.contains(&format!("\"{name}\":{value}")), "{json}");
+            assert_eq!(json.matches(&format!("\"{name}\":")).count(), 1);
+        }
+    }
+}
