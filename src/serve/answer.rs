@@ -82,12 +82,16 @@ impl Answerer<'_> {
         let which = self.live.take(&mut self.engine, &prompt, &mut |text| {
             (self.note)(text);
         })?;
-        let n_computed = prompt.len() - self.live.session(which).tokens().len();
+        let n_held = self.live.session(which).tokens().len();
         if self.read(work, &prompt, which)? == Prefill::Stopped {
             return Ok(None);
         }
-        // Clients count the tokens of the text.
-        let n_cached = ask.tokens.len().saturating_sub(n_computed);
+        // Clients count the tokens of the text; what is told to be new is what was computed.
+        let n_computed = prompt.len() - n_held;
+        let n_cached = match n_held {
+            0 => 0,
+            _ => ask.tokens.len().saturating_sub(n_computed),
+        };
         self.generate(work, &prompt, which, &mut sampler, n_cached)
     }
 
