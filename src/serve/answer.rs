@@ -8,7 +8,7 @@ use super::live::{Live, Which};
 use super::own::OwnAnswers;
 use crate::engine::answer::{AnswerParser, End, Event};
 use crate::engine::chat::{Call, Chat};
-use crate::engine::{Chosen, Engine, GuideVocabulary, Prefill, Sampler, Stop, guide};
+use crate::engine::{Chosen, Engine, Form, GuideVocabulary, Prefill, Sampler, Stop, guide};
 use crate::error::{Error, Result};
 use crate::units::TokenId;
 use std::borrow::Cow;
@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// How late a stop may be noticed, and how often the board is brought up to date when nothing is asked.
 const TICK: Duration = Duration::from_millis(100);
+
+/// A warning: JSON that was begun is none.
+const CUT_FORM: &str = "the answer was cut before it was whole, so that it may be no JSON";
 
 /// Between two reports of how far a prompt is read.
 const READING_INTERVAL: Duration = Duration::from_millis(200);
@@ -82,9 +85,13 @@ impl Answerer<'_> {
         let which = self.live.take(&mut self.engine, &prompt, &mut |text| {
             (self.note)(text);
         })?;
-        let n_computed = prompt.len() - self.live.session(which).tokens().len();
-        // Clients count the tokens of the text.
-        let n_cached = ask.tokens.len().saturating_sub(n_computed);
+        let n_held = self.live.session(which).tokens().len();
+        // Clients count the tokens of the text; what is told to be new is what was computed.
+        let n_computed = prompt.len() - n_held;
+        let n_cached = match n_held {
+            0 => 0,
+            _ => ask.tokens.len().saturating_sub(n_computed),
+        };
         work.give(Part::Started { n_cached });
         if self.read(work, &prompt, which)? == Prefill::Stopped {
             return Ok(None);
@@ -166,18 +173,23 @@ impl Answerer<'_> {
     ) -> Result<Option<Done>> {
         let ask = &work.ask;
         let session = self.live.session(which);
+        let most = ask.max_tokens.unwrap_or(usize::MAX);
         // The last token is chosen, but need not fit.
-        let most = ask.max_tokens.unwrap_or(usize::MAX).min(session.room() + 1);
+        let within = most.min(session.room() + 1);
         let tokenizer = self.engine.tokenizer().clone();
         let mut text = AnswerText::new(work, &tokenizer)?;
         let (board, began) = (self.board, Instant::now());
         let mut answer = Vec::new();
         let mut emit = |chosen: Chosen<'_>| {
             answer.push(chosen.token);
-            board.decoding(answer.len(), most, began.elapsed());
+            board.decoding(answer.len(), within, began.elapsed());
             Ok(text.take(chosen))
         };
         let generated = self.engine.generate(session, sampler, most, &mut emit)?;
+        let is_cut = matches!(generated.stop, Stop::Length | Stop::ContextFull);
+        if is_cut && matches!(ask.held, Some(Form::Json(_) | Form::Schema(_))) {
+            work.give(Part::Warning(CUT_FORM.into()));
+        }
         let n_reasoning = text.n_reasoning();
         let finish = text.finish(generated.stop);
         // A stop string and what follows it do not come back.

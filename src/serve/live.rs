@@ -22,6 +22,9 @@ use std::rc::Rc;
 /// answer, so this is some seconds of work; a file of so few tokens is mostly the states of its points.
 const LEAST_SAVED: usize = 64;
 
+/// Of so many last prompts the ends are saved with a session, besides its shared points.
+const SAVED_PROMPTS: usize = 2;
+
 /// All sessions.
 pub struct Live {
     kept: Vec<Kept>,
@@ -229,11 +232,12 @@ impl Kept {
 
     /// Comes back to `n_tokens`: the end, a point or the beginning.
     fn rewind(&mut self, engine: &mut Engine, n_tokens: usize) -> Result<()> {
+        self.saved = if n_tokens < self.saved { 0 } else { self.saved };
+        // An error may have emptied the session.
+        self.points.retain(|point| point.n_tokens() <= n_tokens);
         if n_tokens == self.session.tokens().len() {
             return Ok(());
         }
-        self.saved = if n_tokens < self.saved { 0 } else { self.saved };
-        self.points.retain(|point| point.n_tokens() <= n_tokens);
         match self.points.last() {
             Some(point) if point.n_tokens() == n_tokens => {
                 engine.rewind(&mut self.session, &point.state)
@@ -304,7 +308,10 @@ impl Kept {
             return;
         }
         let saved = self.rewind(engine, n_tokens).and_then(|()| {
-            let points = self.points.iter().map(|p| (&*p.state, p.is_shared));
+            let first = self.points.len().saturating_sub(SAVED_PROMPTS);
+            let points = self.points.iter().enumerate();
+            let points = points.filter(|(i, point)| *i >= first || point.is_shared);
+            let points = points.map(|(_, point)| (&*point.state, point.is_shared));
             let points: Vec<(&SessionCheckpoint, bool)> = points.collect();
             engine.save_with_points(&mut self.session, store, &points, spared)
         });

@@ -108,7 +108,8 @@ pub fn needs(sessions: usize, queue: usize) -> Serving {
     Serving {
         sessions,
         checkpoints: CHECKPOINTS,
-        prompts: limits.handlers + VALUES_AS_PROMPTS,
+        // Two more are copies with the tokens that the model chose.
+        prompts: limits.handlers + 2 + VALUES_AS_PROMPTS,
         bytes: limits.memory_bytes() as u64 + reading + OWN_ANSWERS as u64 + HEADERS_BYTES,
     }
 }

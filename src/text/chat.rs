@@ -376,19 +376,33 @@ fn write_system(prompt: &Prompt<'_>, system: &[Message<'_>], out: &mut Writer<'_
         write_tools(prompt.tools, &mut |part| out.part(part));
         is_empty = false;
     }
-    let mut shared = Vec::new();
-    if !is_empty {
-        shared.push(out.n_tokens_before(&format!("{BLANK_LINE}{RESPONSE_FORMAT}")));
-    }
+    let border = out.border(BLANK_LINE.to_owned() + RESPONSE_FORMAT);
     if let Some(schema) = prompt.response_format {
         out.text(if is_empty { "" } else { BLANK_LINE });
         out.text(RESPONSE_FORMAT);
         out.text(schema);
-        out.end_run();
+    }
+    out.end_run();
+    let mut shared = Vec::new();
+    if !is_empty {
+        shared.push(out.n_tokens_before(border));
+    }
+    if prompt.response_format.is_some() {
         shared.push(out.tokens.len());
     }
     shared
 }
+
+/// A place in the text of a run: behind so many of its bytes.
+#[derive(Clone, Copy)]
+struct Border {
+    /// Tokens in front of the run.
+    run: usize,
+    bytes: usize,
+}
+
+/// Bytes at the end of a text of which the last tokens can depend on what follows; more than a token has.
+const TAIL: usize = 4096;
 
 /// Collects text up to the next mark: a token may reach over the border of two texts.
 struct Writer<'a> {
@@ -421,13 +435,35 @@ impl<'a> Writer<'a> {
         self.tokens.extend(tokens);
     }
 
-    /// Tokens up to here that are the same whether a mark follows or `more`.
-    fn n_tokens_before(&self, more: &str) -> usize {
-        let plain = self.tokenizer.encode(&self.text, Special::Plain);
-        let with = format!("{}{more}", self.text);
-        let with = self.tokenizer.encode(&with, Special::Plain);
-        let same = plain.iter().zip(&with).take_while(|(a, b)| a == b);
-        self.tokens.len() + same.count()
+    /// Where the tokens up to here end that are the same whether a mark follows or `more`.
+    fn border(&self, more: String) -> Border {
+        let text = self.text.as_str();
+        let mut at = text.len().saturating_sub(TAIL);
+        while !text.is_char_boundary(at) {
+            at += 1;
+        }
+        let tail = &text[at..];
+        let encode = |text: &str| self.tokenizer.encode(text, Special::Plain);
+        let (plain, with) = (encode(tail), encode(&(tail.to_owned() + &more)));
+        let n_same = plain.iter().zip(&with).take_while(|(a, b)| a == b).count();
+        Border {
+            run: self.tokens.len(),
+            bytes: text.len() - self.tokenizer.decode(&plain[n_same..]).len(),
+        }
+    }
+
+    /// Tokens in front of a border in a run that has ended.
+    fn n_tokens_before(&self, border: Border) -> usize {
+        let mut bytes = 0;
+        let is_before = |token: &&TokenId| {
+            bytes += self.tokenizer.token_bytes(**token).len();
+            bytes <= border.bytes
+        };
+        border.run
+            + self.tokens[border.run..]
+                .iter()
+                .take_while(is_before)
+                .count()
     }
 
     fn part(&mut self, part: Part<'_>) {
