@@ -60,7 +60,8 @@ HOSTILE = ["'>'.repeat(50000)", "'> - '.repeat(20000)", "'*'.repeat(30000) + 'a'
            "'[a]('.repeat(30000)", "'[a](<b'.repeat(30000)", "'`'.repeat(3) + '` `` '.repeat(30000)", "'\\\\('.repeat(50000)", "'<a '.repeat(40000)",
            "'| a '.repeat(20000) + '\\n' + '|-'.repeat(20000) + '\\n|\\n'.repeat(2000)", "'\\\\[ x\\n'.repeat(20000)", "'- a\\n'.repeat(30000)",
            "'&#1;'.repeat(40000)", "'_a'.repeat(40000)", "'a*'.repeat(40000)", "'![a'.repeat(30000)", "'[a]: b\\n'.repeat(20000)", "' '.repeat(200000)",
-           "'*a_ '.repeat(30000)", "'1. '.repeat(20000)", "'~~a ~~ '.repeat(20000)", "'http://a.b/'.repeat(20000)", "'http://a' + ')'.repeat(50000)"]
+           "'*a_ '.repeat(30000)", "'1. '.repeat(20000)", "'~~a ~~ '.repeat(20000)", "'http://a.b/'.repeat(20000)", "'http://a' + ')'.repeat(50000)",
+           *(f"'```{name}\\n' + '{sign}'.repeat(20000) + '\\n```\\n'" for name, sign in (("c", "/*"), ("js", "`a\\\\"), ("py", '"""a'), ("rust", '"'), ("c", "0x1e")))]
 
 SCRIPT = r"""
 /** A tree as text that does not depend on white space between blocks; the last line end of code is not ours. */
@@ -149,6 +150,24 @@ def safety(page):
         assert depth < 200, f"{source}: {depth} levels"
 
 
+def growth(page):
+    """A text that grows is drawn in a time that grows with its length: twice as much takes less than thrice as long."""
+    took = page.evaluate("""() => {
+        const part = "# Head\\n\\nWords *that* go on `and` on.\\n\\n| a | b |\\n|--|--|\\n| 1 | 2 |\\n\\n- one\\n- two\\n\\n```rust\\nlet x = 1;\\n```\\n\\n";
+        const code = "```c\\n" + "int x = 1;\\n".repeat(9000);
+        const time = (text, n) => { const start = performance.now(); ours(text.slice(0, n), isSafe, 100); return performance.now() - start; };
+        return [part.repeat(900), code].map(text => [30000, 60000].map(n => Math.min(time(text, n), time(text, n), time(text, n)))); }""")
+    for once, twice in took:
+        assert twice < 3 * once + 20, f"{once:.0f} ms, then {twice:.0f} ms"
+
+
+def colours(page):
+    """Comments, strings, numbers and words of code have their colours, and its text is unchanged."""
+    html = page.evaluate("ours('```c\\nint x = 0x1f; /* a \"b\" */\\nchar *s = \"// no\";\\n```').querySelector('code').innerHTML")
+    assert html == ('<span class="word">int</span> x = <span class="number">0x1f</span>; <span class="comment">/* a "b" */</span>\n'
+                    '<span class="word">char</span> *s = <span class="string">"// no"</span>;'), html
+
+
 def examples(page, folder):
     """The examples of the specification: those claimed pass, whole and letter by letter; returns a word about them."""
     source = (Path(folder) / "index.js").read_text()
@@ -170,6 +189,8 @@ def check(browser, spec):
     page = prepare(browser)
     cases(page)
     safety(page)
+    growth(page)
+    colours(page)
     said = examples(page, spec) if spec else "no examples of CommonMark: give --spec"
     page.close()
     return said

@@ -75,6 +75,7 @@ class Engine:
         self.one = threading.Lock()
         self.start = time.time()
         self.layers, self.experts, self.random = layers, experts, random.Random(1)
+        self.key = None
         self.uses = [[0.0] * experts for _ in range(layers)]
         self.here = [set() for _ in range(layers)]
         self.state = {
@@ -149,6 +150,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
         self.wfile.flush()
 
+    def locked(self):
+        """Whether the request lacks the key; it is answered then."""
+        if not self.engine.key or self.headers["Authorization"] == f"Bearer {self.engine.key}":
+            return False
+        self.refuse(401, "key: found none or another, expected the server's as 'authorization: Bearer KEY'")
+        return True
+
     def do_GET(self):
         try:
             if self.path == "/":
@@ -157,7 +165,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.whole(200, "text/html; charset=utf-8", whole, Content_Security_Policy=POLICY.format(nonce),
                            X_Content_Type_Options="nosniff", Referrer_Policy="no-referrer", Cache_Control="no-store")
             elif self.path == "/events":
-                self.events()
+                if not self.locked():
+                    self.events()
             else:
                 self.whole(404, "text/plain", b"nothing here")
         except (BrokenPipeError, ConnectionResetError):
@@ -186,6 +195,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path != "/v1/chat/completions":
             return self.whole(404, "text/plain", b"nothing here")
+        if self.locked():
+            return None
         try:
             self.answer(body)
         except (BrokenPipeError, ConnectionResetError):

@@ -94,7 +94,9 @@ class Watch:
     def fits(self):
         """Nothing is wider than the page, and no text of a button, figure or field is cut."""
         width = self.page.viewport_size["width"]
-        assert self.page.evaluate("document.documentElement.scrollWidth") <= width, f"at {width} px the page is wider"
+        wide = self.page.evaluate("""document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll('body *')]
+            .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 100))""")
+        assert not wide, f"at {width} px these are wider than the page: {wide}"
         cut = self.page.evaluate("""[...document.querySelectorAll('button:not(.title), h2, label, legend, #tiles *, #legend *, .note span')]
             .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline' && !e.ownerSVGElement)
             .map(e => `${e.tagName} ${e.id} '${e.textContent}': ${e.scrollWidth} > ${e.clientWidth}`)""")
@@ -421,13 +423,26 @@ def p8_settings(browser, url):
     group = w.page.locator("fieldset", has=w.page.locator("[name=key]"))
     assert group.locator("input").count() == 2 and group.locator("legend").inner_text() == "API key"
     assert w.page.evaluate("localStorage.getItem('key')") is None and "secret" not in w.page.evaluate("localStorage.getItem('settings')")
+    # A wrong key opens its field, and the right one helps.
+    page_mock.LAST.key = "other"
+    w.send("echo")
+    expect(w.page.locator("#settings [name=key]")).to_be_focused()
+    w.page.keyboard.type("other")
+    w.page.keyboard.press("Control+A")
+    w.page.keyboard.type("other")
+    w.page.click("#settings .main")
+    w.page.get_by_text("Retry").last.click()
+    w.is_done()
+    assert w.page.locator(".turn.failed").count() == 0
+    page_mock.LAST.key = None
     w.page.click("#thinking")
     w.page.click("#more")
     w.page.click("#defaults")
     w.page.click("#settings .main")
     heard = w.heard()
     assert set(heard) == {"model", "messages", "stream", "stream_options", "thinking"} and heard["thinking"] == {"type": "disabled"}
-    w.end()
+    assert heard["messages"][0]["role"] == "system", "the defaults took the system prompt"
+    w.end(allowed=["401"])
 
 
 def p9_files(browser, url):

@@ -131,7 +131,8 @@ async function ask(which, turn) {
     saving ??= setTimeout(() => { saving = undefined; save(which); }, 2000);
   }, 500);
   try {
-    const response = await fetch("/v1/chat/completions", { method: "POST", headers: headers(), body, signal: control.signal });
+    const response = await fetch("/v1/chat/completions", { method: "POST", headers: headers(), body, signal: control.signal })
+      .catch(() => { throw new Error("The server does not answer."); });
     if (!response.ok) {
       if (response.status === 401) showSettings("key");
       throw new Refusal(await refusal(response));
@@ -174,9 +175,10 @@ async function ask(which, turn) {
   } catch (error) {
     if (control.signal.aborted) say(answer.ending = "Stopped.");
     else {
-      // A fetch that reached no server is a TypeError; its words differ from browser to browser.
-      answer.error = error instanceof TypeError ? "The server does not answer." : error.message;
-      if (isTooLong(error)) answer.error = tooLong(error.message);
+      // A connection that breaks is a TypeError; its words differ from browser to browser.
+      if (error instanceof TypeError) console.info(error);
+      answer.error = error instanceof TypeError ? "The connection was lost before the answer was complete."
+        : isTooLong(error) ? tooLong(error.message) : error.message;
       say(answer.error);
     }
   }
@@ -383,7 +385,7 @@ function notify(text, label, act) {
 
 /** Changes the turns of the shown conversation; the change can be undone. */
 function change(what, act) {
-  const which = chat, before = { turns: [...which.turns], first: which.first };
+  const which = chat, before = { title: which.title, turns: [...which.turns], first: which.first };
   // An answer is made anew, so that the old one can come back.
   const answers = before.turns.map(({ answer }) => answer);
   act();
@@ -404,7 +406,11 @@ function removeTurn(turn) {
     chat.turns.splice(i, 1);
     if (i < chat.first) chat.first--;
     if (chat.turns.length) save(chat);
-    else { heads.delete(chat.id); store.remove(chat.id); }
+    else {
+      chat.title = "";
+      heads.delete(chat.id);
+      store.remove(chat.id);
+    }
     show(chat);
   });
 }
@@ -413,8 +419,9 @@ function removeTurn(turn) {
 function repeat(turn, question = turn.question) {
   const i = chat.turns.indexOf(turn), behind = chat.turns.length - i - 1, isSame = question === turn.question;
   change(behind ? `${many(behind, "turn")} behind it ${behind > 1 ? "were" : "was"} removed.` : isSame ? "" : "The question was changed.", () => {
-    const asked = isSame ? turn : { ...turn, question };
+    const asked = isSame ? turn : { ...turn, question }, isNamed = chat.title !== titleOf(chat);
     chat.turns.splice(i, Infinity, asked);
+    if (!isNamed) chat.title = titleOf(chat);
     chat.first = Math.min(chat.first, i);
     asked.answer = newAnswer();
     show(chat);
@@ -461,8 +468,9 @@ function begin({ question, files }) {
   const unanswered = chat.turns.at(-1);
   chat.turns.push(turn);
   if (unanswered) views.get(unanswered)?.();
+  if (chat.first && chat.first === chat.turns.length - 1) show(chat); // with the line above it
+  else showTurn(turn);
   $("empty").hidden = true;
-  showTurn(turn);
   ask(chat, turn);
   document.title = `${chat.title} – infall`;
 }
@@ -610,7 +618,7 @@ $("more").onclick = () => showSettings();
 $("settings").onclick = event => { if (event.target === $("settings")) $("settings").close(); };
 $("defaults").onclick = () => {
   for (const input of inputs) {
-    if (["key", "keepKey", "thinking"].includes(input.name || input.id)) continue;
+    if (["system", "key", "keepKey", "thinking"].includes(input.name || input.id)) continue;
     if (input.type === "checkbox") input.checked = false;
     else input.value = "";
   }

@@ -138,12 +138,16 @@ async function openStore() {
 }
 
 if (otherTabs) otherTabs.onmessage = async ({ data: id }) => {
-  const found = await load(id);
+  const stored = await store.get(id), found = stored && await load(id);
   if (!found) heads.delete(id);
   else heads.set(id, headOf(found));
-  // What another tab added is shown, unless this one is adding itself.
-  if (found && id === chat.id && !runs.has(id) && !document.querySelector(".editor")) show(found);
   showList();
+  // What another tab added is shown when it is complete, unless something is under way here.
+  const isUnderWay = runs.has(id) || document.querySelector(".editor") || stored?.turns.some(({ answer }) => answer?.live);
+  if (!found || id !== chat.id || isUnderWay) return;
+  const { scrollTop } = log, followed = follow;
+  show(found);
+  if (!followed) log.scrollTop = scrollTop;
 };
 
 async function remove(id) {
@@ -293,7 +297,7 @@ $("chatsButton").onclick = () => {
   const open = $("chats").hidden;
   showChats(open);
   if (!isNarrow()) keepIn("localStorage", "chats open", open);
-  if (open) $("search").focus();
+  if (open && matchMedia("(pointer: fine)").matches) $("search").focus(); // elsewhere a keyboard would cover the list
 };
 $("veil").onclick = () => showChats(false);
 let soonSearch;

@@ -80,10 +80,12 @@ function endsFence({ fence }, line) {
 
 /**
  * The blocks of a text as a tree: { kind, children or lines, from: the offset of its first line, first, last: numbers of
- * its lines }. Definitions of links go into the map. A text that is not whole may grow.
+ * its lines }. Definitions of links go into the map. A text that is not whole may grow. `code` is a block of code that
+ * the text goes on with.
  */
-function parseBlocks(text, definitions, isWhole) {
+function parseBlocks(text, definitions, isWhole, code) {
   const root = { kind: "root", children: [], depth: 0 };
+  if (code) root.children.push(code = { ...code, parent: root, lines: [], open: true });
   const lines = text.split("\n");
   if (lines.at(-1) === "") lines.pop();
   let from = 0, before = 0;
@@ -225,7 +227,7 @@ function finish(block, definitions) {
     block.text = (kind === "text" ? takeDefinitions(text, definitions) : text).trim();
   } else if (kind === "code" || kind === "math") {
     if (kind === "code" && !block.fence) while (!/\S/.test(block.lines.at(-1))) block.lines.pop();
-    block.text = block.lines.join("\n");
+    block.text = [...(block.before ?? []), ...block.lines].join("\n");
   }
 }
 
@@ -586,24 +588,25 @@ function morph(old, now) {
  * long answer grows with its length only.
  */
 function writer(box, allows = isSafe) {
-  let from = 0, live = [], known = new Map(); // the blocks from there on with their elements, definitions before
+  let from = 0, live = [], known = new Map(), code; // the blocks from there on with their elements, definitions before
   return function write(text, isWhole = true) {
     const rest = text.slice(from), definitions = new Map(known);
-    const blocks = parseBlocks(rest, definitions, isWhole), context = { definitions, allows, isWhole };
+    const blocks = parseBlocks(rest, definitions, isWhole, code), context = { definitions, allows, isWhole };
     if (isWhole && from && definitions.size) { // a definition may stand behind its use
       from = 0;
       live = [];
       known = new Map();
+      code = undefined;
       box.replaceChildren();
       return write(text);
     }
     live.splice(blocks.length).forEach(({ element }) => element.remove());
     blocks.forEach((block, i) => {
       const { block: old, element } = live[i] ?? {};
-      if (old && block.kind === "code" && old.kind === "code" && block.open && !isWhole && block.info === old.info) {
-        const code = element.querySelector("code");
-        if (block.text.startsWith(old.text)) code.append(block.text.slice(old.text.length));
-        else code.replaceChildren(block.text);
+      if (old?.kind === "code" && block.kind === "code" && block.open && !isWhole && block.info === old.info) {
+        const shown = element.querySelector("code");
+        if (block.text.startsWith(old.text)) shown.append(block.text.slice(old.text.length));
+        else shown.replaceChildren(block.text);
         live[i].block = block;
         return;
       }
@@ -612,12 +615,24 @@ function writer(box, allows = isSafe) {
       else if (block.kind === "code") element.replaceWith(now); // its button belongs to it
       live[i] = { block, element: element && block.kind !== "code" ? morph(element, now) : now };
     });
+    if (isWhole) return;
     // A block whose first line is whole stays a block of its own: what lies before it is settled.
-    const settled = isWhole ? 0 : blocks.findLastIndex(block => rest.includes("\n", block.from));
+    const settled = blocks.findLastIndex(block => rest.includes("\n", block.from));
+    if (settled < 0) return;
+    if (definitions.size > known.size) parseBlocks(rest.slice(0, blocks[settled].from), known, true, code);
     if (settled > 0) {
-      if (definitions.size > known.size) parseBlocks(rest.slice(0, blocks[settled].from), known, true);
       from += blocks[settled].from;
       live = live.slice(settled);
+      code = undefined;
+    }
+    // So are the whole lines of code that is still open.
+    const { block } = live[0];
+    if (live.length === 1 && block.fence && block.open) {
+      const end = text.lastIndexOf("\n") + 1, { fence, info, indent } = block;
+      const lines = end < text.length ? block.lines.slice(0, -1) : block.lines;
+      const before = block.before || lines.length ? [[...(block.before ?? []), ...lines].join("\n")] : undefined;
+      code = { kind: "code", fence, info, indent, from: 0, first: 0, before };
+      from = end;
     }
   };
 }
@@ -631,24 +646,28 @@ const SLASHES = new Set(`c cpp c++ h hpp cs csharp java js javascript jsx ts typ
 const WORDS = `abstract and as assert async await begin bool boolean break case catch char class const constexpr continue crate def default defer del
   delete do double dyn elif else end enum except export extends extern false final finally float fn for foreach from func function global go goto
   if impl implements import in include instanceof int interface is lambda let local long loop match mod module move mut namespace new nil None not
-  null nullptr of or override package pass private protected pub public raise ref register return Self self short signed sizeof static struct
+  null nullptr or override package pass private protected pub public raise ref register return Self self short signed sizeof static struct
   super switch template then this throw throws trait true True try type typedef typeof union unsafe unsigned until use using var virtual void
-  volatile where while with yield False select insert update delete from where join group order by create table values into set limit`.split(/\s+/);
+  volatile where while with yield False`.split(/\s+/);
+const SQL_WORDS = `select insert update delete from where join left inner outer on group order by having create alter drop table index view values into set
+  limit offset union all distinct as and or not null is in like between case when then else end primary key`.split(/\s+/);
 const STRINGS = String.raw`"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'`;
 const REST = String.raw`(?<number>\b(?:0[xX][\da-fA-F_]+|\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)\w*)|(?<word>\b[A-Za-z_]\w*)`;
-const LANGUAGES = [[HASHES, String.raw`#[^\n]*|"""[^]*?"""`], [DASHES, String.raw`--[^\n]*|\/\*[^]*?\*\/`],
-  [SLASHES, String.raw`\/\/[^\n]*|\/\*[^]*?\*\/`]].map(([names, comment]) => ({ names,
-    pattern: new RegExp(`(?<comment>${comment})|(?<string>${STRINGS}${names === SLASHES ? "|`(?:[^`\\\\]|\\\\.)*`" : ""})|${REST}`, "g") }));
-const KEYWORDS = new Set(WORDS), UPPER = new Set(WORDS.map(word => word.toUpperCase()));
+// What is not closed goes to the end, so that the time grows with the length only.
+const LANGUAGES = [[HASHES, String.raw`#[^\n]*|"""[^]*?(?:"""|$)`], [DASHES, String.raw`--[^\n]*|\/\*[^]*?(?:\*\/|$)`],
+  [SLASHES, String.raw`\/\/[^\n]*|\/\*[^]*?(?:\*\/|$)`]].map(([names, comment]) => ({ names,
+    pattern: new RegExp(`(?<comment>${comment})|(?<string>${STRINGS}${names === SLASHES ? "|`(?:[^`\\\\]|\\\\[^])*(?:`|\\\\?$)" : ""})|${REST}`, "g") }));
+const KEYWORDS = new Set(WORDS), SQL_KEYWORDS = new Set(SQL_WORDS);
 
 /** Adds code to an element: comments, strings, numbers and the usual keywords in their colours. */
 function highlight(element, text, name) {
   const language = LANGUAGES.find(({ names }) => names.has(name.toLowerCase()));
   if (!language || text.length > 60_000) { element.append(text); return; }
   let at = 0;
+  const isSql = name.toLowerCase() === "sql";
   for (const found of text.matchAll(language.pattern)) {
     const { comment, string, number, word } = found.groups;
-    const isWord = word && (KEYWORDS.has(word) || (name.toLowerCase() === "sql" && UPPER.has(word)));
+    const isWord = word && (isSql ? SQL_KEYWORDS.has(word.toLowerCase()) : KEYWORDS.has(word));
     const kind = comment ? "comment" : string ? "string" : number ? "number" : isWord ? "word" : "";
     if (!kind) continue;
     element.append(text.slice(at, found.index), make("span", { className: kind }, found[0]));
