@@ -574,6 +574,13 @@ document.onkeydown = event => {
     if (!$("veil").hidden) { showChats(false); $("chatsButton").focus(); }
     else runs.get(chat.id)?.control.abort();
   }
+  const isCommand = (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]");
+  if (isCommand && event.key === "k") {
+    event.preventDefault();
+    showChats(true);
+    $("search").focus();
+  }
+  if (isCommand && event.shiftKey && event.key.toLowerCase() === "o") { event.preventDefault(); fresh(); }
   if (event.key === "/" && !event.target.closest?.("input, textarea, select") && !event.ctrlKey && !event.metaKey) {
     event.preventDefault();
     field.focus();

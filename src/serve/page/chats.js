@@ -208,8 +208,8 @@ async function importChats(file) {
 
 // ---- Conversations: the list ----
 
-/** Ids of those that have what is looked for; null when nothing is. */
-let matching = null, searching = 0;
+/** Ids of those that have what is looked for; null when nothing is. How many rows are shown. */
+let matching = null, searching = 0, shown = 200;
 
 async function search() {
   const sought = $("search").value.trim().toLowerCase(), mine = ++searching;
@@ -234,7 +234,7 @@ function age(then) {
 function showList() {
   if ($("list").querySelector("input")) return; // a title is being written
   const sorted = [...heads.values()].filter(({ id }) => matching?.has(id) ?? true).sort((a, b) => b.updated - a.updated);
-  const rows = sorted.map(({ id, title, updated }) => {
+  const rows = sorted.slice(0, shown).map(({ id, title, updated }) => {
     const isShown = id === chat.id;
     const opening = make("button", { type: "button", className: "title", title, onclick: () => choose(id) }, make("span", {}, title), make("small", {}, age(updated)));
     if (isShown) opening.ariaCurrent = "true";
@@ -247,6 +247,7 @@ function showList() {
     return row;
   });
   if (!rows.length) rows.push(make("li", { className: "none" }, matching ? "Nothing found." : "No conversations yet."));
+  if (sorted.length > shown) rows.push(make("li", {}, button(`Show all ${count(sorted.length)}`, () => { shown = Infinity; showList(); })));
   const focused = $("list").contains(document.activeElement);
   $("list").replaceChildren(...rows);
   if (focused) $("list").querySelector("[aria-current]")?.focus();

@@ -134,7 +134,7 @@ function parseBlocks(text, definitions, isWhole, code) {
       if (indent >= 4) {
         if (tip.kind !== "text") {
           line.skip(4);
-          open("code", { lines: [] });
+          open("code", { before: "", lines: [] });
         }
         break;
       }
@@ -145,7 +145,7 @@ function parseBlocks(text, definitions, isWhole, code) {
         const title = text.slice(match[0].length).trim().replace(/(^|[ \t])#+$/, "").trim();
         return shut("heading", { level: match[0].length, lines: [title] });
       } else if (match = FENCE.exec(text)) {
-        open("code", { fence: match[1] ?? match[3], info: (match[2] ?? match[4]).trim(), indent, lines: [] });
+        open("code", { fence: match[1] ?? match[3], info: (match[2] ?? match[4]).trim(), indent, before: "", lines: [] });
         return;
       } else if (inText && text.includes("|") && COLUMNS.test(text) && text.length < 2000
         && cells(text).length === cells(at.lines.at(-1)).length) {
@@ -227,7 +227,7 @@ function finish(block, definitions) {
     block.text = (kind === "text" ? takeDefinitions(text, definitions) : text).trim();
   } else if (kind === "code" || kind === "math") {
     if (kind === "code" && !block.fence) while (!/\S/.test(block.lines.at(-1))) block.lines.pop();
-    block.text = [...(block.before ?? []), ...block.lines].join("\n");
+    block.text = block.lines.join("\n");
   }
 }
 
@@ -379,6 +379,8 @@ function inline(box, text, { definitions, allows }) {
     } else if (here === "<" && (found = match(BREAK))) {
       add(make("br"));
       i += found[0].length;
+      while (text[i] === " ") i++;
+      if (text[i] === "\n") skipBlanks();
     } else if (here === "<" && (found = match(TAG))) {
       plain += found[0]; // HTML is shown as it is
       i += found[0].length;
@@ -513,11 +515,22 @@ function inline(box, text, { definitions, allows }) {
 
 // ---- Markdown: elements ----
 
+/** The text of a block of code: the lines that were settled before, each with its end, and those of now. */
+const codeText = ({ before, lines, text }) => lines.length ? before + text : before.slice(0, -1);
+
+/** Adds to shown code what is new of it. Only the last lines are looked at, so that long code grows in linear time. */
+function growCode(element, old, block) {
+  const settled = block.before.length - old.before.length, rest = old.text.slice(settled); // what is shown of the lines of now
+  const end = settled > old.text.length ? "\n" : "";
+  if (block.text.startsWith(rest)) element.append(end + block.text.slice(rest.length));
+  else element.replaceChildren(codeText(block));
+}
+
 function codeElement(block, isWhole) {
   const code = make("code"), name = unescape_(block.info ?? "").split(/\s/)[0];
   const copying = button("Copy", () => copy(code.textContent, copying), { ariaLabel: "Copy the code" });
-  if (isWhole || block.open === false) highlight(code, block.text, name);
-  else code.append(block.text);
+  if (isWhole || !block.open) highlight(code, codeText(block), name);
+  else code.append(codeText(block));
   return make("div", { className: "code" }, make("div", {}, name || "code", copying), make("pre", { tabIndex: 0 }, code));
 }
 
@@ -604,9 +617,7 @@ function writer(box, allows = isSafe) {
     blocks.forEach((block, i) => {
       const { block: old, element } = live[i] ?? {};
       if (old?.kind === "code" && block.kind === "code" && block.open && !isWhole && block.info === old.info) {
-        const shown = element.querySelector("code");
-        if (block.text.startsWith(old.text)) shown.append(block.text.slice(old.text.length));
-        else shown.replaceChildren(block.text);
+        growCode(element.querySelector("code"), old, block);
         live[i].block = block;
         return;
       }
@@ -630,7 +641,7 @@ function writer(box, allows = isSafe) {
     if (live.length === 1 && block.fence && block.open) {
       const end = text.lastIndexOf("\n") + 1, { fence, info, indent } = block;
       const lines = end < text.length ? block.lines.slice(0, -1) : block.lines;
-      const before = block.before || lines.length ? [[...(block.before ?? []), ...lines].join("\n")] : undefined;
+      const before = block.before + lines.map(line => `${line}\n`).join("");
       code = { kind: "code", fence, info, indent, from: 0, first: 0, before };
       from = end;
     }
