@@ -239,26 +239,33 @@ def p3_tiles(browser, url):
     state = page_mock.LAST.state
     before = dict(state)
     state.update(prompt_tokens=123_456_789, cached_tokens=112_345_678, answer_tokens=98_765_432, hits=987_654_321, misses=123_456_789, read_bytes=10**15)
-    for width in (320, 390, 600, 768, 899, 900, 1024, 1280, 1440):
-        w = Watch(browser, url, viewport={"width": width, "height": 844})
-        w.ask("What is a page cache?")
-        w.fits()
-        if not w.page.is_visible("#side"): w.page.click("#fold")
-        expect(w.page.locator("#tiles")).to_contain_text(re.compile(r"123,45\d,\d+ tokens, 112,34\d,\d+ reused"))
-        w.fits()
-        crossed = w.page.evaluate("""[...document.querySelectorAll('#tiles div')].filter(tile => {
-            const line = tile.querySelector('svg').getBoundingClientRect();
-            return [...tile.querySelectorAll('dt, dd')].some(e => e.textContent && e.getBoundingClientRect().bottom > line.top + 1); }).length""")
-        assert not crossed, f"at {width} px the line of {crossed} tiles touches their text"
-        w.page.click("#more")
-        w.fits()
-        cut = w.page.evaluate("""[...document.querySelectorAll('#settings input[placeholder]')].filter(e => {
-            const pen = document.createElement('canvas').getContext('2d'); pen.font = getComputedStyle(e).font;
-            return pen.measureText(e.placeholder).width > e.clientWidth - 14; }).map(e => e.placeholder)""")
-        assert not cut, f"at {width} px placeholders are cut: {cut}"
-        w.page.keyboard.press("Escape")
-        w.end()
-    state.update({name: before[name] for name in ("prompt_tokens", "cached_tokens", "answer_tokens", "hits", "misses", "read_bytes")})
+    try:
+        for width in (320, 390, 600, 768, 899, 900, 1024, 1280, 1440):
+            w = Watch(browser, url, viewport={"width": width, "height": 844})
+            w.ask("What is a page cache?")
+            w.fits()
+            if not w.page.is_visible("#side"): w.page.click("#fold")
+            expect(w.page.locator("#tiles")).to_contain_text(re.compile(r"123,45\d,\d+ tokens, 112,34\d,\d+ reused"))
+            w.fits()
+            for phase, told in (("prefill", "Reading 1,235 t/s"), ("decode", "Answering 1,235 t/s")):
+                state.update(phase=phase, prefill_tps=1234.5, decode_tps=1234.5)
+                expect(w.page.locator("#fold")).to_have_text(told)
+                w.fits()
+            state.update(phase="idle")
+            crossed = w.page.evaluate("""[...document.querySelectorAll('#tiles div')].filter(tile => {
+                const line = tile.querySelector('svg').getBoundingClientRect();
+                return [...tile.querySelectorAll('dt, dd')].some(e => e.textContent && e.getBoundingClientRect().bottom > line.top + 1); }).length""")
+            assert not crossed, f"at {width} px the line of {crossed} tiles touches their text"
+            w.page.click("#more")
+            w.fits()
+            cut = w.page.evaluate("""[...document.querySelectorAll('#settings input[placeholder]')].filter(e => {
+                const pen = document.createElement('canvas').getContext('2d'); pen.font = getComputedStyle(e).font;
+                return pen.measureText(e.placeholder).width > e.clientWidth - 14; }).map(e => e.placeholder)""")
+            assert not cut, f"at {width} px placeholders are cut: {cut}"
+            w.page.keyboard.press("Escape")
+            w.end()
+    finally:
+        state.update(before)
 
 
 def p5_kept(browser, url):
