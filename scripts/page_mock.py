@@ -22,7 +22,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).resolve().parent.parent / "src/serve/page"
 CTX = 32768
-POLICY = ("default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; connect-src 'self'; base-uri 'none'; "
+POLICY = ("default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; connect-src 'self'; img-src data:; base-uri 'none'; "
           "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'")
 
 THOUGHTS = "The user asks about page caches. I recall what a read does, then what mmap does, and compare the two.\n\n" * 2

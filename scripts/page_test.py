@@ -40,7 +40,7 @@ class Watch:
         self.complaints, self.foreign = [], []
         self.page.on("console", lambda m: m.type in ("error", "warning") and self.complaints.append(m.text))
         self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
-        self.page.on("request", lambda r: r.url.startswith(url) or r.url.startswith("blob:") or self.foreign.append(r.url))
+        self.page.on("request", lambda r: r.url.startswith((url, "blob:", "data:")) or self.foreign.append(r.url))
         if before:
             self.page.add_init_script(before)
         self.page.goto(url)

@@ -238,7 +238,7 @@ const DEFINITION = new RegExp(String.raw`^\[((?:[^\\\[\]]|\\[^]){1,999})\]:[ \t]
 function takeDefinitions(text, definitions) {
   for (let match; text[0] === "[" && (match = DEFINITION.exec(text)) && match[1].trim(); text = text.slice(match[0].length)) {
     const name = labelOf(match[1]), [, , href, title] = match;
-    if (!definitions.has(name)) definitions.set(name, { href: destination(href), title: title && unescape_(title.slice(1, -1)) });
+    if (!definitions.has(name)) definitions.set(name, { href: destination(href), title: title && unescaped(title.slice(1, -1)) });
   }
   return text;
 }
@@ -247,7 +247,7 @@ function takeDefinitions(text, definitions) {
 const encoded = href => href.replace(/[\\`"^{|}\s]/g, encodeURIComponent);
 /** Labels are equal without regard to case and white space. */
 const labelOf = text => text.trim().replace(/\s+/g, " ").toLowerCase().toUpperCase();
-const destination = text => encoded(unescape_(text[0] === "<" ? text.slice(1, -1) : text));
+const destination = text => encoded(unescaped(text[0] === "<" ? text.slice(1, -1) : text));
 
 const ENTITIES = Object.fromEntries(`amp & lt < gt > quot " apos ' nbsp \u00a0 copy © reg ® trade ™ hellip … mdash — ndash – lsquo ‘
   rsquo ’ ldquo “ rdquo ” laquo « raquo » bull • middot · times × divide ÷ plusmn ± deg ° micro µ para ¶ sect § euro € pound £
@@ -267,7 +267,7 @@ function entity([source, decimal, hex, name]) {
 }
 
 /** A text with its escapes and entities replaced. */
-const unescape_ = text => text.replace(/\\([!-/:-@[-`{-~])|(&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[A-Za-z][A-Za-z\d]{1,30});)/g, (_, sign, name) => {
+const unescaped = text => text.replace(/\\([!-/:-@[-`{-~])|(&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[A-Za-z][A-Za-z\d]{1,30});)/g, (_, sign, name) => {
   ENTITY.lastIndex = 0;
   return sign ?? entity(ENTITY.exec(name));
 });
@@ -312,11 +312,11 @@ function target(text, at) {
   TITLE.lastIndex = at;
   const quoted = at > end && TITLE.exec(text);
   if (quoted) {
-    title = unescape_(quoted[0].slice(1, -1));
+    title = unescaped(quoted[0].slice(1, -1));
     at += quoted[0].length;
     blank();
   }
-  return text[at] === ")" ? { href: encoded(unescape_(href)), title, end: at + 1 } : null;
+  return text[at] === ")" ? { href: encoded(unescaped(href)), title, end: at + 1 } : null;
 }
 
 /** Adds the nodes of a text to an element. `context`: { definitions, allows: which targets may be links }. */
@@ -527,7 +527,7 @@ function growCode(element, old, block) {
 }
 
 function codeElement(block, isWhole) {
-  const code = make("code"), name = unescape_(block.info ?? "").split(/\s/)[0];
+  const code = make("code"), name = unescaped(block.info ?? "").split(/\s/)[0];
   const copying = button("Copy", () => copy(code.textContent, copying), { ariaLabel: "Copy the code" });
   if (isWhole || !block.open) highlight(code, codeText(block), name);
   else code.append(codeText(block));
