@@ -225,6 +225,12 @@ impl Answerer<'_> {
     }
 }
 
+/// A call as it comes back: a client has it as JSON.
+fn sent_back(call: Call) -> Call {
+    let json = call.arguments_json();
+    Call::from_json(&call.id, &call.name, &json).unwrap_or(call)
+}
+
 /// An answer as a client sends it back.
 #[derive(Default)]
 struct Said {
@@ -238,7 +244,31 @@ impl Said {
         match event {
             Event::Reasoning(more) => self.reasoning += more,
             Event::Text(more) | Event::Malformed { text: more, .. } => self.content += more,
-            Event::Calls(calls) => self.calls.extend(calls),
+            Event::Calls(calls) => self.calls.extend(calls.into_iter().map(sent_back)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::chat::Argument;
+
+    /// The model spaces JSON as it likes; a client sends back what it was given, and the prompt has that in one form.
+    #[test]
+    fn a_call_is_kept_as_it_comes_back() {
+        let call = |json: &str| Call {
+            id: String::new(),
+            name: "f".into(),
+            arguments: vec![
+                ("a".into(), Argument::Json(json.into())),
+                ("b".into(), Argument::Text("[1,2]".into())),
+            ],
+        };
+        let given = call("[1,2,  {\"k\":1.50}]");
+        let back = Call::from_json("", "f", &given.arguments_json()).unwrap();
+        assert_eq!(sent_back(given), back);
+        assert_eq!(back, call("[1, 2, {\"k\": 1.50}]"));
+        assert_eq!(sent_back(back.clone()), back);
     }
 }
