@@ -7,6 +7,8 @@ and the Python package `tokenizers`.
 
 One line a conversation: its messages as [role, text] or ["assistant", reasoning, answer], the thinking mode, and the
 ids up to the opener of the next answer. No text spells out a special token, so that whole renderings can be encoded.
+A system message behind the first turn is given to the template as one of the user's: infall leaves it where it stands, as
+the release's encoder does, while this template would move it to the front.
 The second file has tools: a message is ["assistant", reasoning, answer, [[id, name, arguments] ...]] or
 ["tool", id, result] too; functions, arguments and the schema of the answer are JSON texts.
 """
@@ -70,11 +72,17 @@ def dictionary(message):
     return {"role": role, "content": texts[0]}
 
 
+def dictionaries(messages):
+    n_leading = next((i for i, m in enumerate(messages) if m[0] != "system"), len(messages))
+    late = [["user", *m[1:]] if m[0] == "system" else m for m in messages[n_leading:]]
+    return [dictionary(m) for m in messages[:n_leading] + late]
+
+
 def tools(template, tokenizer):
     for messages, functions, schema in TOOL_CONVERSATIONS:
         for mode in ["off", "on"]:
             text = template.render(
-                messages=[dictionary(m) for m in messages],
+                messages=dictionaries(messages),
                 tools=[{"type": "function", "function": json.loads(f)} for f in functions],
                 thinking=mode != "off",
                 add_generation_prompt=True,
@@ -98,7 +106,7 @@ def main():
     for messages in CONVERSATIONS:
         for mode in ["off", "on", "max"]:
             text = template.render(
-                messages=[dictionary(m) for m in messages],
+                messages=dictionaries(messages),
                 thinking=mode != "off",
                 add_generation_prompt=True,
                 bos_token="<｜begin▁of▁sentence｜>",

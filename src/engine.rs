@@ -30,7 +30,7 @@ pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
 pub use crate::os::{FileSet, interrupt, meter};
 pub use crate::plan::Plan;
-pub use crate::sampler::adjust::Adjust;
+pub use crate::sampler::adjust::{Adjust, MAX_LAST_N};
 pub use crate::sampler::guide::Guide;
 pub use crate::sampler::vocabulary::GuideVocabulary;
 pub use crate::sampler::{Sampler, SamplerOptions};
@@ -40,7 +40,7 @@ pub use crate::session::store::{self as sessions, Store};
 pub use crate::supply::{
     ExpertUse, Stats as SupplyStats, StatsTable as SupplyTable, default_strategy,
 };
-pub use crate::text::calls::CallForm;
+pub use crate::text::call_grammar::CallForm;
 pub use crate::text::{answer, chat, stops, stream, tokenizer};
 
 mod form;
@@ -75,6 +75,8 @@ pub struct Engine {
     fixed_locked: u64,
     files: FileSet,
     parts: Vec<gguf::Part>,
+    /// See [`routes::model_hash`]; once it was needed.
+    model_hash: Option<u64>,
     /// Makes the machine smaller, as long as the engine lives.
     _held: Option<meter::Held>,
 }
@@ -361,6 +363,7 @@ impl Prepared {
             fixed_locked,
             files,
             parts,
+            model_hash: None,
             _held: held,
         })
     }
@@ -574,9 +577,21 @@ impl Engine {
         self.machine.rewind(session, to)
     }
 
+    /// Puts what `from` held at a checkpoint of it in the place of what `to` holds; see
+    /// [`crate::session::Session::copy`].
+    ///
+    /// Errors: `from` was cleared since; refused memory, a failed device.
+    pub fn copy(&mut self, to: &mut Session, from: &Session, at: &SessionCheckpoint) -> Result<()> {
+        self.machine.copy(to, from, at)
+    }
+
     /// What sessions of this engine are computed with.
     fn origin(&mut self) -> Result<Origin> {
-        let hash = model_hash(&self.files, &self.parts)?;
+        let hash = match self.model_hash {
+            Some(hash) => hash,
+            None => model_hash(&self.files, &self.parts)?,
+        };
+        self.model_hash = Some(hash);
         Ok(self.machine.origin(hash))
     }
 
@@ -591,7 +606,24 @@ impl Engine {
         name: Option<&str>,
     ) -> Result<String> {
         let origin = self.origin()?;
-        self.machine.save(session, origin, store, name)
+        self.machine.save(session, &[], origin, store, name, None)
+    }
+
+    /// Saves a session under a name of the program's own with points of it, in ascending order, each with whether others
+    /// share it. Then what holds nothing but a beginning of it is removed. `spared` is not removed to make room.
+    ///
+    /// Errors: no space, a failed write.
+    pub fn save_with_points(
+        &mut self,
+        session: &mut Session,
+        store: &Store,
+        points: &[(&SessionCheckpoint, bool)],
+        spared: Option<&str>,
+    ) -> Result<()> {
+        let origin = self.origin()?;
+        let (machine, kept) = (&mut self.machine, origin.clone());
+        let name = machine.save(session, points, origin, store, None, spared)?;
+        store.remove_beginnings(&kept, session.tokens(), &name)
     }
 
     /// Puts a saved session in the place of what this one holds.
@@ -609,15 +641,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Tokens of the longest saved session that `tokens` begin with.
+    /// The saved session that `tokens` begin with most of.
     ///
     /// Errors: as [`Engine::restore_prefix`].
-    pub fn saved_prefix(&mut self, store: &Store, tokens: &[TokenId]) -> Result<usize> {
+    pub fn saved_prefix(
+        &mut self,
+        store: &Store,
+        tokens: &[TokenId],
+    ) -> Result<Option<sessions::Beginning>> {
         let origin = self.origin()?;
-        let longest = store.prefixes(&origin, tokens)?.entries.into_iter().next();
-        longest.map_or(Ok(0), |entry| {
-            Ok(store.read(&entry.name)?.header().n_tokens as usize)
-        })
+        Ok(store.prefixes(&origin, tokens)?.found.into_iter().next())
     }
 
     /// Puts the longest saved session that `tokens` begin with in the place of what this one holds, and returns how many
@@ -631,29 +664,67 @@ impl Engine {
         tokens: &[TokenId],
         note: &mut dyn FnMut(&str),
     ) -> Result<usize> {
+        self.restore_with_points(session, store, tokens, note)?;
+        Ok(session.tokens().len())
+    }
+
+    /// As [`Engine::restore_prefix`], and gives the points of what was restored, in ascending order, each with whether
+    /// others share it. The last may be its end.
+    ///
+    /// Errors: the same.
+    pub fn restore_with_points(
+        &mut self,
+        session: &mut Session,
+        store: &Store,
+        tokens: &[TokenId],
+        note: &mut dyn FnMut(&str),
+    ) -> Result<Vec<(SessionCheckpoint, bool)>> {
         session.clear();
         let origin = self.origin()?;
         let found = store.prefixes(&origin, tokens)?;
         found.notes.iter().for_each(|text| note(text));
-        for entry in found.entries {
-            let restored = store
-                .read(&entry.name)
-                .and_then(|mut from| self.machine.restore(session, &origin, &mut from));
-            match restored {
+        for beginning in found.found {
+            match self.take_up(session, store, &origin, &beginning) {
                 Err(error) => note(&error.to_string()),
                 // Two lists of tokens may have one hash.
-                Ok(()) if !tokens.starts_with(session.tokens()) => session.clear(),
-                Ok(()) => {
-                    store.touch(&entry.name);
-                    return Ok(session.tokens().len());
+                Ok(points) if tokens.starts_with(session.tokens()) => {
+                    store.touch(&beginning.name);
+                    return Ok(points);
                 }
+                Ok(_) => {}
+            }
+            session.clear();
+        }
+        Ok(Vec::new())
+    }
+
+    /// Restores a session up to where it is a beginning.
+    fn take_up(
+        &mut self,
+        session: &mut Session,
+        store: &Store,
+        origin: &Origin,
+        beginning: &sessions::Beginning,
+    ) -> Result<Vec<(SessionCheckpoint, bool)>> {
+        let mut from = store.read(&beginning.name)?;
+        let states = self.machine.restore(session, origin, &mut from)?;
+        let flags = from.header().points.iter().map(|point| point.is_shared);
+        let mut points: Vec<(SessionCheckpoint, bool)> = states.into_iter().zip(flags).collect();
+        points.retain(|(state, _)| state.n_tokens() <= beginning.n_tokens);
+        if session.tokens().len() > beginning.n_tokens {
+            match points.last() {
+                Some((state, _)) if state.n_tokens() == beginning.n_tokens => {
+                    self.machine.rewind(session, state)?;
+                }
+                _ => return Err(Error::format(format!("{}: a point is gone", from.name()))),
             }
         }
-        Ok(0)
+        Ok(points)
     }
 
     /// Chooses up to `n` tokens behind what the session holds and gives each to `emit`.
-    /// Stops at the end-of-turn token, at the end of the context, or when `emit` answers false.
+    /// Stops where the turn ends, at the end of the context, or when `emit` answers false. A turn ends at the end token, or
+    /// where the model begins the next one itself: at the token of a speaker or at the start token. None of them is given.
     ///
     /// Errors: a failed read, logits that are no numbers, and those of `emit`.
     pub fn generate(
@@ -668,6 +739,7 @@ impl Engine {
             stop: Stop::Length,
             pending: None,
         };
+        let ends = self.tokenizer.ends_of_turn();
         while done.n_tokens < n {
             if let Some(token) = done.pending.take() {
                 if session.room() == 0 {
@@ -681,7 +753,7 @@ impl Engine {
             }
             let token = sampler.sample(session.logits())?;
             done.pending = Some(token);
-            if Some(token) == self.tokenizer.eos() {
+            if ends.contains(&Some(token)) {
                 return Ok(Generated {
                     stop: Stop::EndOfTurn,
                     ..done

@@ -109,8 +109,8 @@ impl Plan {
             notes: Vec::new(),
         };
         if let Some(serving) = &options.serving {
-            // One more is made while a prompt is read.
-            let n_points = sessions * serving.checkpoints as u64 + 1;
+            // While a sweep of a prompt is read, one to come back to if it is stopped, and up to three on the way.
+            let n_points = sessions * serving.checkpoints as u64 + 4;
             plan.uses.push(("checkpoints", n_points * graph.checkpoint));
             // A prompt is at most as long as the context. Answers in JSON need the order of the tokens by their text.
             let prompts = (4 * ctx * serving.prompts) as u64;

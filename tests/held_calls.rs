@@ -7,7 +7,7 @@ mod common;
 mod validator;
 
 use common::golden;
-use infall::engine::answer::{AnswerParser, Event};
+use infall::engine::answer::{AnswerParser, End, Event};
 use infall::engine::chat::Call;
 use infall::engine::{CallForm, Form, GuideVocabulary, Schema, guide, guide_vocabulary};
 use infall::gguf::Gguf;
@@ -64,14 +64,17 @@ fn form(required: bool, parallel: bool) -> CallForm {
 fn read(bytes: &[u8], reasoning: bool) -> (String, Vec<Call>) {
     let mut parser = AnswerParser::new(reasoning, true);
     let (mut text, mut all) = (String::new(), Vec::new());
+    let mut call = (String::new(), String::new());
     let mut take = |event: Event<'_>| match event {
         Event::Reasoning(_) => {}
         Event::Text(more) => text += more,
-        Event::Calls(calls) => all.extend(calls),
-        Event::Malformed { text, reason } => panic!("{reason}: {text}"),
+        Event::CallBegin(name) => call = (name.to_owned(), String::new()),
+        Event::CallArguments(more) => call.1 += more,
+        Event::CallEnd => all.push(Call::from_json("", &call.0, &call.1).unwrap()),
+        other => panic!("{other:?}"),
     };
     parser.push(bytes, &mut take);
-    parser.finish(&mut take);
+    parser.finish(End::Whole, &mut take);
     (text, all)
 }
 

@@ -142,14 +142,14 @@ fn what_cannot_be_used_is_told_and_computed_again() {
         bytes
     };
     let mut version = whole.clone();
-    version[8] = 2;
+    version[8] = 3;
     for (bytes, why) in [
         (flipped(100), "its header: damaged: "),
         (flipped(16_384), "bytes 16384 to "),
         (flipped(100_000), "damaged: "),
         (flipped(whole.len() - 1), "damaged: "),
         (whole[..whole.len() - 4096].to_vec(), "cut or grown: "),
-        (version, "a session file of version 2, expected 1"),
+        (version, "a session file of version 3, expected 2"),
         (Vec::new(), "found 0 bytes"),
     ] {
         std::fs::write(&path, &bytes).unwrap();

@@ -232,6 +232,7 @@ fn save_body(store: &Store, name: Option<&str>, n: u64, len: u64) -> Result<Stri
         tokens_hash: n,
         has_logits: true,
         body_bytes: len,
+        points: Vec::new(),
     };
     store.save(name, &header, &mut |out| {
         let piece = [n as u8; 65_536];
@@ -480,7 +481,7 @@ fn a_folder_of_anything_is_told_and_left_alone() {
     }
     // Sessions that cannot be read are notes of a search, and nothing was touched by all this.
     let found = store.prefixes(&origin(), &[TokenId(1)]).unwrap();
-    assert_eq!((found.entries.len(), found.notes.len()), (0, 8 + 3));
+    assert_eq!((found.found.len(), found.notes.len()), (0, 8 + 3));
     assert_eq!(std::fs::read_dir(folder.text()).unwrap().count(), n);
     // A user's names are names, and not the program's.
     for name in ["", ".x", "a/b", "auto-1", "ä"] {
@@ -513,6 +514,7 @@ fn the_longest_stored_beginning_is_found() {
             tokens_hash: TokensHash::of(tokens).0,
             has_logits,
             body_bytes: 0,
+            points: Vec::new(),
         };
         store.save(Some(name), &header, &mut |_| Ok(())).unwrap();
     };
@@ -526,7 +528,7 @@ fn the_longest_stored_beginning_is_found() {
     put("seventy-foreign", &ids[..70], foreign, true);
     let found = |n: usize| {
         let found = store.prefixes(&origin(), &ids[..n]).unwrap();
-        let names: Vec<_> = found.entries.into_iter().map(|e| e.name).collect();
+        let names: Vec<_> = found.found.into_iter().map(|e| e.name).collect();
         (names.join(" "), found.notes.len())
     };
     assert_eq!(found(9), (String::new(), 0));

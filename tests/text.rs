@@ -12,7 +12,7 @@ use infall::gguf::Gguf;
 
 use infall::os::File;
 use infall::rng::Rng;
-use infall::text::chat::{Chat, Message, Prompt, Thinking};
+use infall::text::chat::{Chat, Message, Prompt, Thinking, Tool};
 use infall::text::tokenizer::{Special, Tokenizer};
 use infall::text::vocabulary::Vocabulary;
 use infall::units::TokenId;
@@ -303,6 +303,44 @@ fn small(more: &[&str], merges: &[&str]) -> Vocabulary {
 }
 
 #[test]
+fn turns_end_at_the_next_speaker() {
+    let ends: Vec<Option<TokenId>> = real().ends_of_turn().to_vec();
+    let expected = [1, 0, 128_803, 128_804].map(|id| Some(TokenId(id)));
+    assert_eq!(ends, expected);
+    let none = Tokenizer::new(small(&["ab"], &["a b"])).unwrap();
+    assert_eq!(none.ends_of_turn(), [None; 4]);
+}
+
+#[test]
+fn control_tokens_are_marks_and_nothing_else() {
+    let control = |text: &str| {
+        let token = real().special(text).unwrap_or_else(|| panic!("{text}"));
+        real().is_control(token)
+    };
+    for mark in [
+        "<｜User｜>",
+        "<｜tool▁sep｜>",
+        "<｜end▁of▁sentence｜>",
+        "<think>",
+        "</think>",
+    ] {
+        assert!(control(mark), "{mark}");
+    }
+    // The mark of calls is part of what is written.
+    assert!(!control("｜DSML｜"));
+    let text = real().encode("<｜ x ｜>", Special::Plain);
+    assert!(text.iter().all(|token| !real().is_control(*token)));
+    // A special token may stand for any text.
+    let odd = Tokenizer::new(Vocabulary {
+        token_types: [vec![1; 256], vec![3; 3]].concat(),
+        ..small(&["Hello <｜", "<|x|>", "\n<｜DSML｜tool_calls>"], &[])
+    })
+    .unwrap();
+    let found = [256, 257, 258].map(|id| odd.is_control(TokenId(id)));
+    assert_eq!(found, [false, true, false]);
+}
+
+#[test]
 fn a_small_vocabulary_works() {
     let tokenizer = Tokenizer::new(small(
         &["ab", "abc", "Ġab", "<think>"],
@@ -511,6 +549,85 @@ fn golden_conversations_have_their_tokens() {
                 numbers(&tokens),
                 expected,
                 "{messages:?} {thinking:?} in steps"
+            );
+        }
+    }
+}
+
+/// What is told of a rendering: answers are where they are, a longer conversation begins with a shorter one, whatever comes
+/// late, and the border of the system text is the same with and without a format behind it.
+#[test]
+fn places_of_a_rendering_are_those_of_its_parts() {
+    let chat = Chat::new(real()).unwrap();
+    let tools = [Tool::new("f", Some("does"), None).unwrap()];
+    // Ends that change their tokens with what follows, and a long one.
+    let long = "word ".repeat(3000) + "end.";
+    for system in [
+        "Be brief.",
+        "Be brief.\n",
+        "  \n",
+        "x",
+        "ends with a space ",
+        "。",
+        &long,
+    ] {
+        let answer = Message::Assistant {
+            reasoning: "",
+            content: " Fine. ",
+            calls: &[],
+        };
+        let messages = [
+            Message::System(system),
+            Message::User("How?"),
+            answer,
+            Message::System("Late."),
+            Message::User("Why?"),
+            answer,
+            Message::System("Later."),
+        ];
+        for tools in [&tools[..], &[]] {
+            let render = |n: usize, response_format: Option<&'static str>| {
+                chat.render_with_places(&Prompt {
+                    messages: &messages[..n],
+                    tools,
+                    response_format,
+                    thinking: Thinking::Off,
+                })
+            };
+            let all = render(7, None);
+            let texts = all
+                .answers
+                .iter()
+                .map(|range| real().decode(&all.tokens[range.clone()]));
+            let texts: Vec<_> = texts.map(|text| String::from_utf8(text).unwrap()).collect();
+            assert_eq!(texts, ["</think> Fine. "; 2]);
+            for n in [2, 5] {
+                let part = render(n, None).tokens;
+                assert!(all.tokens.starts_with(&part), "{n} of {system:?}");
+            }
+            // Another first question, with a format and without.
+            let format = render(1, Some("{}"));
+            let same = all
+                .tokens
+                .iter()
+                .zip(&format.tokens)
+                .take_while(|(a, b)| a == b)
+                .count();
+            assert_eq!(
+                (all.shared.as_slice(), format.shared[0]),
+                (&[same][..], same),
+                "{system:?}"
+            );
+            let prefix = &format.tokens[..format.shared[1]];
+            assert!(real().decode(prefix).ends_with(b"reply:\n{}"));
+            let n_end = all
+                .tokens
+                .iter()
+                .position(|t| *t == TokenId(128803))
+                .unwrap();
+            assert!(
+                (same..same + 3).contains(&n_end),
+                "{system:?}: {same} of {n_end}"
             );
         }
     }

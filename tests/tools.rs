@@ -7,9 +7,10 @@ mod common;
 use common::golden;
 use infall::gguf::Gguf;
 use infall::json::source::respaced;
+use infall::json::source::{as_string, members};
 use infall::os::File;
 use infall::rng::Rng;
-use infall::text::answer::{AnswerParser, Event};
+use infall::text::answer::{AnswerParser, End, Event};
 use infall::text::chat::{Argument, Call, Chat, Message, Prompt, Thinking, Tool};
 use infall::text::tokenizer::{Special, Tokenizer};
 use infall::text::vocabulary::Vocabulary;
@@ -173,26 +174,64 @@ struct Seen {
     reasoning: String,
     text: String,
     calls: Vec<Call>,
-    malformed: Vec<String>,
+    /// Name and arguments of the call that has not ended, and what would close it.
+    open: Option<(String, String)>,
+    cut: Option<&'static str>,
+    warnings: Vec<String>,
+}
+
+/// The call that these arguments say; what is JSON stays as it is written.
+fn call_of(name: &str, arguments: &str) -> Call {
+    let argument = |(key, value): (String, &str)| match as_string(value) {
+        Some(text) => (key, Argument::Text(text)),
+        None => (key, Argument::Json(value.to_owned())),
+    };
+    Call {
+        id: String::new(),
+        name: name.to_owned(),
+        arguments: members(arguments)
+            .unwrap()
+            .into_iter()
+            .map(argument)
+            .collect(),
+    }
 }
 
 impl Seen {
     fn take(&mut self, event: Event<'_>) {
+        let is_open = self.open.is_some();
         match event {
             Event::Reasoning(text) => self.reasoning += text,
             Event::Text(text) => self.text += text,
-            Event::Calls(calls) => self.calls.extend(calls),
-            Event::Malformed { text, reason } => {
-                assert!(text.contains("<｜DSML｜tool_calls>"), "{text:?}");
-                self.text += text;
-                self.malformed.push(reason.to_owned());
+            Event::CallBegin(name) => {
+                assert!(!is_open);
+                self.open = Some((name.to_owned(), String::new()));
             }
+            Event::CallArguments(more) => self.open.as_mut().unwrap().1 += more,
+            Event::CallEnd => {
+                let (name, arguments) = self.open.take().unwrap();
+                let call = call_of(&name, &arguments);
+                // All pieces are the arguments as calls tell them.
+                assert_eq!(call.arguments_json(), arguments);
+                self.calls.push(call);
+            }
+            Event::CallCut(closing) => {
+                let (name, arguments) = self.open.as_ref().unwrap();
+                Call::from_json("", name, &format!("{arguments}{closing}")).unwrap();
+                self.cut = Some(closing);
+            }
+            Event::Warning(what) => self.warnings.push(what.to_owned()),
         }
+        assert!(self.open.is_none() || self.cut.is_some() || !matches!(event, Event::Text(_)));
     }
 }
 
 /// Parses an answer in random pieces; 0 takes it whole.
 fn parse(bytes: &[u8], reasoning: bool, seed: u64) -> Seen {
+    parse_to(bytes, reasoning, seed, End::Whole)
+}
+
+fn parse_to(bytes: &[u8], reasoning: bool, seed: u64, end: End) -> Seen {
     let (mut seen, mut rng) = (Seen::default(), Rng::new(seed));
     let mut parser = AnswerParser::new(reasoning, true);
     let mut rest = bytes;
@@ -206,7 +245,7 @@ fn parse(bytes: &[u8], reasoning: bool, seed: u64) -> Seen {
         parser.push(piece, &mut |event| seen.take(event));
         rest = after;
     }
-    parser.finish(&mut |event| seen.take(event));
+    parser.finish(end, &mut |event| seen.take(event));
     seen
 }
 
@@ -308,8 +347,11 @@ fn calls_come_back_whatever_their_texts_hold_and_however_they_are_cut() {
             .map(|_| hostile_call(&mut rng))
             .collect();
         // A text that ends like the beginning of calls, but holds none.
-        let content = hostile(&mut rng).replace("<｜DSML｜tool_calls>", "");
-        let reasoning = hostile(&mut rng).replace("</think>", "");
+        let prose = |rng: &mut Rng| {
+            let text = hostile(rng).replace("<think>", "").replace("</think>", "");
+            text.replace("<｜DSML｜invoke name=\"x\">\n", "")
+        };
+        let (content, reasoning) = (prose(&mut rng), prose(&mut rng));
         let answer = rendered(&content, &calls);
         n_with_mark += usize::from(answer.contains("&lt;/｜DSML｜parameter>"));
         let whole = format!("{reasoning}</think>{answer}");
@@ -317,7 +359,7 @@ fn calls_come_back_whatever_their_texts_hold_and_however_they_are_cut() {
             reasoning,
             text: content.clone(),
             calls: calls.clone(),
-            malformed: vec![],
+            ..Seen::default()
         };
         for cut in [0, 1, seed + 1] {
             assert_eq!(
@@ -351,31 +393,23 @@ const GOOD: &str = "Hi.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">
                     </｜DSML｜invoke>\n<｜DSML｜invoke name=\"g\">\n\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>";
 
 #[test]
-fn a_call_is_given_whole_and_its_text_never_shows() {
+fn a_call_comes_as_it_is_written_and_its_markup_never_shows() {
     let mut parser = AnswerParser::new(false, true);
-    let (mut seen, mut n_events) = (Seen::default(), 0);
+    let (mut seen, mut n_pieces) = (Seen::default(), 0);
     for token in real().encode(GOOD, Special::Parse) {
         parser.push(real().token_bytes(token), &mut |event| {
-            n_events += 1;
+            n_pieces += usize::from(matches!(event, Event::CallArguments(_)));
             seen.take(event);
         });
         assert!("Hi.".starts_with(&seen.text), "{seen:?}");
     }
-    assert_eq!(
-        seen.calls.len(),
-        2,
-        "no need to wait for the end of the answer"
-    );
-    assert_eq!(
-        seen.calls[0].arguments_json(),
-        "{\"a\": \"x y\", \"b\": [1,2]}"
-    );
-    assert_eq!(
-        (seen.calls[1].name.as_str(), seen.calls[1].arguments.len()),
-        ("g", 0)
-    );
-    assert!(n_events <= 3);
-    parser.finish(&mut |event| panic!("{event:?}"));
+    assert!(n_pieces >= 6, "{n_pieces}");
+    parser.finish(End::Whole, &mut |event| panic!("{event:?}"));
+    let arguments: Vec<String> = seen.calls.iter().map(Call::arguments_json).collect();
+    assert_eq!(arguments, ["{\"a\": \"x y\", \"b\": [1,2]}", "{}"]);
+    let names: Vec<&str> = seen.calls.iter().map(|call| call.name.as_str()).collect();
+    assert_eq!(names, ["f", "g"]);
+    assert!(seen.warnings.is_empty(), "{seen:?}");
     // Without the blank line, with an empty place for no parameters, and with text behind.
     let tight = GOOD.replace("\n\n", "\n").replace("Hi.\n", "Hi.") + " Done.";
     let found = parse(tight.as_bytes(), false, 3);
@@ -383,152 +417,247 @@ fn a_call_is_given_whole_and_its_text_never_shows() {
         (found.text.as_str(), &found.calls),
         ("Hi. Done.", &seen.calls)
     );
-    assert!(found.malformed.is_empty());
+    assert!(found.warnings.is_empty(), "{found:?}");
 }
 
+/// A value that is long comes while it is written, up to what may be its end.
 #[test]
-fn every_truncation_is_text_and_nothing_is_lost() {
-    for cut in 0..GOOD.len() {
-        let bytes = &GOOD.as_bytes()[..cut];
-        let found = parse(bytes, false, 5);
-        assert!(found.calls.is_empty(), "cut at {cut}");
-        assert_eq!(found.text, String::from_utf8_lossy(bytes), "cut at {cut}");
-        let begun = cut >= "Hi.\n\n<｜DSML｜tool_calls>".len();
-        assert_eq!(found.malformed.len(), usize::from(begun), "cut at {cut}");
-        if begun {
-            let whole = GOOD.is_char_boundary(cut);
-            let expected = if whole { "the end" } else { "" };
-            let start = format!("calls: found {expected}");
-            assert!(found.malformed[0].starts_with(&start), "{found:?}");
-        }
+fn long_text_is_not_kept_back() {
+    let begin = "<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"a\" string=\"true\">";
+    let mut parser = AnswerParser::new(false, true);
+    let mut seen = Seen::default();
+    parser.push(begin.as_bytes(), &mut |event| seen.take(event));
+    let mut written = String::new();
+    for i in 0..1000 {
+        let line = format!("if a < {i} && \"b\" </p>\n");
+        parser.push(line.as_bytes(), &mut |event| seen.take(event));
+        written += &line;
+        let told = seen.open.as_ref().unwrap().1.clone() + "\"}";
+        let told: Value = serde_json::from_str(&told).unwrap();
+        let told = told["a"].as_str().unwrap();
+        assert!(
+            written.starts_with(told) && written.len() - told.len() <= 1,
+            "{i}"
+        );
     }
 }
 
 #[test]
-fn every_missing_byte_is_noticed_or_harmless() {
-    let whole = parse(GOOD.as_bytes(), false, 0);
-    let mut n_malformed = 0;
+fn every_truncation_is_a_call_as_far_as_it_came_and_no_text() {
+    for cut in 0..GOOD.len() {
+        let bytes = &GOOD.as_bytes()[..cut];
+        let found = parse_to(bytes, false, 5, End::Cut);
+        let text = String::from_utf8_lossy(bytes);
+        if cut > "Hi.\n\n<".len() + 2 {
+            assert_eq!(found.text, "Hi.", "cut at {cut}");
+            // A cut between calls is none within one.
+            let is_between = found.open.is_none() && !found.calls.is_empty();
+            assert!(is_between || !found.warnings.is_empty(), "cut at {cut}");
+            assert_eq!(found.open.is_some(), found.cut.is_some(), "cut at {cut}");
+        } else {
+            // Half of a character is none.
+            assert_eq!(
+                found.text,
+                text.trim_end_matches('\u{fffd}'),
+                "cut at {cut}"
+            );
+        }
+        // Where the model ended by itself instead, it is repaired.
+        let ended = parse(bytes, false, 5);
+        assert!(ended.open.is_none() && ended.cut.is_none(), "cut at {cut}");
+        if GOOD.is_char_boundary(cut) && text.contains("name=\"f\">") {
+            assert!(
+                !ended.calls.is_empty() && ended.text == "Hi.",
+                "{text}: {ended:?}"
+            );
+        }
+    }
+}
+
+/// However an answer is damaged and cut into pieces, the same comes of it.
+#[test]
+fn pieces_make_no_difference() {
+    let mut n_warned = 0;
     for at in 0..GOOD.len() {
         let bytes = [&GOOD.as_bytes()[..at], &GOOD.as_bytes()[at + 1..]].concat();
-        for seed in [0, 1, 9] {
-            let found = parse(&bytes, false, seed);
-            assert_eq!(found, parse(&bytes, false, 0), "byte {at}");
-            if found.calls.is_empty() {
-                assert_eq!(found.text, String::from_utf8_lossy(&bytes), "byte {at}");
-                n_malformed += usize::from(!found.malformed.is_empty());
-            } else {
-                // A byte of the text, of a value or a name, or of the blank lines.
-                assert_eq!(found.calls.len(), whole.calls.len(), "byte {at}");
+        let whole = parse(&bytes, false, 0);
+        n_warned += usize::from(!whole.warnings.is_empty());
+        for seed in [1, 9, 77] {
+            assert_eq!(
+                parse(&bytes, false, seed),
+                whole,
+                "byte {at}: {}",
+                String::from_utf8_lossy(&bytes)
+            );
+        }
+    }
+    assert!(n_warned > GOOD.len() / 2, "{n_warned}");
+    const PARTS: &[&str] = &[
+        "<｜DSML｜tool_calls>",
+        "<｜DSML｜function_calls>",
+        "</｜DSML｜tool_calls>",
+        "<｜DSML｜invoke name=\"f\">",
+        "<|DSML|invoke name='g'>",
+        "</｜DSML｜invoke>",
+        "<｜DSML｜parameter name=\"a\" string=\"true\">",
+        "<｜DSML｜parameter name=\"b\" string=\"false\">",
+        "<｜DSML｜parameter name=c>",
+        "</｜DSML｜parameter>",
+        "</parameter>",
+        "{\"d\": [1]}",
+        "12",
+        "&amp;&amp;lt;/｜DSML｜parameter>",
+        "<｜",
+        "</｜DSML",
+        "\n",
+        "\n\n",
+        " ",
+        "text",
+        "`",
+        "</think>",
+        "<think>",
+    ];
+    let mut n_calls = 0;
+    for seed in 1..4000 {
+        let mut rng = Rng::new(seed);
+        let answer: String = (0..rng.below(14))
+            .map(|_| PARTS[rng.below(PARTS.len())])
+            .collect();
+        let reasoning = rng.below(3) == 0;
+        for end in [End::Whole, End::Cut] {
+            let one = |seed| {
+                let mut seen = Loose::default();
+                let mut rng = Rng::new(seed);
+                let mut parser = AnswerParser::new(reasoning, true);
+                let mut rest = answer.as_bytes();
+                while !rest.is_empty() {
+                    let n = [rest.len(), 1, rng.below(rest.len().min(9) + 1)][seed.min(2) as usize];
+                    parser.push(&rest[..n], &mut |event| seen.take(event));
+                    rest = &rest[n..];
+                }
+                parser.finish(end, &mut |event| seen.take(event));
+                seen
+            };
+            let whole = one(0);
+            n_calls += whole.calls.len();
+            for cut in [1, seed + 1, seed + 2] {
+                let found = one(cut);
+                assert_eq!(
+                    (&found.calls, &found.text),
+                    (&whole.calls, &whole.text),
+                    "{answer:?} {end:?} {reasoning} {cut}"
+                );
+                assert_eq!(found.reasoning, whole.reasoning, "{answer:?}");
+            }
+            for (_, arguments) in &whole.calls {
+                serde_json::from_str::<Value>(arguments)
+                    .unwrap_or_else(|e| panic!("{e}: {arguments}"));
             }
         }
     }
-    assert!(n_malformed > 3 * GOOD.len() / 2, "{n_malformed}");
+    assert!(n_calls > 2000, "{n_calls}");
+}
+
+/// What comes of an answer, whatever it is; arguments as JSON.
+#[derive(Debug, Default)]
+struct Loose {
+    reasoning: String,
+    text: String,
+    calls: Vec<(String, String)>,
+}
+
+impl Loose {
+    fn take(&mut self, event: Event<'_>) {
+        let last = self.calls.last_mut();
+        match event {
+            Event::Reasoning(text) => self.reasoning += text,
+            Event::Text(text) => self.text += text,
+            Event::CallBegin(name) => self.calls.push((name.to_owned(), String::new())),
+            Event::CallArguments(more) => last.unwrap().1 += more,
+            Event::CallCut(closing) => {
+                // What was told is the beginning of JSON; how much, depends on the pieces.
+                let (_, arguments) = self.calls.pop().unwrap();
+                serde_json::from_str::<Value>(&(arguments + closing)).unwrap();
+            }
+            Event::CallEnd | Event::Warning(_) => {}
+        }
+    }
 }
 
 #[test]
-fn what_is_wrong_is_told() {
+fn too_much_is_left_out_with_a_warning() {
     let begin = "<｜DSML｜tool_calls>\n";
     let invoke = "<｜DSML｜invoke name=\"f\">\n";
     let key = "<｜DSML｜parameter name=\"a\" string=\"false\">";
-    let end = "</｜DSML｜parameter>\n";
-    for (text, expected) in [
-        (
-            begin.replace('\n', " "),
-            "calls: found ' ', expected the end of the line",
-        ),
-        (
-            format!("{begin}</｜DSML｜tool_calls>"),
-            "calls: found '</', expected a call",
-        ),
-        (
-            format!("{begin}<｜DSML｜invoke name=\"\">\n"),
-            "calls: found an empty name",
-        ),
-        (
-            format!("{begin}<｜DSML｜invoke name=\"f\" >"),
-            "calls: found '\" ', expected the end of a tag",
-        ),
-        (
-            format!("{begin}{invoke}{key}01{end}"),
-            "calls: JSON value: byte 1: found '1', expected the rest of a number",
-        ),
-        (
-            format!("{begin}{invoke}{key}{end}"),
-            "calls: JSON value: byte 0: found the end, expected a value",
-        ),
-        (
-            format!("{begin}{invoke}{key}1{end}{key}"),
-            "calls: found parameter \"a\" twice",
-        ),
-        (
-            format!("{begin}{invoke}{}", key.replace("false", "maybe")),
-            "calls: found '\" string=\"m', expected the end of a tag",
-        ),
-        (
-            format!("{begin}{invoke}text"),
-            "calls: found 't', expected a parameter or the end of the call",
-        ),
-        (
-            format!("{begin}{invoke}\n{key}"),
-            "calls: found '<｜', expected a parameter or the end of the call",
-        ),
-        (
-            format!("{begin}<｜DSML｜invoke name=\"{}", "n".repeat(2000)),
-            "calls: name of more than 1024 bytes",
-        ),
+    for (text, expected, n_calls) in [
         (
             begin.to_owned() + &format!("{invoke}\n</｜DSML｜invoke>\n").repeat(129),
             "calls: more than 128",
+            128,
         ),
         (
             begin.to_owned()
                 + invoke
                 + &(0..300)
-                    .map(|i| key.replace("\"a\"", &format!("\"{i}\"")) + "1" + end)
+                    .map(|i| key.replace("\"a\"", &format!("\"{i}\"")) + "1</｜DSML｜parameter>\n")
                     .collect::<String>(),
             "calls: more than 256 parameters",
+            0,
         ),
         (
             format!("{begin}{invoke}{key}{}", " ".repeat(9 << 20)),
             "calls: more than 8388608 bytes",
+            0,
         ),
     ] {
         let seed = if text.len() > 1 << 20 { 0 } else { 4 };
         let found = parse(text.as_bytes(), false, seed);
-        assert_eq!(found.malformed.len(), 1, "{expected}");
-        let reason = &found.malformed[0];
-        assert!(
-            reason.starts_with(expected),
-            "{reason}, expected {expected}"
-        );
-        assert!(found.text == text && found.calls.is_empty(), "{expected}");
+        assert_eq!(found.warnings, [expected]);
+        assert_eq!((found.calls.len(), found.text.as_str()), (n_calls, ""));
+        assert_eq!(found.cut.is_some(), n_calls == 0, "{expected}");
+    }
+    // A name that is none.
+    for name in ["".to_owned(), "n".repeat(5000)] {
+        let text = format!("{begin}<｜DSML｜invoke name=\"{name}\">\n");
+        let found = parse(text.as_bytes(), false, 4);
+        assert_eq!((found.text, found.warnings.len()), (text, 1));
     }
 }
 
 #[test]
-fn calls_behind_malformed_ones_are_found() {
+fn calls_behind_an_opener_without_one_are_found() {
     let found = parse(
         format!("<｜DSML｜tool_calls> no. {GOOD}").as_bytes(),
         false,
         3,
     );
-    assert_eq!((found.malformed.len(), found.calls.len()), (1, 2));
+    assert_eq!((found.warnings.len(), found.calls.len()), (1, 2));
     assert_eq!(found.text, "<｜DSML｜tool_calls> no. Hi.");
 }
 
 #[test]
-fn reasoning_ends_once_and_holds_no_calls() {
-    let found = parse(
-        format!("a</thin\n{GOOD}</think>b</think>").as_bytes(),
-        true,
-        3,
-    );
-    assert_eq!(found.reasoning, format!("a</thin\n{GOOD}"));
+fn reasoning_ends_once_or_with_a_call() {
+    // An opener within a line is a mention.
+    let mention = "a</thin\nsuch as <｜DSML｜invoke name=\"f\"> and so on";
+    let found = parse(format!("{mention}</think>b</think>").as_bytes(), true, 3);
+    assert_eq!(found.reasoning, mention);
     assert_eq!((found.text.as_str(), found.calls.len()), ("b</think>", 0));
+    let found = parse(format!("a</thin\n{GOOD} b").as_bytes(), true, 3);
+    assert_eq!(
+        (found.reasoning.as_str(), found.text.as_str()),
+        ("a</thin\nHi.", " b")
+    );
+    assert_eq!((found.calls.len(), found.warnings.len()), (2, 1));
     let found = parse(b"never ends </think", true, 3);
     assert_eq!(
         (found.reasoning.as_str(), found.text.as_str()),
         ("never ends </think", "")
+    );
+    // Reasoning that the model opens itself.
+    let found = parse(b"\n<think>r</think>t<think>u", false, 3);
+    assert_eq!(
+        (found.reasoning.as_str(), found.text.as_str()),
+        ("r", "t<think>u")
     );
 }
 
@@ -542,7 +671,7 @@ fn without_tools_calls_are_text_and_bytes_that_are_none_are_replaced() {
             other => panic!("{other:?}"),
         });
     }
-    parser.finish(&mut |event| panic!("{event:?}"));
+    parser.finish(End::Whole, &mut |event| panic!("{event:?}"));
     assert_eq!(text, GOOD);
     let wrong = GOOD.replace("x y", "x\u{1} y");
     let wrong: Vec<u8> = wrong

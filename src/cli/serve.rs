@@ -46,12 +46,17 @@ pub const COMMAND: Command = Command {
             Flag::with(
                 &["--cors"],
                 "ORIGIN",
-                "web pages from there may ask, * for all (default: the server's own page only)",
+                "web pages from there may ask, * for all (default: the server's own page; with a key the key decides)",
+            ),
+            Flag::with(
+                &["--allow-host"],
+                "NAMES",
+                "more names of this machine, with commas between them (such as myhost.lan)",
             ),
             Flag::with(
                 &["--sessions"],
                 "N",
-                "conversations kept in memory (default 1)",
+                "conversations kept in memory (default 2: one, and what is asked beside it)",
             ),
             Flag::with(
                 &["--queue"],
@@ -77,7 +82,7 @@ pub const COMMAND: Command = Command {
 fn run(args: &Args) -> Result<()> {
     let sessions = within(
         "--sessions",
-        args.number("--sessions")?.unwrap_or(1),
+        args.number("--sessions")?.unwrap_or(2),
         LIMITS.sessions,
     )?;
     let queue = within(
@@ -92,6 +97,7 @@ fn run(args: &Args) -> Result<()> {
         key: key(args)?,
         open_to_all: args.has("--no-key"),
         origin: args.text("--cors")?.map(String::from),
+        names: args.text("--allow-host")?.map_or(Vec::new(), names),
         queue,
         thinking: match args.has("--think") {
             true => Thinking::On,
@@ -129,6 +135,11 @@ fn within(flag: &str, found: usize, most: usize) -> Result<usize> {
         )));
     }
     Ok(found)
+}
+
+fn names(list: &str) -> Vec<String> {
+    let names = list.split(',').map(|name| name.trim().to_owned());
+    names.filter(|name| !name.is_empty()).collect()
 }
 
 /// The key that clients must show, if one was given.

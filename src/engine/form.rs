@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::sampler::guide::{Guide, Opening};
 use crate::sampler::vocabulary::{self, GuideVocabulary, Marks};
 use crate::schema::Schema;
-use crate::text::calls::{self, CallForm};
+use crate::text::call_grammar::{self, CallForm};
 use crate::text::tokenizer::Tokenizer;
 use crate::units::TokenId;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub fn guide_vocabulary(tokenizer: &Tokenizer) -> Result<GuideVocabulary> {
     let plain = |token| (!tokenizer.is_special(token)).then(|| tokenizer.token_bytes(token));
     let marks = Marks {
         end,
-        call: tokenizer.special(calls::MARK),
+        call: tokenizer.special(call_grammar::MARK),
         turns: TURNS
             .iter()
             .filter_map(|mark| tokenizer.special(mark))
@@ -71,9 +71,9 @@ pub fn guide(
         Form::Calls(form) => {
             let mark = match vocabulary.has_mark() {
                 true => &[vocabulary::MARK][..],
-                false => calls::MARK.as_bytes(),
+                false => call_grammar::MARK.as_bytes(),
             };
-            let with = (!form.required).then(|| calls::opening(mark));
+            let with = (!form.required).then(|| call_grammar::opening(mark));
             (Arc::new(form.grammar(mark)?), with)
         }
     };

@@ -28,10 +28,31 @@ pub trait Conversation: Any {
     fn logits(&self) -> &[f32];
     /// Forgets everything.
     fn clear(&mut self);
+    /// See [`session::Session::mark`].
+    fn mark(&mut self, at: &[usize]);
+    /// See [`session::Session::take_marked`].
+    fn take_marked(&mut self) -> Vec<SessionCheckpoint>;
 }
 
 /// A point that a session can come back to.
-pub struct SessionCheckpoint(Box<dyn Any>);
+pub struct SessionCheckpoint {
+    n_tokens: usize,
+    state: Box<dyn Any>,
+}
+
+impl SessionCheckpoint {
+    fn new<B: Backend + 'static>(state: Checkpoint<B>) -> SessionCheckpoint {
+        SessionCheckpoint {
+            n_tokens: state.len(),
+            state: Box::new(state),
+        }
+    }
+
+    /// Tokens up to it.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+}
 
 /// What an engine asks of a graph. Every call with a session, or a checkpoint, of another engine's backend is a usage
 /// error.
@@ -87,18 +108,27 @@ pub trait Machine {
     fn checkpoint(&mut self, session: &Session) -> Result<SessionCheckpoint>;
     /// See [`session::Session::rewind`].
     fn rewind(&mut self, session: &mut Session, to: &SessionCheckpoint) -> Result<()>;
+    /// See [`session::Session::copy`].
+    fn copy(&mut self, to: &mut Session, from: &Session, at: &SessionCheckpoint) -> Result<()>;
     /// See [`session::origin`].
     fn origin(&mut self, model_hash: u64) -> Origin;
     /// See [`Store::save`].
     fn save(
         &mut self,
         session: &mut Session,
+        points: &[(&SessionCheckpoint, bool)],
         origin: Origin,
         store: &Store,
         name: Option<&str>,
+        spared: Option<&str>,
     ) -> Result<String>;
-    /// See [`session::Session::restore`].
-    fn restore(&mut self, session: &mut Session, origin: &Origin, from: &mut Reader) -> Result<()>;
+    /// See [`session::Session::restore_with_points`].
+    fn restore(
+        &mut self,
+        session: &mut Session,
+        origin: &Origin,
+        from: &mut Reader,
+    ) -> Result<Vec<SessionCheckpoint>>;
 }
 
 impl<B: Backend + 'static> Conversation for session::Session<B> {
@@ -120,6 +150,15 @@ impl<B: Backend + 'static> Conversation for session::Session<B> {
 
     fn clear(&mut self) {
         self.clear();
+    }
+
+    fn mark(&mut self, at: &[usize]) {
+        self.mark(at);
+    }
+
+    fn take_marked(&mut self) -> Vec<SessionCheckpoint> {
+        let marked = self.take_marked();
+        marked.into_iter().map(SessionCheckpoint::new).collect()
     }
 }
 
@@ -211,12 +250,19 @@ impl<B: Backend + 'static> Machine for Graph<B> {
     fn checkpoint(&mut self, session: &Session) -> Result<SessionCheckpoint> {
         let session: &dyn Any = &**session;
         let session: &session::Session<B> = session.downcast_ref().ok_or_else(foreign)?;
-        Ok(SessionCheckpoint(Box::new(session.checkpoint(self)?)))
+        Ok(SessionCheckpoint::new(session.checkpoint(self)?))
     }
 
     fn rewind(&mut self, session: &mut Session, to: &SessionCheckpoint) -> Result<()> {
-        let to: &Checkpoint<B> = to.0.downcast_ref().ok_or_else(foreign)?;
+        let to: &Checkpoint<B> = to.state.downcast_ref().ok_or_else(foreign)?;
         own(session)?.rewind(self, to)
+    }
+
+    fn copy(&mut self, to: &mut Session, from: &Session, at: &SessionCheckpoint) -> Result<()> {
+        let from: &dyn Any = &**from;
+        let from: &session::Session<B> = from.downcast_ref().ok_or_else(foreign)?;
+        let at: &Checkpoint<B> = at.state.downcast_ref().ok_or_else(foreign)?;
+        own(to)?.copy(self, from, at)
     }
 
     fn origin(&mut self, model_hash: u64) -> Origin {
@@ -226,16 +272,33 @@ impl<B: Backend + 'static> Machine for Graph<B> {
     fn save(
         &mut self,
         session: &mut Session,
+        points: &[(&SessionCheckpoint, bool)],
         origin: Origin,
         store: &Store,
         name: Option<&str>,
+        spared: Option<&str>,
     ) -> Result<String> {
         let session = own(session)?;
-        let header = session.header(origin);
-        store.save(name, &header, &mut |out| session.save(self, out))
+        let points = points.iter().map(|(point, is_shared)| {
+            let point: &Checkpoint<B> = point.state.downcast_ref().ok_or_else(foreign)?;
+            Ok((point, *is_shared))
+        });
+        let points: Vec<(&Checkpoint<B>, bool)> = points.collect::<Result<_>>()?;
+        let header = session.header_with_points(origin, &points);
+        store.save_sparing(name, spared, &header, &mut |out| {
+            session.save(self, out)?;
+            let mut points = points.iter();
+            points.try_for_each(|(point, _)| session.save_point(self, point, out))
+        })
     }
 
-    fn restore(&mut self, session: &mut Session, origin: &Origin, from: &mut Reader) -> Result<()> {
-        own(session)?.restore(self, origin, from)
+    fn restore(
+        &mut self,
+        session: &mut Session,
+        origin: &Origin,
+        from: &mut Reader,
+    ) -> Result<Vec<SessionCheckpoint>> {
+        let points = own(session)?.restore_with_points(self, origin, from)?;
+        Ok(points.into_iter().map(SessionCheckpoint::new).collect())
     }
 }

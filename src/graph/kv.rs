@@ -50,6 +50,10 @@ pub struct KvCache<B: Storage> {
     window: usize,
     /// False while a chunk is computed: an error leaves the layers at different lengths.
     whole: bool,
+    /// Lengths at which a checkpoint is made on the way.
+    marks: Vec<usize>,
+    /// Those checkpoints; the last ones lack layers while a chunk is computed.
+    marked: Vec<Checkpoint<B>>,
 }
 
 /// What one layer keeps.
@@ -125,6 +129,8 @@ impl<B: Storage> KvCache<B> {
             ctx,
             window: config.window,
             whole: true,
+            marks: Vec::new(),
+            marked: Vec::new(),
         })
     }
 
@@ -163,6 +169,29 @@ impl<B: Storage> KvCache<B> {
     pub fn clear(&mut self) {
         self.len = 0;
         self.whole = true;
+        self.marks.clear();
+        self.marked.clear();
+    }
+
+    /// Makes a checkpoint at each of these lengths when it comes there, in the middle of a sweep too: a sweep that ended there
+    /// would read experts again for what follows.
+    pub fn mark(&mut self, lengths: &[usize]) {
+        self.marks = lengths.to_vec();
+        self.marked.clear();
+    }
+
+    /// The checkpoints that were made since they were asked for. No more are made.
+    pub fn take_marked(&mut self) -> Vec<Checkpoint<B>> {
+        self.marks.clear();
+        let (all, n_layer) = (std::mem::take(&mut self.marked), self.layers.len());
+        let is_whole = |made: &Checkpoint<B>| made.len <= self.len && made.rings.len() == n_layer;
+        all.into_iter().filter(is_whole).collect()
+    }
+
+    /// Of `n` tokens behind the first `pos` those up to the next mark.
+    pub(super) fn up_to_mark(&self, pos: usize, n: usize) -> usize {
+        let ahead = self.marks.iter().filter(|mark| **mark > pos);
+        ahead.map(|mark| mark - pos).min().unwrap_or(n).min(n)
     }
 
     /// Makes room for `n` more tokens.
@@ -200,24 +229,33 @@ impl<B: Backend> KvCache<B> {
         backend: &mut B,
         kv: KvFormat,
     ) -> Result<Checkpoint<B>> {
-        let mut saved = Checkpoint {
-            len: self.len,
-            rings: Vec::new(),
-            states: Vec::new(),
-        };
+        let mut saved = Checkpoint::new(self.len);
         for layer in &self.layers {
-            let mut ring = backend.rows(
-                RowForms::new(config, kv).attention,
-                config.head_dim,
-                config.window,
-            )?;
-            backend.copy_rows(&layer.ring, &mut ring)?;
-            saved.rings.push(ring);
-            for c in layer.compressed.iter().chain(&layer.index) {
-                saved.states.push(backend.host(&c.state)?.to_vec());
-            }
+            saved.push(layer, config, backend, kv)?;
         }
         Ok(saved)
+    }
+
+    /// Layer `l` has come to `len` tokens: if that is a mark, it goes into the checkpoint.
+    pub(super) fn pass_mark(
+        &mut self,
+        l: usize,
+        len: usize,
+        config: &Config,
+        backend: &mut B,
+        kv: KvFormat,
+    ) -> Result<()> {
+        if !self.marks.contains(&len) {
+            return Ok(());
+        }
+        if l == 0 {
+            self.marked.retain(|made| made.len != len);
+            self.marked.push(Checkpoint::new(len));
+        }
+        match self.marked.iter_mut().find(|made| made.len == len) {
+            Some(made) => made.push(&self.layers[l], config, backend, kv),
+            None => Ok(()),
+        }
     }
 
     /// Forgets the tokens behind a checkpoint of this cache. Compressed rows stay: later tokens replace them.
@@ -248,6 +286,14 @@ pub struct Checkpoint<B: Storage> {
 }
 
 impl<B: Storage> Checkpoint<B> {
+    fn new(len: usize) -> Checkpoint<B> {
+        Checkpoint {
+            len,
+            rings: Vec::new(),
+            states: Vec::new(),
+        }
+    }
+
     /// Tokens held when it was made.
     pub fn len(&self) -> usize {
         self.len
@@ -256,6 +302,26 @@ impl<B: Storage> Checkpoint<B> {
     /// True when no token was held.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+}
+
+impl<B: Backend> Checkpoint<B> {
+    /// Takes the next layer as it is now.
+    fn push(
+        &mut self,
+        layer: &LayerCache<B>,
+        config: &Config,
+        backend: &mut B,
+        kv: KvFormat,
+    ) -> Result<()> {
+        let form = RowForms::new(config, kv).attention;
+        let mut ring = backend.rows(form, config.head_dim, config.window)?;
+        backend.copy_rows(&layer.ring, &mut ring)?;
+        self.rings.push(ring);
+        for c in layer.compressed.iter().chain(&layer.index) {
+            self.states.push(backend.host(&c.state)?.to_vec());
+        }
+        Ok(())
     }
 }
 

@@ -182,6 +182,16 @@ impl<B: Backend> Graph<B> {
         cache.checkpoint(&self.config, &mut self.backend, self.kv)
     }
 
+    /// The checkpoint after `n` tokens that a cache like this one gave as bytes; see [`KvCache::take_point`].
+    pub fn take_point(
+        &mut self,
+        cache: &KvCache<B>,
+        n: usize,
+        source: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<Checkpoint<B>> {
+        cache.take_point(&self.config, &mut self.backend, self.kv, n, source)
+    }
+
     /// Calls `probe` at every layer border from now on.
     pub fn set_probe(&mut self, probe: Option<Probe>) {
         self.probe = probe;
@@ -309,14 +319,18 @@ impl<B: Backend> Graph<B> {
             }
             for (kv, start) in kvs.iter_mut().zip((0..n).step_by(window)) {
                 let pos = kv.len();
-                for first in (0..window).step_by(self.chunk) {
+                let mut first = 0;
+                while first < window {
                     self.backend.stage(Stage::Other);
                     if !keep_going((l * n + start + first) / n_layer) {
                         return Ok(false);
                     }
-                    let len = self.chunk.min(window - first);
+                    let len = kv.up_to_mark(pos + first, self.chunk.min(window - first));
                     let part = start + first..start + first + len;
                     self.layer(LayerId(l), tokens, part, pos + first, kv)?;
+                    first += len;
+                    let (config, backend) = (&self.config, &mut self.backend);
+                    kv.pass_mark(l, pos + first, config, backend, self.kv)?;
                     if let Some(watch) = &mut self.supply_watch {
                         watch(self.supply.stats(), &|| self.supply.uses());
                     }

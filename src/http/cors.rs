@@ -16,7 +16,8 @@ pub enum Asker {
     Foreign,
 }
 
-/// `allowed`: an origin like `https://example.org`, or `*` for all.
+/// `allowed`: an origin like `https://example.org`, or `*` for all, which the answer names, as browsers ask for where
+/// pages send a key.
 pub fn asker(request: &Request, allowed: Option<&str>) -> Asker {
     let mut origins = request.headers("origin");
     let origin = match (origins.next(), origins.next()) {
@@ -25,8 +26,7 @@ pub fn asker(request: &Request, allowed: Option<&str>) -> Asker {
         (Some(_), Some(_)) => return Asker::Foreign,
     };
     match allowed {
-        Some("*") => return Asker::Allowed("*".into()),
-        Some(allowed) if allowed.eq_ignore_ascii_case(origin) => {
+        Some(allowed) if allowed == "*" || allowed.eq_ignore_ascii_case(origin) => {
             return Asker::Allowed(origin.into());
         }
         _ => {}
@@ -41,7 +41,10 @@ pub fn asker(request: &Request, allowed: Option<&str>) -> Asker {
 /// Whether it can be an origin that pages are allowed from.
 pub fn is_origin(text: &str) -> bool {
     let host = text.split_once("://").map(|(_, host)| host);
-    text == "*" || host.is_some_and(|h| !h.is_empty() && super::target::is_host(h))
+    // Sandboxed pages and files have the origin null.
+    text == "*"
+        || text == "null"
+        || host.is_some_and(|h| !h.is_empty() && super::target::is_host(h))
 }
 
 /// What a page may ask for, as fields of the answer to `OPTIONS`.

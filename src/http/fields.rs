@@ -35,14 +35,17 @@ pub fn parse(line: &[u8]) -> Result<(String, String), Refusal> {
         ));
     }
     let name = String::from_utf8_lossy(name).to_ascii_lowercase(); // a token is ASCII
-    let value = std::str::from_utf8(value).ok();
-    let value = value.filter(|v| !v.contains(|c: char| c.is_control() && c != '\t'));
-    match value {
-        Some(value) => Ok((name, value.trim_matches([' ', '\t']).into())),
-        None => Err(Refusal::bad(format!(
-            "header: {name}: expected UTF-8 without control characters"
-        ))),
+    // What is no UTF-8 is latin-1, whose bytes are the first characters of Unicode (RFC 9110 section 5.5).
+    let value = match std::str::from_utf8(value) {
+        Ok(value) => value.to_owned(),
+        Err(_) => value.iter().map(|byte| char::from(*byte)).collect(),
+    };
+    if value.contains(|c: char| c.is_ascii_control() && c != '\t') {
+        return Err(Refusal::bad(format!(
+            "header: {name}: found a control character"
+        )));
     }
+    Ok((name, value.trim_matches([' ', '\t']).into()))
 }
 
 /// Settles what the fields decide together: the host, whether the connection goes on, and the body.

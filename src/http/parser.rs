@@ -9,8 +9,17 @@ use super::refusal::{Refusal, Status};
 use super::request::Request;
 use super::target;
 
+const NO_CR: &str = "found a line that ends without CR";
+
 /// Bytes of a line that tells the size of a chunk: 16 digits, and extensions, which are ignored.
 const CHUNK_LINE_BYTES: usize = 256;
+
+/// The field in which browsers send what all programs of this machine have left with them. It may be long, and is dropped
+/// as it comes.
+const COOKIE: &[u8] = b"cookie:";
+
+/// Bytes of such a field at most.
+const COOKIE_BYTES: usize = 1 << 20;
 
 /// First room for a body.
 const BODY_ROOM: usize = 16 << 10;
@@ -47,6 +56,11 @@ enum Stage {
         may_be_empty: bool,
     },
     Fields,
+    /// The rest of a field that is dropped, of at most `left` bytes; `last` is the byte before.
+    Cookie {
+        left: usize,
+        last: u8,
+    },
     /// So many bytes more of a body.
     Sized(usize),
     ChunkLine,
@@ -103,7 +117,8 @@ impl Parser {
 
     /// Goes as far as the bytes lead. To be called again after anything but [`Step::More`] and [`Step::Refused`].
     pub fn step(&mut self) -> Step {
-        let step = self.advance().unwrap_or_else(|refusal| {
+        let step = self.advance().unwrap_or_else(|mut refusal| {
+            refusal.path = self.request.take().map_or(String::new(), |r| r.path);
             *self = Parser {
                 stage: Stage::Refused,
                 ..Parser::new(&self.limits)
@@ -122,7 +137,7 @@ impl Parser {
     pub fn progress(&self) -> Progress {
         match self.stage {
             Stage::Line { .. } if self.input.is_empty() => Progress::Idle,
-            Stage::Line { .. } | Stage::Fields => Progress::Head,
+            Stage::Line { .. } | Stage::Fields | Stage::Cookie { .. } => Progress::Head,
             _ => Progress::Body,
         }
     }
@@ -142,6 +157,7 @@ impl Parser {
             let done = match self.stage {
                 Stage::Line { may_be_empty } => self.request_line(may_be_empty)?,
                 Stage::Fields => self.field()?,
+                Stage::Cookie { left, last } => self.cookie(left, last)?,
                 Stage::Sized(left) => self.sized(left)?,
                 Stage::ChunkLine => self.chunk_line()?,
                 Stage::Chunk(left) => self.chunk(left)?,
@@ -177,8 +193,65 @@ impl Parser {
         Ok(None)
     }
 
+    /// Whether a field comes that is dropped, which then is next.
+    fn is_cookie(&mut self) -> bool {
+        let start = self.input[self.at..].get(..COOKIE.len());
+        let is_cookie = start.is_some_and(|start| start.eq_ignore_ascii_case(COOKIE));
+        if is_cookie {
+            self.n_fields += 1;
+            self.stage = Stage::Cookie {
+                left: COOKIE_BYTES,
+                last: 0,
+            };
+        }
+        is_cookie
+    }
+
+    fn cookie(&mut self, left: usize, last: u8) -> Result<Option<Step>, Refusal> {
+        let input = &self.input[self.at..];
+        let end = memchr::memchr(b'\n', input);
+        let n = end.map_or(input.len(), |end| end + 1);
+        let too_large = n > left || self.n_fields > self.limits.fields;
+        if too_large {
+            return Err(self.header_too_large());
+        }
+        // The byte in front of the line's end, or the last there is.
+        let before = match end {
+            Some(0) => last,
+            Some(end) => input[end - 1],
+            None => input.last().copied().unwrap_or(last),
+        };
+        self.at += n;
+        self.searched = self.at;
+        if end.is_none() {
+            self.stage = Stage::Cookie {
+                left: left - n,
+                last: before,
+            };
+            return Ok(Some(Step::More));
+        }
+        if before != b'\r' {
+            return Err(Refusal::bad(NO_CR));
+        }
+        self.stage = Stage::Fields;
+        Ok(None)
+    }
+
+    fn header_too_large(&self) -> Refusal {
+        let Limits {
+            field_bytes,
+            fields,
+            ..
+        } = self.limits;
+        let message = format!("header: more than {fields} fields or {field_bytes} bytes");
+        Refusal::new(Status::HeaderFieldsTooLarge, message)
+    }
+
     /// A header field, or the end of the header.
     fn field(&mut self) -> Result<Option<Step>, Refusal> {
+        if self.is_cookie() {
+            return Ok(None);
+        }
         let Some(line) = self.field_line()? else {
             return Ok(Some(Step::More));
         };
@@ -263,21 +336,14 @@ impl Parser {
 
     /// The next line of header or trailers, within the limits of all of them.
     fn field_line(&mut self) -> Result<Option<Vec<u8>>, Refusal> {
-        let Limits {
-            field_bytes,
-            fields,
-            ..
-        } = self.limits;
-        let too_large = || {
-            let message = format!("header: more than {fields} fields or {field_bytes} bytes");
-            Refusal::new(Status::HeaderFieldsTooLarge, message)
-        };
-        let line = self.line(field_bytes - self.field_bytes, too_large)?;
+        let left = self.limits.field_bytes - self.field_bytes;
+        let refusal = self.header_too_large();
+        let line = self.line(left, || refusal.clone())?;
         if let Some(line) = &line {
             self.field_bytes += line.len() + 2;
             self.n_fields += usize::from(!line.is_empty());
-            if self.n_fields > fields {
-                return Err(too_large());
+            if self.n_fields > self.limits.fields {
+                return Err(refusal);
             }
         }
         Ok(line)
@@ -302,7 +368,7 @@ impl Parser {
         };
         let line = &self.input[self.at..end];
         let Some(line) = line.strip_suffix(b"\r") else {
-            return Err(Refusal::bad("found a line that ends without CR"));
+            return Err(Refusal::bad(NO_CR));
         };
         let line = line.to_vec();
         self.at = end + 1;

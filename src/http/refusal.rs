@@ -66,6 +66,8 @@ pub struct Refusal {
     pub status: Status,
     /// For the client: what was found, what was expected.
     pub message: String,
+    /// What was asked for, as far as it is known.
+    pub path: String,
 }
 
 impl Refusal {
@@ -74,6 +76,7 @@ impl Refusal {
         Refusal {
             status,
             message: message.into(),
+            path: String::new(),
         }
     }
 

@@ -21,15 +21,15 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct ErrorBody {
     /// Such as `application/json`.
     pub content_type: &'static str,
-    /// The body for a message.
-    pub text: fn(Status, &str) -> String,
+    /// The body for a message; the path that was asked for tells in whose form, and is empty where it is not known.
+    pub text: fn(path: &str, status: Status, message: &str) -> String,
 }
 
 impl ErrorBody {
     /// The message as a line of text.
     pub const PLAIN: ErrorBody = ErrorBody {
         content_type: "text/plain; charset=utf-8",
-        text: |_, message| format!("{message}\n"),
+        text: |_, _, message| format!("{message}\n"),
     };
 }
 
@@ -43,11 +43,12 @@ pub struct Responder<'a> {
     limits: &'a Limits,
     errors: ErrorBody,
     cancel: &'a AtomicBool,
+    path: String,
     wants_head_only: bool,
     is_http_1_1: bool,
     keep_alive: bool,
-    /// The page's origin that may see the answer.
-    origin: Option<String>,
+    /// Fields of every answer.
+    fields: Vec<(&'static str, String)>,
     answer: Answer,
 }
 
@@ -72,10 +73,11 @@ impl<'a> Responder<'a> {
             limits,
             errors,
             cancel,
+            path: request.path.clone(),
             wants_head_only: request.method == Method::Head,
             is_http_1_1: request.is_http_1_1,
             keep_alive: request.keep_alive,
-            origin: None,
+            fields: Vec::new(),
             answer: Answer::None,
         }
     }
@@ -100,7 +102,7 @@ impl<'a> Responder<'a> {
 
     /// Answers with an error in the form that the server was given; 429 and 503 tell when to come again.
     pub fn error(&mut self, status: Status, message: &str) -> Result<()> {
-        let body = (self.errors.text)(status, message);
+        let body = (self.errors.text)(&self.path, status, message);
         let seconds = self.limits.retry_after_s.to_string();
         let mut fields = vec![("content-type", self.errors.content_type)];
         if is_for_later(status) {
@@ -127,6 +129,8 @@ impl<'a> Responder<'a> {
         let mut all = vec![
             ("content-type", "text/event-stream"),
             ("cache-control", "no-store"),
+            // nginx would wait for more before it hands an event on.
+            ("x-accel-buffering", "no"),
         ];
         all.extend_from_slice(fields);
         Ok(Events::new(self.stream(Status::Ok, &all)?))
@@ -145,9 +149,15 @@ impl<'a> Responder<'a> {
         closed || self.cancel.load(Ordering::Relaxed)
     }
 
+    /// Gives the answer one more field, whatever the answer will be.
+    pub fn add_field(&mut self, name: &'static str, value: impl Into<String>) {
+        self.fields.push((name, value.into()));
+    }
+
     /// A page of this origin may see the answer.
     pub(super) fn allow(&mut self, origin: &str) {
-        self.origin = Some(origin.into());
+        self.add_field("access-control-allow-origin", origin);
+        self.add_field("vary", "origin");
     }
 
     /// This is the last answer of the connection.
@@ -180,18 +190,13 @@ impl<'a> Responder<'a> {
     fn head(&mut self, status: Status, fields: &[(&str, &str)]) -> Result<String> {
         assert!(self.answer == Answer::None, "a request has one answer");
         let mut head = head(status);
-        let origin = self.origin.iter().flat_map(|origin| {
-            [
-                ("access-control-allow-origin", origin.as_str()),
-                ("vary", "origin"),
-            ]
-        });
+        let own = self.fields.iter().map(|(name, value)| (*name, &**value));
         let connection = match (self.keep_alive, self.is_http_1_1) {
             (true, true) => None,
             (true, false) => Some(("connection", "keep-alive")),
             (false, _) => Some(("connection", "close")),
         };
-        for (name, value) in origin.chain(connection).chain(fields.iter().copied()) {
+        for (name, value) in own.chain(connection).chain(fields.iter().copied()) {
             if !is_token(name.as_bytes()) || value.contains(|c: char| c.is_control() && c != '\t') {
                 return Err(Error::format(format!(
                     "header: {}: found control characters",
@@ -240,7 +245,7 @@ impl<'a> Responder<'a> {
 /// The whole answer to a request that no handler sees; the connection is closed behind it.
 pub(super) fn refusal(refusal: &Refusal, errors: ErrorBody, limits: &Limits) -> Vec<u8> {
     let mut text = head(refusal.status);
-    let body = (errors.text)(refusal.status, &refusal.message);
+    let body = (errors.text)(&refusal.path, refusal.status, &refusal.message);
     let (kind, n) = (errors.content_type, body.len());
     text += &format!("connection: close\r\ncontent-type: {kind}\r\ncontent-length: {n}\r\n");
     if is_for_later(refusal.status) {

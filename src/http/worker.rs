@@ -83,14 +83,25 @@ impl Workers<'_> {
             Asker::Own => {}
             Asker::Allowed(origin) => responder.allow(origin),
             Asker::Foreign => {
-                let message = "header: origin: pages of this origin are not allowed here";
-                return responder.error(Status::Forbidden, message);
+                let origin = request.header("origin").unwrap_or_default();
+                let message = format!(
+                    "header: origin: pages of {} are not allowed here; --cors ORIGIN allows them, and with --api-key the key decides",
+                    origin.escape_default()
+                );
+                return responder.error(Status::Forbidden, &message);
             }
         }
         if request.method == Method::Options {
             let fields = cors::permissions(&request, &asker);
             let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (*n, v.as_str())).collect();
             return responder.respond(Status::NoContent, &fields, &[]);
+        }
+        if let Some(coding) = request.header("content-encoding")
+            && !coding.eq_ignore_ascii_case("identity")
+        {
+            let coding = coding.escape_default();
+            let message = format!("header: content-encoding: found {coding}, expected none");
+            return responder.error(Status::UnsupportedMediaType, &message);
         }
         (self.handler)(request, responder);
         Ok(())

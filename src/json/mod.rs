@@ -34,7 +34,7 @@ pub enum Value {
     Object(Vec<(String, Value)>),
 }
 
-/// Bounds on what is read. The values take at most 400 bytes each, besides the text of their strings.
+/// Bounds on what is read, and how strict the reader is.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of the text.
@@ -43,16 +43,20 @@ pub struct Limits {
     pub depth: usize,
     /// Bytes of a string or name, without quotes and escapes.
     pub string_bytes: usize,
-    /// Values of all kinds, at all depths.
-    pub values: usize,
+    /// Bytes that the values take in memory, besides the text of their strings.
+    pub value_bytes: usize,
+    /// Take what most other parsers take: of a name that stands twice the last value counts, and a number beyond
+    /// binary64 is the largest one.
+    pub lenient: bool,
 }
 
-/// What files and requests may hold, unless their reader says less: values of 100 MiB at most, and their text.
+/// What files may hold, unless their reader says less.
 pub const LIMITS: Limits = Limits {
     bytes: 16 << 20,
     depth: 64,
     string_bytes: 16 << 20,
-    values: 1 << 18,
+    value_bytes: 100 << 20,
+    lenient: false,
 };
 
 impl Value {
@@ -172,7 +176,8 @@ mod tests {
             bytes: 20,
             depth: 2,
             string_bytes: 3,
-            values: 4,
+            value_bytes: 300,
+            lenient: false,
         };
         for (good, bad, expected) in [
             (
@@ -183,12 +188,39 @@ mod tests {
             ("[{}]", "[{\"\":[]}]", "byte 5: depth 3"),
             ("\"\\u00e9c\"", "\"\\u00e9cd\"", "byte 7: string bytes 4"),
             ("{\"abc\":1}", "{\"abcd\":1}", "byte 2: string bytes 4"),
-            ("[1,2,3]", "[1,2,3,4]", "byte 7: number of values 5"),
+            ("[1,2,3]", "[1,2,3,4]", "byte 7: bytes of values 400"),
+            (
+                "{\"a\":[1]}",
+                "{\"a\":[],\"b\":0}",
+                "byte 8: bytes of values 400",
+            ),
         ] {
             Value::read(good.as_bytes(), &limits).unwrap();
             let error = Value::read(bad.as_bytes(), &limits).unwrap_err();
             assert_eq!(error.kind(), crate::error::ErrorKind::Limit);
             assert!(error.to_string().starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_lenient_reader_takes_what_others_take() {
+        let limits = Limits {
+            lenient: true,
+            ..LIMITS
+        };
+        let read = |text: &str| Value::read(text.as_bytes(), &limits).unwrap();
+        assert_eq!(
+            read("[1e999,-1e999]"),
+            Value::List([f64::MAX, f64::MIN].map(Value::Number).into())
+        );
+        // Few names are compared, many are looked up.
+        for n in [2, 31, 32, 33, 34, 100] {
+            let names = (0..2 * n).map(|i| format!("\"{}\":{i}", i % n));
+            let text = format!("{{{}}}", names.collect::<Vec<_>>().join(","));
+            let expected = (0..n).map(|i| (i.to_string(), Value::Count(n + i)));
+            assert_eq!(read(&text), Value::Object(expected.collect()));
+            let error = Value::parse(&text).unwrap_err().to_string();
+            assert!(error.contains("expected no second \"0\""), "{error}");
         }
     }
 

@@ -2,7 +2,19 @@
 
 use super::{Limits, Value, quote};
 use crate::error::{Error, Result};
-use std::collections::HashSet;
+use std::collections::HashMap;
+
+/// What an item of a list takes at most: its list may hold two copies of it while it grows.
+const ITEM_BYTES: usize = 100;
+
+/// What a member of an object takes at most, its name included.
+const MEMBER_BYTES: usize = 200;
+
+/// Members of an object whose names are compared one by one; beyond, they are looked up.
+const FEW_MEMBERS: usize = 32;
+
+/// What looking up takes for a member more.
+const LOOKUP_BYTES: usize = 200;
 
 /// A place in a text.
 pub(super) struct Parser<'a> {
@@ -10,7 +22,8 @@ pub(super) struct Parser<'a> {
     /// A border of characters.
     at: usize,
     limits: &'a Limits,
-    n_values: usize,
+    /// What the values take so far.
+    value_bytes: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -20,7 +33,7 @@ impl<'a> Parser<'a> {
             text,
             at: 0,
             limits,
-            n_values: 0,
+            value_bytes: 0,
         };
         let value = parser.value(1)?;
         parser.space();
@@ -63,8 +76,6 @@ impl<'a> Parser<'a> {
     /// `depth`: of the list or object that comes, if one does.
     fn value(&mut self, depth: usize) -> Result<Value> {
         self.space();
-        self.n_values += 1;
-        self.within("number of values", self.n_values, self.limits.values)?;
         match self.peek() {
             Some(b'{') => self.object(depth),
             Some(b'[') => self.list(depth),
@@ -85,6 +96,12 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// Counts memory for values.
+    fn charge(&mut self, bytes: usize) -> Result<()> {
+        self.value_bytes += bytes;
+        self.within("bytes of values", self.value_bytes, self.limits.value_bytes)
+    }
+
     /// Whether the byte comes next, which is then behind us.
     fn take(&mut self, byte: u8) -> bool {
         self.space();
@@ -101,8 +118,10 @@ impl<'a> Parser<'a> {
             return Ok(Value::List(items));
         }
         loop {
+            self.charge(ITEM_BYTES)?;
             items.push(self.value(depth + 1)?);
             if self.take(b']') {
+                items.shrink_to_fit();
                 return Ok(Value::List(items));
             }
             if !self.take(b',') {
@@ -114,7 +133,7 @@ impl<'a> Parser<'a> {
     fn object(&mut self, depth: usize) -> Result<Value> {
         self.within("depth", depth, self.limits.depth)?;
         self.at += 1;
-        let (mut members, mut names) = (Vec::new(), HashSet::new());
+        let (mut members, mut places) = (Vec::new(), HashMap::new());
         if self.take(b'}') {
             return Ok(Value::Object(members));
         }
@@ -123,21 +142,50 @@ impl<'a> Parser<'a> {
             if self.peek() != Some(b'"') {
                 return Err(self.wrong("a name in quotes"));
             }
+            self.charge(MEMBER_BYTES)?;
             let name = self.string()?;
-            if !names.insert(name.clone()) {
+            let before = match members.len() <= FEW_MEMBERS {
+                true => members.iter().position(|(other, _)| *other == name),
+                false => places.get(&name).copied(),
+            };
+            if before.is_some() && !self.limits.lenient {
                 return Err(self.wrong(&format!("no second {}", quote(&name))));
             }
             if !self.take(b':') {
                 return Err(self.wrong("':'"));
             }
-            members.push((name, self.value(depth + 1)?));
+            let value = self.value(depth + 1)?;
+            match before {
+                Some(at) => members[at].1 = value,
+                None => {
+                    members.push((name, value));
+                    self.note_places(&members, &mut places)?;
+                }
+            }
             if self.take(b'}') {
+                members.shrink_to_fit();
                 return Ok(Value::Object(members));
             }
             if !self.take(b',') {
                 return Err(self.wrong("',' or '}'"));
             }
         }
+    }
+
+    /// Notes where names stand that will be looked up.
+    fn note_places(
+        &mut self,
+        members: &[(String, Value)],
+        places: &mut HashMap<String, usize>,
+    ) -> Result<()> {
+        if members.len() <= FEW_MEMBERS {
+            return Ok(());
+        }
+        for (at, (name, _)) in members.iter().enumerate().skip(places.len()) {
+            self.charge(LOOKUP_BYTES)?;
+            places.insert(name.clone(), at);
+        }
+        Ok(())
     }
 
     fn string(&mut self) -> Result<String> {
@@ -231,6 +279,7 @@ impl<'a> Parser<'a> {
         }
         match text.parse::<f64>() {
             Ok(number) if number.is_finite() => Ok(Value::Number(number)),
+            Ok(number) if self.limits.lenient => Ok(Value::Number(f64::MAX.copysign(number))),
             _ => {
                 self.at = start;
                 Err(self.wrong("a number that binary64 holds"))

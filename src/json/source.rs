@@ -2,7 +2,8 @@
 
 use super::recogniser::{Recogniser, Rules};
 use crate::error::{Error, Result};
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// `text` as a JSON string, in quotes; written as Python's `json.dumps(text, ensure_ascii=False)` does.
@@ -51,12 +52,13 @@ pub fn check(text: &str, rules: Rules) -> Result<()> {
     Ok(())
 }
 
-/// The members of an object in their order: the name, and the value as it stands, without spaces around it.
+/// The members of an object in their order: the name, and the value as it stands, without spaces around it. Of a name
+/// that stands twice the last value counts, as in most parsers.
 ///
-/// Errors: `Format` when the text is no object, or a name stands twice.
+/// Errors: `Format` when the text is no object.
 pub fn members(text: &str) -> Result<Vec<(String, &str)>> {
     check(text, Rules::OBJECT)?;
-    let (mut members, mut names) = (Vec::new(), HashSet::new());
+    let (mut members, mut places) = (Vec::<(String, &str)>::new(), HashMap::new());
     let (mut depth, mut name, mut value) = (0, None, None::<Range<usize>>);
     for lexeme in (Lexemes { text, at: 0 }) {
         let word = &text[lexeme.clone()];
@@ -66,17 +68,21 @@ pub fn members(text: &str) -> Result<Vec<(String, &str)>> {
         match word {
             "," | "}" if depth == usize::from(word == ",") => {
                 if let (Some(name), Some(value)) = (name.take(), value.take()) {
-                    members.push((name, &text[value]));
+                    let value = &text[value];
+                    match places.get(&name) {
+                        Some(at) => {
+                            let (_, before) = &mut members[*at];
+                            *before = value;
+                        }
+                        None => {
+                            places.insert(String::clone(&name), members.len());
+                            members.push((name, value));
+                        }
+                    }
                 }
             }
             ":" if depth == 1 => {}
-            _ if depth == 1 && name.is_none() => {
-                let found = unquote(word);
-                if !names.insert(found.clone()) {
-                    return Err(Error::format(format!("found {word} twice, expected once")));
-                }
-                name = Some(found);
-            }
+            _ if depth == 1 && name.is_none() => name = Some(unquote(word)),
             _ if name.is_some() => {
                 let start = value.map_or(lexeme.start, |range| range.start);
                 value = Some(start..lexeme.end);
@@ -145,6 +151,36 @@ pub fn respaced(text: &str) -> Result<String> {
         }
     }
     Ok(out)
+}
+
+/// The same JSON with U+FFFD in the place of each `\u` escape that is half of a pair.
+pub fn whole_characters(text: &str) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
+    // The UTF-16 unit that an escape at `at` stands for.
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let (mut out, mut copied, mut at) = (String::new(), 0, 0);
+    while let Some(found) = memchr::memchr(b'\\', bytes.get(at..).unwrap_or_default()) {
+        let start = at + found;
+        let (first, second) = (unit(start), unit(start + 6));
+        at = start + 2;
+        match (first, second) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => at = start + 12,
+            (Some(0xD800..=0xDFFF), _) => {
+                out.push_str(&text[copied..start]);
+                out.push_str("\\ufffd");
+                (copied, at) = (start + 6, start + 6);
+            }
+            _ => {}
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(&text[copied..]);
+    Cow::Owned(out)
 }
 
 /// The strings, words, numbers and signs of a valid text, as places in it.
@@ -239,6 +275,9 @@ mod tests {
             .collect();
         assert_eq!(found, expected);
         assert_eq!(members("{ }").unwrap(), []);
+        let twice = "{\"a\":1,\"b\":2,\"\\u0061\":[3]}";
+        let expected = [("a".to_owned(), "[3]"), ("b".to_owned(), "2")];
+        assert_eq!(members(twice).unwrap(), expected);
         assert_eq!(as_string(r#""\/\"""#).unwrap(), "/\"");
         assert_eq!(as_string("12"), None);
     }
@@ -259,10 +298,6 @@ mod tests {
     fn what_is_no_object_is_named() {
         for (text, expected) in [
             ("[1]", "byte 0: found '[', expected an object"),
-            (
-                "{\"a\":1,\"\\u0061\":2}",
-                "found \"\\u0061\" twice, expected once",
-            ),
             ("{\"a\":1", "byte 6: found the end, expected"),
             ("{\"a\":é}", "byte 5: found '\\u{e9}', expected a value"),
             ("", "byte 0: found the end, expected an object"),

@@ -12,7 +12,7 @@ use crate::units::TokenId;
 use std::collections::{HashMap, VecDeque};
 
 /// The most tokens that `last_n` can ask for.
-const MAX_LAST_N: usize = 1 << 16;
+pub const MAX_LAST_N: usize = 1 << 16;
 
 /// What to change; the default changes nothing.
 #[derive(Clone, Debug, PartialEq)]

@@ -49,7 +49,7 @@ use std::sync::Arc;
 /// Bounds on the text of a schema.
 const TEXT_LIMITS: Limits = Limits {
     bytes: 1 << 18,
-    values: 1 << 16,
+    value_bytes: 16 << 20,
     ..LIMITS
 };
 

@@ -1,18 +1,25 @@
 //! The thread that has the engine: it takes one question after the other and answers it.
 
 use super::answer_text::AnswerText;
-use super::ask::{Ask, Done, Part, Reading};
+use super::ask::{Ask, Done, Finish, Part, Reading};
 use super::board::Board;
 use super::desk::{Desk, Work};
 use super::live::{Live, Which};
-use crate::engine::chat::Chat;
-use crate::engine::{Chosen, Engine, GuideVocabulary, Prefill, Sampler, guide};
+use super::own::OwnAnswers;
+use crate::engine::answer::{AnswerParser, End, Event};
+use crate::engine::chat::{Call, Chat};
+use crate::engine::{Chosen, Engine, Form, GuideVocabulary, Prefill, Sampler, Stop, guide};
 use crate::error::{Error, Result};
+use crate::units::TokenId;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How late a stop may be noticed, and how often the board is brought up to date when nothing is asked.
 const TICK: Duration = Duration::from_millis(100);
+
+/// A warning: JSON that was begun is none.
+const CUT_FORM: &str = "the answer was cut before it was whole, so that it may be no JSON";
 
 /// Between two reports of how far a prompt is read.
 const READING_INTERVAL: Duration = Duration::from_millis(200);
@@ -23,6 +30,8 @@ pub struct Answerer<'a> {
     pub engine: Engine,
     /// What it holds already.
     pub live: Live,
+    /// Its answers in the tokens that it chose.
+    pub own: OwnAnswers,
     /// What answers of a given form are made of; none where the vocabulary does not allow it.
     pub guided: Option<Arc<GuideVocabulary>>,
     /// Where questions come from.
@@ -70,14 +79,24 @@ impl Answerer<'_> {
             return Err(Error::usage("the prompt is empty"));
         }
         let mut sampler = self.sampler(ask)?;
-        let which = self.live.take(&mut self.engine, &ask.tokens, &mut |text| {
+        let own = self.own.put_into(&ask.tokens, &ask.places.answers);
+        let own = own.filter(|own| own.len() <= self.engine.ctx());
+        let prompt = own.map_or(Cow::Borrowed(ask.tokens.as_slice()), Cow::Owned);
+        let which = self.live.take(&mut self.engine, &prompt, &mut |text| {
             (self.note)(text);
         })?;
-        let n_cached = self.live.session(which).tokens().len();
-        if self.read(work, which)? == Prefill::Stopped {
+        let n_held = self.live.session(which).tokens().len();
+        // Clients count the tokens of the text; what is told to be new is what was computed.
+        let n_computed = prompt.len() - n_held;
+        let n_cached = match n_held {
+            0 => 0,
+            _ => ask.tokens.len().saturating_sub(n_computed),
+        };
+        work.give(Part::Started { n_cached });
+        if self.read(work, &prompt, which)? == Prefill::Stopped {
             return Ok(None);
         }
-        self.generate(work, which, &mut sampler, n_cached)
+        self.generate(work, &prompt, which, &mut sampler, n_cached)
     }
 
     fn sampler(&self, ask: &Ask) -> Result<Sampler> {
@@ -96,19 +115,23 @@ impl Answerer<'_> {
         Ok(sampler)
     }
 
-    /// Reads what the session does not hold of the prompt, and keeps points: between sweeps, and in front of the last token,
-    /// which opens the answer and may be another one when the conversation goes on.
-    fn read(&mut self, work: &Work, which: Which) -> Result<Prefill> {
-        let tokens = &work.ask.tokens;
+    /// Reads what the session does not hold of the prompt, and keeps points: where the system text ends, between sweeps, and
+    /// in front of the last token, which opens the answer and may be another one when the conversation goes on.
+    fn read(&mut self, work: &Work, tokens: &[TokenId], which: Which) -> Result<Prefill> {
+        let shared = &work.ask.places.shared;
         let session = self.live.session(which);
         let (first, last) = (session.tokens().len(), tokens.len() - 1);
+        if first == last {
+            let state = self.engine.checkpoint(session)?;
+            self.live.keep_point(which, state, shared.contains(&last));
+        }
         let (began, mut told) = (Instant::now(), None::<Instant>);
         let mut read_to = first;
         while read_to < tokens.len() {
-            let end = match last {
-                last if read_to == last => tokens.len(),
-                last => last.min(read_to + self.engine.sweep()),
-            };
+            let end = tokens.len().min(read_to + self.engine.sweep());
+            let mut marks = shared.clone();
+            marks.push(end.min(last));
+            marks.retain(|mark| (read_to + 1..=end).contains(mark));
             let mut tell = |done: usize| {
                 let now = Instant::now();
                 let seconds = (now - began).as_secs_f64();
@@ -125,12 +148,14 @@ impl Answerer<'_> {
                 !work.has_left()
             };
             let session = self.live.session(which);
+            session.mark(&marks);
             let piece = &tokens[read_to..end];
             if self.engine.prefill(session, piece, &mut tell)? == Prefill::Stopped {
                 return Ok(Prefill::Stopped);
             }
-            if end <= last {
-                self.live.keep_point(&mut self.engine, which)?;
+            for state in session.take_marked() {
+                let is_shared = shared.contains(&state.n_tokens());
+                self.live.keep_point(which, state, is_shared);
             }
             read_to = end;
         }
@@ -141,25 +166,44 @@ impl Answerer<'_> {
     fn generate(
         &mut self,
         work: &Work,
+        prompt: &[TokenId],
         which: Which,
         sampler: &mut Sampler,
         n_cached: usize,
     ) -> Result<Option<Done>> {
         let ask = &work.ask;
         let session = self.live.session(which);
+        let most = ask.max_tokens.unwrap_or(usize::MAX);
         // The last token is chosen, but need not fit.
-        let most = ask.max_tokens.unwrap_or(usize::MAX).min(session.room() + 1);
+        let within = most.min(session.room() + 1);
         let tokenizer = self.engine.tokenizer().clone();
         let mut text = AnswerText::new(work, &tokenizer)?;
-        let (board, began, mut n_answer) = (self.board, Instant::now(), 0);
+        let (board, began) = (self.board, Instant::now());
+        let mut answer = Vec::new();
         let mut emit = |chosen: Chosen<'_>| {
-            n_answer += 1;
-            board.decoding(n_answer, most, began.elapsed());
+            answer.push(chosen.token);
+            board.decoding(answer.len(), within, began.elapsed());
             Ok(text.take(chosen))
         };
         let generated = self.engine.generate(session, sampler, most, &mut emit)?;
+        let is_cut = matches!(generated.stop, Stop::Length | Stop::ContextFull);
+        if is_cut && matches!(ask.held, Some(Form::Json(_) | Form::Schema(_))) {
+            work.give(Part::Warning(CUT_FORM.into()));
+        }
         let n_reasoning = text.n_reasoning();
         let finish = text.finish(generated.stop);
+        // A stop string and what follows it do not come back.
+        let is_whole = !matches!(finish, None | Some(Finish::StopString(_)));
+        self.live
+            .answered(which, is_whole && ask.places.answer_stays);
+        let n_answer = answer.len();
+        if is_whole {
+            let end = match generated.stop {
+                Stop::EndOfTurn => End::Whole,
+                Stop::Length | Stop::ContextFull | Stop::Asked => End::Cut,
+            };
+            self.keep_own(ask, prompt, answer, end)?;
+        }
         Ok(finish.map(|finish| Done {
             finish,
             n_prompt: ask.tokens.len(),
@@ -167,5 +211,70 @@ impl Answerer<'_> {
             n_answer,
             n_reasoning,
         }))
+    }
+
+    /// Keeps the tokens of an answer, as the next prompt will bring its text only.
+    fn keep_own(
+        &mut self,
+        ask: &Ask,
+        prompt: &[TokenId],
+        answer: Vec<TokenId>,
+        end: End,
+    ) -> Result<()> {
+        let tokenizer = self.engine.tokenizer();
+        let chat = Chat::new(tokenizer)?;
+        let [prefix @ .., opener] = prompt else {
+            return Ok(());
+        };
+        if prefix.last() != Some(&chat.assistant()) {
+            return Ok(());
+        }
+        let mut said = Said::default();
+        let mut parser = AnswerParser::new(ask.reasoning, ask.tools);
+        for token in &answer {
+            let bytes = tokenizer.token_bytes(*token);
+            parser.push(bytes, &mut |event| said.take(event));
+        }
+        let mut chosen = [&[*opener], answer.as_slice()].concat();
+        if parser.is_reasoning() {
+            // It was cut there; prompts end it.
+            chosen.push(chat.end_think());
+        }
+        parser.finish(end, &mut |event| said.take(event));
+        let plain = chat.answer(*opener, &said.reasoning, &said.content, &said.calls);
+        self.own.keep(prefix, plain, chosen);
+        Ok(())
+    }
+}
+
+/// An answer as a client sends it back.
+#[derive(Default)]
+struct Said {
+    reasoning: String,
+    content: String,
+    calls: Vec<Call>,
+    /// The call that is being read: its name, and its arguments so far.
+    call: (String, String),
+}
+
+impl Said {
+    fn take(&mut self, event: Event<'_>) {
+        match event {
+            Event::Reasoning(more) => self.reasoning += more,
+            Event::Text(more) => self.content += more,
+            Event::CallBegin(name) => self.call = (name.to_owned(), String::new()),
+            Event::CallArguments(more) => self.call.1 += more,
+            Event::CallEnd => self.end_call(),
+            Event::CallCut(closing) => {
+                self.call.1 += closing;
+                self.end_call();
+            }
+            Event::Warning(_) => {}
+        }
+    }
+
+    fn end_call(&mut self) {
+        let (name, arguments) = std::mem::take(&mut self.call);
+        self.calls.push(Call::from_history("", &name, &arguments));
     }
 }

@@ -1,19 +1,34 @@
 //! What passes between the APIs and the engine: a question in tokens, and the parts of its answer as they come.
 
 use crate::engine::SamplerOptions;
-use crate::engine::chat::Call;
 use crate::engine::{Adjust, Form};
 use crate::units::TokenId;
+use std::ops::Range;
+
+/// What the engine should know of a prompt to compute no more of it than it must.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// How many tokens it may share with other conversations, in ascending order: its system text.
+    pub shared: Vec<usize>,
+    /// Where answers stand in it.
+    pub answers: Vec<Range<usize>>,
+    /// Whether the answer will stand in the next prompt as it is given now; not if its reasoning will be dropped.
+    pub answer_stays: bool,
+}
 
 /// A question, whichever API it came by.
 #[derive(Clone, Debug)]
 pub struct Ask {
     /// The whole prompt, with everything that was said before.
     pub tokens: Vec<TokenId>,
+    /// Where the parts of the prompt are.
+    pub places: Places,
     /// Whether the prompt ends with the opener of reasoning.
     pub reasoning: bool,
     /// Whether the answer may call tools; without, what looks like a call is text.
     pub tools: bool,
+    /// Calls at most, behind which the answer ends; with 0 a call that the model writes all the same is left out.
+    pub most_calls: Option<usize>,
     /// Tokens of the answer at most; without, as many as the context holds.
     pub max_tokens: Option<usize>,
     /// How tokens are chosen.
@@ -31,21 +46,27 @@ pub struct Ask {
 /// A part of an answer. [`Part::Done`] and [`Part::Failed`] are the last.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Part {
+    /// The engine begins, and this many tokens of the prompt need not be computed.
+    Started {
+        /// Tokens that the engine has already.
+        n_cached: usize,
+    },
     /// The prompt is read; told after each chunk.
     Reading(Reading),
     /// More of the reasoning.
     Reasoning(String),
     /// More of the text, and the tokens that it came with, if log-probabilities were asked for.
     Text(String, Vec<TokenLogprob>),
-    /// Calls of tools, all of them.
-    Calls(Vec<Call>),
-    /// More of the text, which began as calls of tools but is none, and why.
-    Malformed {
-        /// The text.
-        text: String,
-        /// What was found and what was expected.
-        reason: String,
-    },
+    /// A call of the tool of this name begins.
+    CallBegin(String),
+    /// More of its arguments; all pieces together are one JSON object, and none ends within an escape.
+    CallArguments(String),
+    /// The call is whole.
+    CallEnd,
+    /// The answer was cut within the call; what would make JSON of its arguments.
+    CallCut(&'static str),
+    /// What the asker should know of the answer.
+    Warning(String),
     /// All of the answer was given.
     Done(Done),
     /// The engine could not go on, and why.
@@ -88,8 +109,10 @@ pub enum Finish {
     EndOfTurn,
     /// A stop string, which is not part of the text.
     StopString(String),
-    /// The tokens asked for, or the end of the context.
+    /// The tokens asked for.
     Length,
+    /// The end of the context.
+    ContextFull,
     /// It called tools.
     Calls,
 }

@@ -19,9 +19,12 @@ mod live;
 mod logprobs;
 mod memory;
 mod metrics;
+mod own;
 mod page;
+mod place;
 
 use crate::engine::chat::Thinking;
+use crate::engine::sessions::HEADERS_BYTES;
 use crate::engine::{Engine, Plan, SamplerOptions, Store, guide_vocabulary};
 use crate::error::{Error, Result};
 use crate::http::{self, Method, Request, Responder, Server, Status};
@@ -32,6 +35,7 @@ use board::Board;
 use desk::Desk;
 use live::Live;
 use memory::Memory;
+use own::OwnAnswers;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -40,18 +44,21 @@ use std::time::Duration;
 /// Points of a session to which it can come back.
 const CHECKPOINTS: usize = 8;
 
+/// Bytes for the tokens of answers that were chosen otherwise than their text is cut.
+const OWN_ANSWERS: usize = 1 << 20;
+
 /// Pages that can look at events at a time.
 const MOST_WATCHERS: usize = 4;
 
 /// Requests that are handled besides those that wait for the engine or look at events.
 const QUICK_REQUESTS: usize = 4;
 
-/// What a body takes while it is read, as a multiple of its bytes: the text, what was said, and its tokens, which may be
-/// as many as bytes and stand there twice.
+/// What a body takes while it is read, as a multiple of its text: the text, what was said, and its tokens, which may be as
+/// many as bytes and stand there twice.
 const READING_FACTOR: u64 = 12;
 
-/// What the values of a body take at most besides their text.
-const VALUE_BYTES: u64 = 400 << 16;
+/// The values of a body that grow with the context ([`api::value_bytes`]), as prompts of 4 bytes a token.
+const VALUES_AS_PROMPTS: usize = (api::value_bytes(1) - api::value_bytes(0)) / 4;
 
 /// How a server is opened.
 #[derive(Clone, Debug)]
@@ -64,8 +71,10 @@ pub struct Settings {
     pub key: Option<String>,
     /// Serve others than this machine although nobody needs to show a key.
     pub open_to_all: bool,
-    /// Pages of this origin may ask; `*` for all.
+    /// Pages of this origin may ask; `*` for all. With a key the key decides.
     pub origin: Option<String>,
+    /// More names by which clients on this machine may ask, such as a container's for its host.
+    pub names: Vec<String>,
     /// Questions that may wait.
     pub queue: usize,
     /// Whether the model reasons when a client does not say.
@@ -83,7 +92,8 @@ pub struct Bound {
 /// Bounds on what clients may take, for a line of `queue` questions.
 pub fn limits(queue: usize) -> http::Limits {
     http::Limits {
-        body_bytes: 8 << 20,
+        // Screenshots and documents of a long conversation; their text is bounded by `api::TEXT_BYTES`.
+        body_bytes: 24 << 20,
         all_body_bytes: 32 << 20,
         handlers: queue + 1 + MOST_WATCHERS + QUICK_REQUESTS,
         stop_time: Duration::from_secs(10),
@@ -94,12 +104,13 @@ pub fn limits(queue: usize) -> http::Limits {
 /// What a server with a line of `queue` questions holds.
 pub fn needs(sessions: usize, queue: usize) -> Serving {
     let limits = limits(queue);
-    let reading = READING_FACTOR * limits.body_bytes as u64 + VALUE_BYTES;
+    let reading = READING_FACTOR * api::TEXT_BYTES as u64 + api::value_bytes(0) as u64;
     Serving {
         sessions,
         checkpoints: CHECKPOINTS,
-        prompts: limits.handlers,
-        bytes: limits.memory_bytes() as u64 + reading,
+        // Two more are copies with the tokens that the model chose.
+        prompts: limits.handlers + 2 + VALUES_AS_PROMPTS,
+        bytes: limits.memory_bytes() as u64 + reading + OWN_ANSWERS as u64 + HEADERS_BYTES,
     }
 }
 
@@ -121,7 +132,9 @@ impl Settings {
                 self.host
             )));
         }
-        if let Some(origin) = &self.origin {
+        // A page of another origin does not know the key, unless its user gave it.
+        let all = self.key.as_ref().map(|_| "*");
+        if let Some(origin) = self.origin.as_deref().or(all) {
             server = server.with_origin(origin)?;
         }
         Ok(Bound {
@@ -166,7 +179,7 @@ impl Bound {
         };
         let front = Front {
             api: Api::new(desk.clone(), engine.tokenizer().clone(), served),
-            gate: gate::Gate::new(server.address().ip(), settings.key),
+            gate: gate::Gate::new(server.address().ip(), settings.key, settings.names),
             memory: Memory::new(engine.model_files()?),
             board: &board,
             desk: &desk,
@@ -177,6 +190,7 @@ impl Bound {
             guided: guide_vocabulary(engine.tokenizer()).ok().map(Arc::new),
             engine,
             live,
+            own: OwnAnswers::new(OWN_ANSWERS),
             desk: &desk,
             board: &board,
             note,
@@ -213,8 +227,12 @@ struct Front<'a> {
 impl Front<'_> {
     fn handle(&self, request: &Request, responder: &mut Responder<'_>) -> Result<()> {
         if !self.gate.is_for_us(request) {
-            let message = "header: host: found another name, expected that of this machine";
-            return responder.error(Status::Forbidden, message);
+            let message = format!(
+                "header: host: found {}, expected localhost or an address of this machine; --allow-host NAME takes another name, \
+                 and so does --api-key",
+                request.host.escape_default()
+            );
+            return responder.error(Status::Forbidden, &message);
         }
         if self.api.handle(request, responder) {
             return Ok(());
@@ -225,6 +243,7 @@ impl Front<'_> {
             return responder.error(Status::NotFound, &message);
         }
         if !matches!(request.method, Method::Get | Method::Head) {
+            responder.add_field("allow", "GET, HEAD");
             let message = format!("{path}: expected GET or HEAD");
             return responder.error(Status::MethodNotAllowed, &message);
         }

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! block 0, 16 KiB: magic, version, Header; zeros ................................ | checksum
-//! block 1 and on, 1 MiB: body (tokens u32, rows and states, logits f32) ......... | checksum
+//! block 1 and on, 1 MiB: body (tokens u32, rows and states, logits f32, points) . | checksum
 //! the last, a multiple of 16 KiB: the end of the body; zeros .................... | checksum
 //! ```
 //!
 //! A checksum begins with that of the block before: it covers every byte of its own and the place of the block. All numbers
-//! are little-endian. Blocks are whole pages, so that nothing of them stays in the page cache.
+//! are little-endian. Blocks are whole pages, so that nothing of them stays in the page cache. A file of version 1 has no
+//! points.
 
 use crate::error::{Context, Error, Result};
 use crate::options::KvFormat;
@@ -18,7 +19,10 @@ use crate::units::TokenId;
 const MAGIC: [u8; 8] = *b"infallKV";
 
 /// Changes when what follows the magic does.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// Points of a file at most.
+const POINTS: usize = 8;
 
 /// Bytes of the header's block, and what lengths of others are multiples of.
 const PAGE: usize = NewFile::ALIGNMENT;
@@ -69,6 +73,17 @@ impl Origin {
     }
 }
 
+/// A number of tokens at which a saved session can be taken up too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavedPoint {
+    /// Tokens up to it.
+    pub n_tokens: u64,
+    /// Their [`TokensHash`].
+    pub tokens_hash: u64,
+    /// Whether other conversations may come back to it.
+    pub is_shared: bool,
+}
+
 /// What a session file says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -82,6 +97,8 @@ pub struct Header {
     pub has_logits: bool,
     /// Bytes of the body.
     pub body_bytes: u64,
+    /// In ascending order.
+    pub points: Vec<SavedPoint>,
 }
 
 impl Header {
@@ -124,6 +141,19 @@ impl Header {
             page[at..at + field.len()].copy_from_slice(field);
             at += field.len();
         }
+        if self.points.len() > POINTS {
+            return Err(Error::limit(
+                "points of a session",
+                self.points.len(),
+                POINTS,
+            ));
+        }
+        let points = self.points.iter();
+        let points = points.flat_map(|p| [p.n_tokens, p.tokens_hash, p.is_shared.into()]);
+        for number in [self.points.len() as u64].into_iter().chain(points) {
+            page[at..at + 8].copy_from_slice(&number.to_le_bytes());
+            at += 8;
+        }
         Ok(())
     }
 
@@ -134,7 +164,7 @@ impl Header {
             return Err(Error::format("no session file: its first bytes are others"));
         }
         let version = fields.u32();
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             let what = format!("a session file of version {version}, expected {VERSION}");
             return Err(Error::unsupported(what));
         }
@@ -151,6 +181,7 @@ impl Header {
             n_tokens: 0,
             tokens_hash: 0,
             body_bytes: 0,
+            points: Vec::new(),
         };
         header.origin.model_hash = fields.u64();
         header.n_tokens = fields.u64();
@@ -159,6 +190,29 @@ impl Header {
         header.origin.kv =
             KvFormat::parse(&fields.text()).map_err(|e| Error::format(e.to_string()))?;
         header.origin.arithmetic = fields.text();
+        // Version 1 has zeros here.
+        let n_points = fields.u64();
+        if n_points > POINTS as u64 {
+            return Err(Error::limit("points of a session", n_points, POINTS));
+        }
+        let mut before = 0;
+        for _ in 0..n_points {
+            let point = SavedPoint {
+                n_tokens: fields.u64(),
+                tokens_hash: fields.u64(),
+                is_shared: fields.u64() != 0,
+            };
+            if !(before + 1..=header.n_tokens).contains(&point.n_tokens) {
+                return Err(Error::format(format!(
+                    "a point at {} tokens, expected {} to {}",
+                    point.n_tokens,
+                    before + 1,
+                    header.n_tokens
+                )));
+            }
+            before = point.n_tokens;
+            header.points.push(point);
+        }
         Ok((header, sum))
     }
 }

@@ -192,6 +192,16 @@ impl<B: Backend> Session<B> {
         graph.checkpoint(&self.kv)
     }
 
+    /// Makes a checkpoint at each of these numbers of tokens when it comes there; see [`KvCache::mark`].
+    pub fn mark(&mut self, at: &[usize]) {
+        self.kv.mark(at);
+    }
+
+    /// The checkpoints that were made since they were asked for.
+    pub fn take_marked(&mut self) -> Vec<Checkpoint<B>> {
+        self.kv.take_marked()
+    }
+
     /// Forgets the tokens behind a checkpoint of this session. There are no logits until a token is appended.
     ///
     /// Errors: the session is shorter than the checkpoint, since it was cleared.
@@ -206,6 +216,30 @@ impl<B: Backend> Session<B> {
         self.kv.rewind(graph.backend(), to)?;
         self.tokens.truncate(to.len());
         self.logits.clear();
+        Ok(())
+    }
+
+    /// Forgets everything and takes what `from` held at a checkpoint of it. There are no logits until a token is appended.
+    ///
+    /// Errors: `from` is shorter than the checkpoint, since it was cleared; more tokens than fit, refused memory. After a
+    /// failure in the middle the session is empty.
+    pub fn copy(
+        &mut self,
+        graph: &mut Graph<B>,
+        from: &Session<B>,
+        at: &Checkpoint<B>,
+    ) -> Result<()> {
+        let Some(tokens) = from.tokens.get(..at.len()) else {
+            let found = at.len();
+            return Err(Error::limit(
+                "tokens of a checkpoint",
+                found,
+                from.tokens.len(),
+            ));
+        };
+        self.clear();
+        self.kv.copy(graph.backend(), &from.kv, at)?;
+        self.tokens.extend_from_slice(tokens);
         Ok(())
     }
 

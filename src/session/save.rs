@@ -1,10 +1,11 @@
 //! A session as a file, and back.
 
 use super::Session;
-use super::file::{Header, Origin, Reader, TokensHash, Writer};
+use super::file::{Header, Origin, Reader, SavedPoint, TokensHash, Writer};
 use crate::backend::Backend;
 use crate::error::{Context, Error, Result};
 use crate::graph::Graph;
+use crate::graph::kv::Checkpoint;
 use crate::quant::cast;
 use crate::units::TokenId;
 
@@ -32,7 +33,26 @@ impl<B: Backend> Session<B> {
             has_logits,
             body_bytes: self.body_bytes(&origin, n_tokens, has_logits),
             origin,
+            points: Vec::new(),
         }
+    }
+
+    /// The same for a file with points of this session, which follow what [`Session::save`] writes.
+    pub fn header_with_points(&self, origin: Origin, points: &[(&Checkpoint<B>, bool)]) -> Header {
+        let mut header = self.header(origin);
+        let (mut hash, mut n) = (TokensHash::EMPTY, 0);
+        for (point, is_shared) in points {
+            let more = self.tokens.get(n..point.len()).unwrap_or_default();
+            hash = more.iter().fold(hash, |hash, token| hash.then(*token));
+            n = point.len();
+            header.body_bytes += self.kv.point_bytes(n);
+            header.points.push(SavedPoint {
+                n_tokens: n as u64,
+                tokens_hash: hash.0,
+                is_shared: *is_shared,
+            });
+        }
+        header
     }
 
     fn body_bytes(&self, origin: &Origin, n_tokens: u64, has_logits: bool) -> u64 {
@@ -53,16 +73,41 @@ impl<B: Backend> Session<B> {
         out.write(cast::to_bytes(&self.logits))
     }
 
-    /// Forgets everything and takes the session of a file, computed with `origin`.
+    /// Writes a point behind what [`Session::save`] wrote.
     ///
-    /// Errors: a file that does not fit this session or is damaged, a failed read. What the header shows leaves the
-    /// session as it was; behind it the session is empty.
+    /// Errors: a failed write, a failed device.
+    pub fn save_point(
+        &self,
+        graph: &mut Graph<B>,
+        point: &Checkpoint<B>,
+        out: &mut Writer,
+    ) -> Result<()> {
+        self.kv
+            .give_point(graph.backend(), point, &mut |bytes| out.write(bytes))
+    }
+
+    /// As [`Session::restore_with_points`], without the points.
+    ///
+    /// Errors: the same.
     pub fn restore(
         &mut self,
         graph: &mut Graph<B>,
         origin: &Origin,
         from: &mut Reader,
     ) -> Result<()> {
+        self.restore_with_points(graph, origin, from).map(drop)
+    }
+
+    /// Forgets everything and takes the session of a file, computed with `origin`, and gives its points.
+    ///
+    /// Errors: a file that does not fit this session or is damaged, a failed read. What the header shows leaves the
+    /// session as it was; behind it the session is empty.
+    pub fn restore_with_points(
+        &mut self,
+        graph: &mut Graph<B>,
+        origin: &Origin,
+        from: &mut Reader,
+    ) -> Result<Vec<Checkpoint<B>>> {
         self.check_header(origin, from.header())
             .context(|| from.name().to_string())?;
         let result = self.take(graph, from);
@@ -81,10 +126,10 @@ impl<B: Backend> Session<B> {
                 self.ctx()
             )));
         }
-        let (found, expected) = (
-            header.body_bytes,
-            self.body_bytes(origin, n, header.has_logits),
-        );
+        let points = header.points.iter();
+        let points = points.map(|point| self.kv.point_bytes(point.n_tokens as usize));
+        let expected = self.body_bytes(origin, n, header.has_logits) + points.sum::<u64>();
+        let found = header.body_bytes;
         if found != expected {
             return Err(Error::format(format!(
                 "{n} tokens in {found} bytes, expected {expected}"
@@ -93,7 +138,7 @@ impl<B: Backend> Session<B> {
         Ok(())
     }
 
-    fn take(&mut self, graph: &mut Graph<B>, from: &mut Reader) -> Result<()> {
+    fn take(&mut self, graph: &mut Graph<B>, from: &mut Reader) -> Result<Vec<Checkpoint<B>>> {
         self.clear();
         let Header {
             n_tokens,
@@ -125,7 +170,16 @@ impl<B: Backend> Session<B> {
             self.logits.resize(n_vocab, 0.0);
             from.read(cast::to_bytes_mut(&mut self.logits))?;
         }
-        Ok(())
+        let points: Vec<usize> = from
+            .header()
+            .points
+            .iter()
+            .map(|p| p.n_tokens as usize)
+            .collect();
+        let points = points.into_iter();
+        points
+            .map(|n| graph.take_point(&self.kv, n, &mut |bytes| from.read(bytes)))
+            .collect()
     }
 }
 

@@ -3,15 +3,19 @@
 //! A session's file is called `NAME.session`. Names that begin with `auto-` are the program's own, made of what the session
 //! holds and was computed with; when room is needed, those used longest ago go. A name that the user gave stays until the
 //! user removes it. Whatever else lies in the folder is left alone.
+//!
+//! A file is opened to look at its header once; from then on it is known by its length and time.
 
 pub use super::file::Header;
 use super::file::{Origin, Reader, TokensHash, Writer};
 use crate::error::{Context, Error, Result};
 use crate::os::{self, DirectFile, NewFile};
 use crate::units::{Bytes, TokenId};
-use std::fs::{DirBuilder, OpenOptions};
+use std::collections::{HashMap, HashSet};
+use std::fs::{DirBuilder, DirEntry, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// End of the file names of sessions.
@@ -24,6 +28,7 @@ const AUTO: &str = "auto-";
 const LIMITS: Limits = Limits {
     entries: 1 << 16,
     name: 64,
+    headers: 4096,
 };
 
 struct Limits {
@@ -31,13 +36,46 @@ struct Limits {
     entries: usize,
     /// Bytes of a session's name.
     name: usize,
+    /// Headers that are remembered; those of more files are read each time.
+    headers: usize,
 }
+
+/// Bytes that a store takes at most for headers it remembers: their fields and points, names, and the map's spare room.
+pub const HEADERS_BYTES: u64 = (LIMITS.headers * 1024) as u64;
 
 /// Sessions in a folder, within some space.
 #[derive(Clone, Debug)]
 pub struct Store {
     folder: PathBuf,
     space: u64,
+    /// What was read of files, by name.
+    seen: Arc<Mutex<HashMap<String, Seen>>>,
+}
+
+/// The header of a file of this length and time, or what is wrong with it.
+#[derive(Clone, Debug)]
+struct Seen {
+    bytes: u64,
+    used: SystemTime,
+    header: std::result::Result<Arc<Header>, String>,
+}
+
+/// A saved session that holds a beginning of some tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// The session.
+    pub name: String,
+    /// Tokens of the beginning: all that the session holds, or up to one of its points.
+    pub n_tokens: usize,
+}
+
+/// Such sessions.
+#[derive(Clone, Debug, Default)]
+pub struct Beginnings {
+    /// The longest in front.
+    pub found: Vec<Beginning>,
+    /// What was ignored, and why.
+    pub notes: Vec<String>,
 }
 
 /// A file that is called like a session.
@@ -112,6 +150,7 @@ impl Store {
         Ok(Store {
             folder: folder.to_path_buf(),
             space,
+            seen: Arc::default(),
         })
     }
 
@@ -144,12 +183,12 @@ impl Store {
                 let what = format!("files of {}", self.folder.display());
                 return Err(Error::limit(&what, "found", LIMITS.entries));
             }
-            let path = file.map_err(failed)?.path();
-            match self.entry(&path) {
+            let file = file.map_err(failed)?;
+            match self.entry(&file) {
                 Ok(entry) => listing.entries.extend(entry),
                 Err(why) => listing
                     .notes
-                    .push(format!("{} is ignored: {why}", path.display())),
+                    .push(format!("{} is ignored: {why}", file.path().display())),
             }
         }
         let newest_first = |a: &Entry, b: &Entry| (b.used, &b.name).cmp(&(a.used, &a.name));
@@ -158,19 +197,19 @@ impl Store {
         Ok(listing)
     }
 
-    /// The session at `path`; nothing for what is gone or was abandoned; why it is no session for the rest.
-    fn entry(&self, path: &Path) -> std::result::Result<Option<Entry>, String> {
-        let name = path.file_name().and_then(|n| n.to_str());
-        let name = name.ok_or("its name is no text")?;
+    /// The session in a file; nothing for what is gone or was abandoned; why it is no session for the rest.
+    fn entry(&self, file: &DirEntry) -> std::result::Result<Option<Entry>, String> {
+        let name = file.file_name();
+        let name = name.to_str().ok_or("its name is no text")?;
         if os::is_part(name) {
-            os::remove_abandoned(path);
+            os::remove_abandoned(&file.path());
             return Ok(None);
         }
         let name = name
             .strip_suffix(END)
             .ok_or(format!("its name does not end with {END}"))?;
         check_name(name).map_err(|e| e.to_string())?;
-        let found = match std::fs::symlink_metadata(path) {
+        let found = match file.metadata() {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             found => found.map_err(|e| e.to_string())?,
         };
@@ -214,43 +253,120 @@ impl Store {
     /// The sessions that hold a beginning of `tokens` and were computed with `origin`, the longest in front; one that holds
     /// all of `tokens` only if it has logits. Whatever is not what it should be is told in notes.
     ///
-    /// A session can be restored at its own length only, since the rows behind the window of its last tokens are gone.
+    /// A session can be taken up at its own length and at its points only, since the rows behind the window of its last
+    /// tokens are gone.
     ///
     /// Errors: as [`Store::list`].
-    pub fn prefixes(&self, origin: &Origin, tokens: &[TokenId]) -> Result<Listing> {
-        let mut listing = self.list()?;
-        let mut found: Vec<(Header, Entry)> = Vec::new();
-        for entry in listing.entries.drain(..) {
-            match self.read(&entry.name) {
-                Ok(reader) => found.push((reader.header().clone(), entry)),
-                Err(error) => listing.notes.push(error.to_string()),
+    pub fn prefixes(&self, origin: &Origin, tokens: &[TokenId]) -> Result<Beginnings> {
+        let listing = self.list()?;
+        let mut notes = listing.notes;
+        let headers = self.headers(&listing.entries, &mut notes);
+        let mut places = Vec::new();
+        for (name, header) in &headers {
+            places.push((
+                header.n_tokens,
+                header.tokens_hash,
+                header.has_logits,
+                name,
+                header,
+            ));
+            for point in &header.points {
+                places.push((point.n_tokens, point.tokens_hash, false, name, header));
             }
         }
         // Stable: of two that are equally long the one used last stays in front.
-        found.sort_by_key(|(header, _)| header.n_tokens);
+        places.sort_by_key(|(n, ..)| *n);
         let (mut hash, mut n) = (TokensHash::EMPTY, 0);
-        for (header, entry) in found {
-            let is_whole = header.n_tokens == tokens.len() as u64;
-            if header.n_tokens > tokens.len() as u64 || is_whole && !header.has_logits {
+        let mut found: Vec<Beginning> = Vec::new();
+        for (end, tokens_hash, has_logits, name, header) in places {
+            let is_whole = end == tokens.len() as u64;
+            if end == 0 || end > tokens.len() as u64 || is_whole && !has_logits {
                 continue;
             }
-            let end = header.n_tokens as usize;
-            hash = tokens[n..end].iter().fold(hash, |hash, t| hash.then(*t));
-            n = end;
-            if n == 0 || header.tokens_hash != hash.0 {
+            hash = tokens[n..end as usize]
+                .iter()
+                .fold(hash, |hash, t| hash.then(*t));
+            n = end as usize;
+            if tokens_hash != hash.0 {
                 continue;
             }
             match header.origin.check(origin) {
-                Ok(()) => listing.entries.push(entry),
-                Err(why) => {
-                    let name = &entry.name;
-                    let note = format!("session {name} holds the first {n} tokens, but {why}");
-                    listing.notes.push(note);
+                Ok(()) => {
+                    found.push(Beginning {
+                        name: (*name).to_owned(),
+                        n_tokens: n,
+                    });
                 }
+                // Told once, of its end.
+                Err(why) if end == header.n_tokens => {
+                    notes.push(format!(
+                        "session {name} holds the first {n} tokens, but {why}"
+                    ));
+                }
+                Err(_) => {}
             }
         }
-        listing.entries.reverse();
-        Ok(listing)
+        found.reverse();
+        // Of each session its longest place.
+        let mut names = HashSet::new();
+        found.retain(|beginning| names.insert(beginning.name.clone()));
+        Ok(Beginnings { found, notes })
+    }
+
+    /// The headers of files; what cannot be read is told in notes.
+    fn headers<'a>(
+        &self,
+        entries: &'a [Entry],
+        notes: &mut Vec<String>,
+    ) -> Vec<(&'a str, Arc<Header>)> {
+        // A panic leaves no entry half changed.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = HashMap::new();
+        let mut headers = Vec::new();
+        for entry in entries {
+            let same = |seen: &Seen| (seen.bytes, seen.used) == (entry.bytes, entry.used);
+            let seen = seen.remove(&entry.name).filter(same).unwrap_or_else(|| {
+                let header = self.read(&entry.name);
+                let header = header.map(|reader| Arc::new(reader.header().clone()));
+                Seen {
+                    bytes: entry.bytes,
+                    used: entry.used,
+                    header: header.map_err(|error| error.to_string()),
+                }
+            });
+            match &seen.header {
+                Ok(header) => headers.push((entry.name.as_str(), header.clone())),
+                Err(why) => notes.push(why.clone()),
+            }
+            if known.len() < LIMITS.headers {
+                known.insert(entry.name.clone(), seen);
+            }
+        }
+        *seen = known;
+        headers
+    }
+
+    /// Removes sessions of the program's own names that hold nothing but a beginning of `tokens`, which `name` holds.
+    ///
+    /// Errors: as [`Store::list`], and the system refuses.
+    pub fn remove_beginnings(&self, origin: &Origin, tokens: &[TokenId], name: &str) -> Result<()> {
+        let hashes = tokens.iter().scan(TokensHash::EMPTY, |hash, token| {
+            *hash = hash.then(*token);
+            Some(hash.0)
+        });
+        let hashes: Vec<u64> = [TokensHash::EMPTY.0].into_iter().chain(hashes).collect();
+        let listing = self.list()?;
+        for (other, header) in self.headers(&listing.entries, &mut Vec::new()) {
+            let end = usize::try_from(header.n_tokens).unwrap_or(usize::MAX);
+            let is_beginning = other != name
+                && other.starts_with(AUTO)
+                && header.origin == *origin
+                && hashes.get(end) == Some(&header.tokens_hash);
+            if is_beginning {
+                self.remove_file(other)?;
+            }
+        }
+        Ok(())
     }
 
     /// Saves a session under `name`, or without one under a name of the program's own, and returns the name. `fill` writes
@@ -264,6 +380,19 @@ impl Store {
         header: &Header,
         fill: &mut dyn FnMut(&mut Writer) -> Result<()>,
     ) -> Result<String> {
+        self.save_sparing(name, None, header, fill)
+    }
+
+    /// As [`Store::save`]; the session `spared` is not removed to make room.
+    ///
+    /// Errors: the same.
+    pub fn save_sparing(
+        &self,
+        name: Option<&str>,
+        spared: Option<&str>,
+        header: &Header,
+        fill: &mut dyn FnMut(&mut Writer) -> Result<()>,
+    ) -> Result<String> {
         let name = match name {
             Some(name) => {
                 check_user_name(name)?;
@@ -274,7 +403,7 @@ impl Store {
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(&self.folder);
         made.map_err(|e| Error::io(self.folder.display(), &e))?;
-        self.make_room(&name, header.file_bytes().unwrap_or(u64::MAX))?;
+        self.make_room(&name, spared, header.file_bytes().unwrap_or(u64::MAX))?;
         let mut writer = Writer::create(NewFile::create(&self.path(&name))?, header)?;
         fill(&mut writer)?;
         writer.finish()?;
@@ -282,15 +411,18 @@ impl Store {
     }
 
     /// Removes sessions of the program's own names, used longest ago first, until `bytes` more fit.
-    fn make_room(&self, name: &str, bytes: u64) -> Result<()> {
+    fn make_room(&self, name: &str, spared: Option<&str>, bytes: u64) -> Result<()> {
         let entries = self.list()?.entries;
         let others = || entries.iter().filter(|e| e.name != name);
-        let kept = others().filter(|e| !e.name.starts_with(AUTO));
-        let kept: u64 = kept.map(|e| e.bytes).sum();
+        let may_go = |e: &&Entry| e.name.starts_with(AUTO) && Some(e.name.as_str()) != spared;
+        let kept: u64 = others().filter(|e| !may_go(e)).map(|e| e.bytes).sum();
         if kept.saturating_add(bytes) > self.space {
             let kept = match kept {
                 0 => String::new(),
-                kept => format!(", of which sessions with a name take {}", Bytes(kept)),
+                kept => {
+                    let also = spared.map_or("", |_| " and the one that is needed now");
+                    format!(", of which sessions with a name{also} take {}", Bytes(kept))
+                }
             };
             return Err(Error::new(
                 crate::error::ErrorKind::Limit,
@@ -302,7 +434,7 @@ impl Store {
             ));
         }
         let mut held: u64 = others().map(|e| e.bytes).sum();
-        for entry in others().rev().filter(|e| e.name.starts_with(AUTO)) {
+        for entry in others().rev().filter(may_go) {
             if held + bytes <= self.space {
                 break;
             }

@@ -4,40 +4,30 @@
 //! [reasoning </think>] text [blank line, calls]
 //! ```
 //!
-//! What may become a mark is kept back until it is clear that it is one or is not. Calls are given once all of them are
-//! whole; whatever does not follow the markup to the letter is text, with the reason. Bytes that are no UTF-8 become
-//! U+FFFD. Source: `encoding_dsv4.py` of the release, which accepts the same; it demands the blank line in front of
-//! calls, which here may be missing.
+//! What may become a mark is kept back until it is clear that it is one or is not. With tools, calls begin where the opener
+//! of a block stands in front of a call, or a call without one; in reasoning, which they end, only at the start of a line. An
+//! opener directly behind a quotation mark or a backtick is quoted, and one whose bars are those of keyboards counts only at
+//! the start of a line. From there on nothing is text any more: names and arguments come as they are written, and what does
+//! not follow the markup to the letter is repaired, with a warning. Bytes that are no UTF-8 become U+FFFD.
+//!
+//! Source: `encoding_dsv4.py` of the release, which accepts the markup to the letter; it demands the blank line in front
+//! of calls, which here may be missing.
 
-use super::dsml::{self, Argument, Call};
-use super::stops::begun;
+use super::calls::{self, Calls, Step};
 use super::stream::Utf8Stream;
-use crate::json::recogniser::Rules;
-use crate::json::source::{check, quote};
+use super::tag::{self, Scan};
 
-/// Bounds on calls; what exceeds them is text.
-struct Limits {
-    /// Bytes of all calls of an answer in their markup.
-    block_bytes: usize,
-    /// Calls in one block.
-    calls: usize,
-    /// Parameters of a call.
-    parameters: usize,
-    /// Bytes of a name.
-    name_bytes: usize,
-}
-
-const LIMITS: Limits = Limits {
-    block_bytes: 8 << 20,
-    calls: 128,
-    parameters: 256,
-    name_bytes: 1024,
-};
-
+const BEGIN_REASONING: &str = "<think>";
 const END_REASONING: &str = "</think>";
 
 /// A blank line stands between text and calls and belongs to neither.
 const BLANK_LINE: &str = "\n\n";
+
+/// White space that is kept back where it may have to be dropped.
+const MOST_BLANKS: usize = 1024;
+
+/// What an opener that is only quoted stands behind.
+const QUOTES: &[char] = &['`', '"', '\'', '“', '‘', '«', '「'];
 
 /// A part of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,15 +36,25 @@ pub enum Event<'a> {
     Reasoning(&'a str),
     /// More of the text; never empty.
     Text(&'a str),
-    /// Calls of tools, at least one.
-    Calls(Vec<Call>),
-    /// More of the text, which began as calls but is none.
-    Malformed {
-        /// The text, up to where it went wrong or to the end of the answer.
-        text: &'a str,
-        /// What was found and what was expected.
-        reason: &'a str,
-    },
+    /// A call of the tool of this name begins.
+    CallBegin(&'a str),
+    /// More of its arguments: all pieces together are one JSON object, and none ends within an escape.
+    CallArguments(&'a str),
+    /// The call is whole.
+    CallEnd,
+    /// The answer was cut within the call; what would make JSON of its arguments.
+    CallCut(&'static str),
+    /// What was repaired or left out.
+    Warning(&'a str),
+}
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The model said all it wanted.
+    Whole,
+    /// By a bound.
+    Cut,
 }
 
 /// Takes an answer apart.
@@ -65,13 +65,57 @@ pub struct AnswerParser {
     pending: String,
     place: Place,
     tools: bool,
+    line: Line,
+    /// Whether nothing but white space came.
+    is_fresh: bool,
+    /// Whether nothing but white space came since calls ended.
+    is_behind_calls: bool,
 }
 
 #[derive(Clone, Debug)]
 enum Place {
     Reasoning,
     Text,
-    Calls(Block),
+    Calls(Calls),
+    /// A bound was exceeded: what comes is left out.
+    Nothing,
+}
+
+/// What matters of the line that is being written.
+#[derive(Clone, Debug)]
+struct Line {
+    is_blank: bool,
+    last: char,
+}
+
+impl Line {
+    const START: Line = Line {
+        is_blank: true,
+        last: '\n',
+    };
+
+    fn push(&mut self, text: &str) {
+        let line = text.rfind('\n').map(|at| &text[at + 1..]);
+        self.is_blank = (self.is_blank || line.is_some()) && line.unwrap_or(text).trim().is_empty();
+        self.last = text.chars().next_back().unwrap_or(self.last);
+    }
+}
+
+/// What was found in front of something in text or reasoning.
+enum Found {
+    /// Nothing.
+    Nothing,
+    /// What may become something.
+    Begun,
+    /// The end of the reasoning.
+    EndOfReasoning,
+    Opening(calls::Opening),
+    /// An opening without a call, of so many bytes.
+    NoCall(usize),
+    /// A closing tag of so many bytes behind the calls.
+    Stray(usize),
+    /// An opening that the end of the answer cut.
+    Cut,
 }
 
 impl AnswerParser {
@@ -87,27 +131,31 @@ impl AnswerParser {
                 Place::Text
             },
             tools,
+            line: Line::START,
+            is_fresh: !reasoning,
+            is_behind_calls: false,
         }
     }
 
     /// Takes the bytes of a token and gives what has become clear.
     pub fn push(&mut self, bytes: &[u8], emit: &mut dyn FnMut(Event<'_>)) {
         self.pending.push_str(self.utf8.push(bytes));
-        while self.advance(emit) {}
+        self.advance(None, emit);
     }
 
     /// Ends the answer and gives what was kept back.
-    pub fn finish(mut self, emit: &mut dyn FnMut(Event<'_>)) {
-        self.pending.push_str(self.utf8.finish());
-        while self.advance(emit) {}
-        match &self.place {
-            _ if self.pending.is_empty() => {}
-            Place::Reasoning => emit(Event::Reasoning(&self.pending)),
-            Place::Text => emit(Event::Text(&self.pending)),
-            Place::Calls(block) => emit(Event::Malformed {
-                text: &self.pending,
-                reason: &wrong("", &[], block.expected()),
-            }),
+    pub fn finish(mut self, end: End, emit: &mut dyn FnMut(Event<'_>)) {
+        // Half of a character where the answer was cut is none.
+        if end == End::Whole {
+            self.pending.push_str(self.utf8.finish());
+            self.advance(None, emit);
+        }
+        self.advance(Some(end), emit);
+        if let Place::Calls(calls) = &self.place
+            && let Some(closing) = calls.closing()
+        {
+            emit(Event::Warning("calls: the answer was cut within a call"));
+            emit(Event::CallCut(closing));
         }
     }
 
@@ -116,298 +164,175 @@ impl AnswerParser {
         matches!(self.place, Place::Reasoning)
     }
 
-    /// Gives what is clear; false when all that is left has to wait for more.
-    fn advance(&mut self, emit: &mut dyn FnMut(Event<'_>)) -> bool {
-        match &mut self.place {
-            Place::Reasoning => {
-                let found = self.pending.find(END_REASONING);
-                let kept = || self.pending.len() - begun(&self.pending, END_REASONING);
-                let end = found.unwrap_or_else(kept);
-                if end > 0 {
-                    emit(Event::Reasoning(&self.pending[..end]));
-                }
-                self.pending
-                    .drain(..end + found.map_or(0, |_| END_REASONING.len()));
-                if found.is_some() {
-                    self.place = Place::Text;
-                }
-                found.is_some()
-            }
-            Place::Text => {
-                let found = self.pending.find(dsml::BLOCK).filter(|_| self.tools);
-                let end = match found {
-                    Some(begin) => {
-                        let before = &self.pending[..begin];
-                        before.strip_suffix(BLANK_LINE).unwrap_or(before).len()
-                    }
-                    None if self.tools => self.pending.len() - self.may_begin_calls(),
-                    None => self.pending.len(),
-                };
-                if end > 0 {
-                    emit(Event::Text(&self.pending[..end]));
-                }
-                self.pending.drain(..end);
-                if let Some(begin) = found {
-                    self.place = Place::Calls(Block::new(begin - end + dsml::BLOCK.len()));
-                }
-                found.is_some()
-            }
-            Place::Calls(block) => {
-                let (at, reason) = match block.advance(&self.pending) {
-                    Step::Wait => return false,
-                    Step::End => (block.at, None),
-                    Step::Wrong(reason) => (block.at, Some(reason)),
-                };
-                match reason {
-                    None => emit(Event::Calls(std::mem::take(&mut block.calls))),
-                    Some(reason) => emit(Event::Malformed {
-                        text: &self.pending[..at],
-                        reason: &reason,
-                    }),
-                }
-                self.pending.drain(..at);
-                self.place = Place::Text;
-                true
-            }
-        }
+    /// Whether nothing but white space came, so that reasoning may begin.
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh && self.pending.trim().is_empty()
     }
 
-    /// Bytes at the end of the text that may be the start of calls, with or without the blank line.
-    fn may_begin_calls(&self) -> usize {
-        let block = begun(&self.pending, dsml::BLOCK);
-        let before = &self.pending[..self.pending.len() - block];
-        let blank = match before {
-            _ if before.ends_with(BLANK_LINE) => BLANK_LINE.len(),
-            _ if before.ends_with('\n') && block == 0 => 1,
-            _ => 0,
-        };
-        block + blank
-    }
-}
-
-/// Calls that are being read.
-#[derive(Clone, Debug)]
-struct Block {
-    /// Bytes of the pending text that are understood.
-    at: usize,
-    expect: Expect,
-    calls: Vec<Call>,
-    /// The call that is being read.
-    call: Call,
-}
-
-/// What comes next in a block.
-#[derive(Clone, Debug)]
-enum Expect {
-    /// The end of the line.
-    Begin,
-    /// A call, or the end of the block.
-    Call,
-    Name,
-    /// A parameter, or the end of the call; an empty line where there are none.
-    Parameter,
-    Key,
-    /// The rest of a value of which `searched` bytes are known not to hold its end.
-    Value {
-        is_text: bool,
-        searched: usize,
-    },
-    /// The end of the line.
-    EndValue,
-}
-
-enum Step {
-    /// More is needed.
-    Wait,
-    /// The block ended.
-    End,
-    Wrong(String),
-}
-
-/// What the text begins with.
-enum Found {
-    /// One of those asked for, by number.
-    Mark(usize),
-    /// The start of one.
-    Start,
-    Other,
-}
-
-fn begins(text: &str, marks: &[&str]) -> Found {
-    if let Some(which) = marks.iter().position(|mark| text.starts_with(mark)) {
-        return Found::Mark(which);
-    }
-    match marks.iter().any(|mark| mark.starts_with(text)) {
-        true => Found::Start,
-        false => Found::Other,
-    }
-}
-
-/// A line about text that is not as it must be; it shows no more than what was needed to tell.
-fn wrong(found: &str, marks: &[&str], expected: &str) -> String {
-    let alike = |mark: &&str| {
-        let pairs = found.chars().zip(mark.chars());
-        pairs.take_while(|(a, b)| a == b).count()
-    };
-    let n = 1 + marks.iter().map(alike).max().unwrap_or(0);
-    let found: String = found.chars().take(n).collect();
-    match found.as_str() {
-        "" => format!("calls: found the end, expected {expected}"),
-        _ => format!("calls: found '{found}', expected {expected}"),
-    }
-}
-
-impl Block {
-    fn new(at: usize) -> Block {
-        Block {
-            at,
-            expect: Expect::Begin,
-            calls: Vec::new(),
-            call: Call::default(),
-        }
-    }
-
-    fn expected(&self) -> &'static str {
-        match self.expect {
-            Expect::Begin | Expect::EndValue => "the end of the line",
-            Expect::Call if self.calls.is_empty() => "a call",
-            Expect::Call => "a call or the end of the calls",
-            Expect::Name | Expect::Key => "a name in quotes",
-            Expect::Parameter => "a parameter or the end of the call",
-            Expect::Value { .. } => "the end of a value",
-        }
-    }
-
-    /// Understands as much of `text` as it can.
-    fn advance(&mut self, text: &str) -> Step {
+    /// Gives all that is clear; at the end of the answer, all.
+    fn advance(&mut self, end: Option<End>, emit: &mut dyn FnMut(Event<'_>)) {
+        let text = std::mem::take(&mut self.pending);
+        let mut at = 0;
         loop {
-            if self.at > LIMITS.block_bytes || text.len() > LIMITS.block_bytes {
-                return Step::Wrong(format!("calls: more than {} bytes", LIMITS.block_bytes));
-            }
-            let rest = &text[self.at..];
-            let taken = match &self.expect {
-                Expect::Begin | Expect::EndValue => self.marks(rest, &["\n"]),
-                Expect::Call if self.calls.is_empty() => self.marks(rest, &[dsml::INVOKE]),
-                Expect::Call => self.marks(rest, &[dsml::INVOKE, dsml::END_BLOCK]),
-                Expect::Name => self.name(rest, &[dsml::END_NAME]),
-                Expect::Parameter => self.parameter(rest),
-                Expect::Key => self.name(rest, &[dsml::TEXT_VALUE, dsml::JSON_VALUE]),
-                Expect::Value { is_text, searched } => self.value(rest, *is_text, *searched),
+            let rest = &text[at..];
+            let step = match &mut self.place {
+                Place::Calls(_) if end == Some(End::Cut) => Step::Wait,
+                Place::Calls(calls) => calls.step(rest, end.is_some(), emit),
+                Place::Nothing => Step::Taken(rest.len()),
+                Place::Text if self.is_fresh => self.first(rest, end.is_some()),
+                Place::Text | Place::Reasoning => self.prose(rest, end, emit),
             };
-            match taken {
-                Ok(Some(n)) => self.at += n,
-                Ok(None) => return Step::Wait,
-                Err(reason) => return Step::Wrong(reason),
+            match step {
+                Step::Wait => break,
+                Step::Taken(n) => at += n,
+                Step::Over(n) => {
+                    at += n;
+                    self.place = Place::Text;
+                    self.line = Line::START;
+                    self.is_behind_calls = true;
+                }
+                Step::TooMuch(what) => {
+                    emit(Event::Warning(&what));
+                    if let Place::Calls(calls) = &self.place
+                        && let Some(closing) = calls.closing()
+                    {
+                        emit(Event::CallCut(closing));
+                    }
+                    self.place = Place::Nothing;
+                }
             }
-            if matches!(self.expect, Expect::Call) && text[..self.at].ends_with(dsml::END_BLOCK) {
-                return Step::End;
+            let closes = end.is_some() && matches!(self.place, Place::Calls(_));
+            if at == text.len() && !closes {
+                break;
+            }
+        }
+        self.pending = text;
+        self.pending.drain(..at);
+    }
+
+    /// At the beginning of the text: reasoning that the model opens itself.
+    fn first(&mut self, rest: &str, is_last: bool) -> Step {
+        let text = rest.trim_start();
+        let n_blanks = rest.len() - text.len();
+        if !is_last && BEGIN_REASONING.starts_with(text) && n_blanks <= MOST_BLANKS {
+            return Step::Wait;
+        }
+        self.is_fresh = false;
+        if text.starts_with(BEGIN_REASONING) {
+            self.place = Place::Reasoning;
+            return Step::Taken(n_blanks + BEGIN_REASONING.len());
+        }
+        Step::Taken(0)
+    }
+
+    /// Gives text or reasoning up to what is found in it.
+    fn prose(&mut self, rest: &str, end: Option<End>, emit: &mut dyn FnMut(Event<'_>)) -> Step {
+        let (at, found) = self.find(rest, end);
+        let before = &rest[..at];
+        let is_open = end.is_none() && matches!(found, Found::Nothing | Found::Begun);
+        // White space directly behind calls counts only in front of more text.
+        let is_dropped = self.is_behind_calls && before.trim().is_empty();
+        if is_dropped && is_open && rest.len() <= MOST_BLANKS {
+            return Step::Wait;
+        }
+        let blank_line = before.strip_suffix(BLANK_LINE);
+        let line = before.strip_suffix('\n');
+        let n_given = match &found {
+            Found::NoCall(n) => at + n,
+            _ if is_dropped => 0,
+            Found::Opening(_) | Found::Cut => blank_line.map_or(at, str::len),
+            // It may become the blank line in front of calls.
+            _ if is_open && self.tools => blank_line.or(line).map_or(at, str::len),
+            _ => at,
+        };
+        if n_given > 0 {
+            let text = &rest[..n_given];
+            self.line.push(text);
+            self.is_behind_calls = false;
+            match self.place {
+                Place::Reasoning => emit(Event::Reasoning(text)),
+                _ => emit(Event::Text(text)),
+            }
+        }
+        match found {
+            Found::Nothing if is_dropped => Step::Taken(at),
+            Found::Nothing | Found::Begun if n_given == 0 => Step::Wait,
+            Found::Nothing | Found::Begun => Step::Taken(n_given),
+            Found::EndOfReasoning => {
+                self.place = Place::Text;
+                self.line = Line::START;
+                Step::Taken(at + END_REASONING.len())
+            }
+            Found::Opening(opening) => {
+                if self.is_reasoning() {
+                    emit(Event::Warning(
+                        "calls: found in the reasoning, which they end",
+                    ));
+                }
+                self.place = Place::Calls(Calls::new(&opening, emit));
+                Step::Taken(at + opening.len)
+            }
+            Found::NoCall(n) => {
+                emit(Event::Warning(
+                    "calls: found no call behind <｜DSML｜tool_calls>, which is text then",
+                ));
+                Step::Taken(at + n)
+            }
+            Found::Stray(n) => Step::Taken(at + n),
+            Found::Cut => {
+                emit(Event::Warning("calls: the answer was cut where one began"));
+                Step::Taken(rest.len())
             }
         }
     }
 
-    /// Takes one of `marks` and goes on to what follows it.
-    fn marks(&mut self, rest: &str, marks: &[&str]) -> Result<Option<usize>, String> {
-        let which = match begins(rest, marks) {
-            Found::Mark(which) => which,
-            Found::Start => return Ok(None),
-            Found::Other => return Err(wrong(rest, marks, self.expected())),
-        };
-        match self.expect {
-            Expect::Begin => self.expect = Expect::Call,
-            Expect::EndValue => self.expect = Expect::Parameter,
-            Expect::Call if which == 0 && self.calls.len() == LIMITS.calls => {
-                return Err(format!("calls: more than {}", LIMITS.calls));
+    /// What is found first in text or reasoning, and where.
+    fn find(&self, rest: &str, end: Option<End>) -> (usize, Found) {
+        let is_reasoning = self.is_reasoning();
+        let (mut from, mut line) = (0, self.line.clone());
+        while let Some(n) = memchr::memchr(b'<', &rest.as_bytes()[from..]) {
+            let at = from + n;
+            let text = &rest[at..];
+            line.push(&rest[from..at]);
+            if is_reasoning && text.starts_with(END_REASONING) {
+                return (at, Found::EndOfReasoning);
             }
-            Expect::Call if which == 0 => self.expect = Expect::Name,
-            _ => {}
+            if is_reasoning && end.is_none() && END_REASONING.starts_with(text) {
+                return (at, Found::Begun);
+            }
+            if self.tools && self.is_behind_calls && rest[..at].trim().is_empty() {
+                match tag::read(text, end.is_some()) {
+                    Scan::Found(tag) if tag.is_end && tag.is_marked => {
+                        return (at, Found::Stray(tag.len));
+                    }
+                    Scan::Begun if tag::is_like_mark(text) => return (at, Found::Begun),
+                    _ => {}
+                }
+            }
+            if self.tools && may_open(text, &line, is_reasoning) {
+                let opening = match (calls::opening(text, false), end) {
+                    (Ok(Scan::Begun), None) => return (at, Found::Begun),
+                    (Ok(Scan::Begun), Some(End::Cut)) if tag::is_like_mark(text) => {
+                        return (at, Found::Cut);
+                    }
+                    (Ok(Scan::Begun), Some(_)) => calls::opening(text, true),
+                    (opening, _) => opening,
+                };
+                match opening {
+                    Ok(Scan::Found(opening)) => return (at, Found::Opening(opening)),
+                    Ok(_) => {}
+                    Err(n) => return (at, Found::NoCall(n)),
+                }
+            }
+            line.push("<");
+            from = at + 1;
         }
-        Ok(Some(marks[which].len()))
+        (rest.len(), Found::Nothing)
     }
+}
 
-    /// Takes a name in quotes, and one of `ends` with which the quotes end.
-    fn name(&mut self, rest: &str, ends: &[&str]) -> Result<Option<usize>, String> {
-        let end = rest.find('"');
-        if end.unwrap_or(rest.len()) > LIMITS.name_bytes {
-            return Err(format!(
-                "calls: name of more than {} bytes",
-                LIMITS.name_bytes
-            ));
-        }
-        let Some(end) = end else { return Ok(None) };
-        let which = match begins(&rest[end..], ends) {
-            Found::Mark(which) => which,
-            Found::Start => return Ok(None),
-            Found::Other => return Err(wrong(&rest[end..], ends, "the end of a tag")),
-        };
-        let name = dsml::NAME_END.unescape(&rest[..end]);
-        if matches!(self.expect, Expect::Name) {
-            if name.is_empty() {
-                return Err("calls: found an empty name, expected that of a tool".into());
-            }
-            self.call.name = name;
-            self.expect = Expect::Parameter;
-        } else {
-            if self.call.arguments.iter().any(|(key, _)| *key == name) {
-                return Err(format!("calls: found parameter {} twice", quote(&name)));
-            }
-            self.call
-                .arguments
-                .push((name, Argument::Text(String::new())));
-            self.expect = Expect::Value {
-                is_text: which == 0,
-                searched: 0,
-            };
-        }
-        Ok(Some(end + ends[which].len()))
-    }
-
-    fn parameter(&mut self, rest: &str) -> Result<Option<usize>, String> {
-        // The empty line of a call without parameters.
-        let line = usize::from(self.call.arguments.is_empty() && rest.starts_with('\n'));
-        let marks = &[dsml::END_INVOKE, dsml::PARAMETER];
-        let marks = if line > 0 { &marks[..1] } else { &marks[..] };
-        match begins(&rest[line..], marks) {
-            Found::Mark(0) => {
-                self.calls.push(std::mem::take(&mut self.call));
-                self.expect = Expect::Call;
-                Ok(Some(line + dsml::END_INVOKE.len()))
-            }
-            Found::Mark(_) if self.call.arguments.len() == LIMITS.parameters => {
-                Err(format!("calls: more than {} parameters", LIMITS.parameters))
-            }
-            Found::Mark(_) => {
-                self.expect = Expect::Key;
-                Ok(Some(dsml::PARAMETER.len()))
-            }
-            Found::Start => Ok(None),
-            Found::Other => Err(wrong(&rest[line..], marks, self.expected())),
-        }
-    }
-
-    fn value(
-        &mut self,
-        rest: &str,
-        is_text: bool,
-        searched: usize,
-    ) -> Result<Option<usize>, String> {
-        let end = dsml::END_PARAMETER;
-        let Some(found) = memchr::memmem::find(&rest.as_bytes()[searched..], end.as_bytes()) else {
-            let searched = rest.len().saturating_sub(end.len() - 1);
-            self.expect = Expect::Value { is_text, searched };
-            return Ok(None);
-        };
-        let value = &rest[..searched + found];
-        let argument = if is_text {
-            Argument::Text(dsml::VALUE_END.unescape(value))
-        } else {
-            let json = value.trim_matches([' ', '\t', '\n', '\r']);
-            check(json, Rules::TEXT).map_err(|e| format!("calls: JSON value: {e}"))?;
-            Argument::Json(json.to_owned())
-        };
-        if let Some((_, place)) = self.call.arguments.last_mut() {
-            *place = argument;
-        }
-        self.expect = Expect::EndValue;
-        Ok(Some(value.len() + end.len()))
-    }
+/// Whether calls may begin with `text` at this place of a line.
+fn may_open(text: &str, line: &Line, is_reasoning: bool) -> bool {
+    let has_its_bar = text == "<" || text.starts_with("<｜");
+    line.is_blank || !is_reasoning && has_its_bar && !QUOTES.contains(&line.last)
 }

@@ -15,7 +15,7 @@
 
 use crate::error::{Context, Error, Result};
 use crate::json::recogniser::Rules;
-use crate::json::source::{as_string, check, members, quote, respaced};
+use crate::json::source::{as_string, check, members, quote, respaced, whole_characters};
 
 /// Opens the calls of an answer.
 pub(super) const BLOCK: &str = "<｜DSML｜tool_calls>";
@@ -148,7 +148,7 @@ pub enum Argument {
 impl Call {
     /// A call whose arguments a client holds as a JSON object.
     ///
-    /// Errors: `Format` when they are none, or one stands twice.
+    /// Errors: `Format` when they are none.
     pub fn from_json(id: &str, name: &str, arguments: &str) -> Result<Call> {
         let members = members(arguments).context(|| format!("arguments of '{name}'"))?;
         let arguments = members.into_iter().map(|(key, value)| {
@@ -163,6 +163,33 @@ impl Call {
             name: name.to_owned(),
             arguments: arguments.collect::<Result<_>>()?,
         })
+    }
+
+    /// A call of an earlier turn, whose arguments may be anything. JSON of an object is taken as such, also when it is
+    /// the text of another string; what stands for nothing is no argument; all else is the one argument `arguments`, so
+    /// that the model sees what it wrote.
+    pub fn from_history(id: &str, name: &str, arguments: &str) -> Call {
+        let json = whole_characters(arguments.trim());
+        let inner = check(&json, Rules::TEXT)
+            .ok()
+            .and_then(|()| as_string(&json));
+        let texts = [Some(&*json), inner.as_deref()];
+        let object = texts
+            .into_iter()
+            .flatten()
+            .map(|json| Call::from_json(id, name, json));
+        let nothing = ["", "null", "{", "[]", "\"\""].contains(&&*json);
+        object
+            .into_iter()
+            .find_map(Result::ok)
+            .unwrap_or_else(|| Call {
+                id: id.to_owned(),
+                name: name.to_owned(),
+                arguments: match nothing {
+                    true => Vec::new(),
+                    false => vec![("arguments".to_owned(), Argument::Text(arguments.to_owned()))],
+                },
+            })
     }
 
     /// The arguments as a JSON object, in their order.
@@ -302,6 +329,79 @@ impl Escape {
     }
 }
 
+/// Unescapes a text that comes in pieces.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unescaper {
+    /// An `&` and the `amp;`s behind it are given, but for the last one, with which the rest of the text begins: it
+    /// goes if an escape ends there.
+    in_chain: bool,
+}
+
+impl Unescaper {
+    /// Appends what `text` says to `out`, and returns how many of its bytes that took; the rest is to come again with
+    /// more behind it. With `is_last`, all of it is taken.
+    pub(super) fn push(
+        &mut self,
+        escape: &Escape,
+        text: &str,
+        is_last: bool,
+        out: &mut String,
+    ) -> usize {
+        let last = [escape.entity, &escape.mark[1..]];
+        let mut at = 0;
+        loop {
+            let rest = &text[at..];
+            if !self.in_chain {
+                let Some(n) = memchr::memchr(b'&', rest.as_bytes()) else {
+                    out.push_str(rest);
+                    return text.len();
+                };
+                out.push_str(&rest[..n]);
+                at += n;
+            }
+            let first = if self.in_chain { AMP } else { "&" };
+            let after = &text[at + first.len()..];
+            if after.starts_with(AMP) {
+                out.push_str(first);
+                at += first.len();
+                self.in_chain = true;
+                continue;
+            }
+            let ends = begins_with(after, &last);
+            if ends == Some(true) {
+                // Of a chain the last `amp;` goes, of a single escape all of it.
+                let given = if self.in_chain {
+                    escape.entity
+                } else {
+                    &escape.mark[..1]
+                };
+                out.push_str(given);
+                out.push_str(last[1]);
+                at += first.len() + last[0].len() + last[1].len();
+            } else if !is_last && (ends.is_none() || AMP.starts_with(after)) {
+                return at;
+            } else {
+                out.push_str(first);
+                at += first.len();
+            }
+            self.in_chain = false;
+        }
+    }
+}
+
+/// Whether `text` begins with `parts`; `None` when it ends too early to tell.
+fn begins_with(text: &str, parts: &[&str]) -> Option<bool> {
+    let mut rest = text;
+    for part in parts {
+        match rest.strip_prefix(part) {
+            Some(after) => rest = after,
+            None if part.starts_with(rest) => return None,
+            None => return Some(false),
+        }
+    }
+    Some(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,6 +424,33 @@ mod tests {
             digest(END_TOOLS),
             "3f9ac63d8e9ea51690e882a457650794bc193cb2367bed0b33ddf115b3b0e7d0"
         );
+    }
+
+    #[test]
+    fn calls_of_earlier_turns_are_taken_in_any_form() {
+        let text = |text: &str| vec![("arguments".to_owned(), Argument::Text(text.to_owned()))];
+        let json = |json: &str| Call::from_json("", "f", json).unwrap().arguments;
+        for (given, expected) in [
+            ("", vec![]),
+            ("null", vec![]),
+            ("{", vec![]),
+            ("[]", vec![]),
+            ("\"\"", vec![]),
+            (" {\"a\": 1} ", json("{\"a\": 1}")),
+            ("\"{\\\"a\\\": 1}\"", json("{\"a\": 1}")),
+            ("{\"a\": 1, \"a\": 2}", json("{\"a\": 2}")),
+            ("{\"a\": \"\\ud83d\"}", json("{\"a\": \"\u{FFFD}\"}")),
+            ("{\"a\": ", text("{\"a\": ")),
+            ("[1]", text("[1]")),
+            ("no json", text("no json")),
+            ("\"text\"", text("\"text\"")),
+        ] {
+            assert_eq!(
+                Call::from_history("", "f", given).arguments,
+                expected,
+                "{given}"
+            );
+        }
     }
 
     #[test]
@@ -351,6 +478,19 @@ mod tests {
                 let escaped = escape.escape(&text);
                 assert!(!escaped.contains(escape.mark), "{text:?}: {escaped:?}");
                 assert_eq!(escape.unescape(&escaped), text, "{escaped:?}");
+                // And so it does in pieces, however they are cut.
+                let (mut unescaper, mut pending, mut out) =
+                    <(Unescaper, String, String)>::default();
+                for c in escaped.chars() {
+                    pending.push(c);
+                    if rng.below(3) > 0 {
+                        let n = unescaper.push(&escape, &pending, false, &mut out);
+                        pending.drain(..n);
+                        assert!(pending.len() < 64, "{pending:?}");
+                    }
+                }
+                let n = unescaper.push(&escape, &pending, true, &mut out);
+                assert_eq!((n, out), (pending.len(), text.clone()), "{escaped:?}");
                 // And what the model wrote stays as it wrote it.
                 if !text.contains(escape.mark) {
                     assert_eq!(escape.escape(&escape.unescape(&text)), text);

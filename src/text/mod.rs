@@ -2,13 +2,15 @@
 
 pub mod answer;
 mod bpe;
-pub mod calls;
+pub mod call_grammar;
+mod calls;
 pub mod chat;
 mod dsml;
 mod pretokenize;
 mod special;
 pub mod stops;
 pub mod stream;
+mod tag;
 pub mod tokenizer;
 mod unicode;
 pub mod vocabulary;

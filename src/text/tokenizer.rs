@@ -185,6 +185,12 @@ impl Tokenizer {
         self.eos
     }
 
+    /// The tokens at which the turn of the model ends: the end token, and those that begin something else.
+    pub fn ends_of_turn(&self) -> [Option<TokenId>; 4] {
+        let speakers = ["<｜User｜>", "<｜Assistant｜>"].map(|mark| self.special(mark));
+        [self.eos, self.bos, speakers[0], speakers[1]]
+    }
+
     /// The special token of this text.
     pub fn special(&self, text: &str) -> Option<TokenId> {
         self.specials.get(text)
@@ -199,6 +205,20 @@ impl Tokenizer {
     pub fn is_special(&self, token: TokenId) -> bool {
         let text = std::str::from_utf8(self.token_bytes(token));
         text.is_ok_and(|text| self.special(text).is_some())
+    }
+
+    /// Whether a token is special and no text to show: a mark between bars or of reasoning, as the release has them. Other
+    /// special tokens may stand for any text.
+    pub fn is_control(&self, token: TokenId) -> bool {
+        let text = std::str::from_utf8(self.token_bytes(token)).unwrap_or_default();
+        let is_mark = ["｜", "|"].iter().any(|bar| {
+            let inner = text
+                .strip_prefix('<')
+                .and_then(|rest| rest.strip_suffix('>'));
+            let inner = inner.and_then(|inner| inner.strip_prefix(bar));
+            inner.is_some_and(|inner| inner.ends_with(bar))
+        });
+        (is_mark || matches!(text, "<think>" | "</think>")) && self.special(text).is_some()
     }
 
     /// What a token stands for, perhaps a part of a character; its text for a special token, nothing for an id

@@ -9,7 +9,7 @@ use infall::sampler::SamplerOptions;
 use infall::serve::api::{Api, ERRORS, Served};
 use infall::serve::ask::{Ask, Done, Finish, Part, Reading, TokenLogprob};
 use infall::serve::desk::{Desk, Work};
-use infall::text::chat::{Call, Thinking};
+use infall::text::chat::Thinking;
 use infall::text::tokenizer::Tokenizer;
 use infall::text::vocabulary::Vocabulary;
 use serde_json::Value;
@@ -193,6 +193,9 @@ fn answer(work: &Work) -> bool {
             tokens_per_s: 2.0,
         }))
     };
+    if !work.give(Part::Started { n_cached }) {
+        return false;
+    }
     let mut finish = Finish::EndOfTurn;
     let mut parts = Vec::new();
     if work.ask.reasoning {
@@ -239,7 +242,24 @@ fn answer(work: &Work) -> bool {
             work.give(Part::Failed("disk: read failed".into()));
             return true;
         }
+        "wane" => {
+            std::thread::sleep(Duration::from_millis(1300));
+            work.give(Part::Failed("disk: read failed".into()));
+            return true;
+        }
         "drop" => return true,
+        "full" => {
+            finish = Finish::ContextFull;
+            parts.extend(hello);
+        }
+        "cut" => {
+            finish = Finish::Length;
+            parts.extend([
+                Part::CallBegin("weather".into()),
+                Part::CallArguments("{\"city\": \"Par".into()),
+                Part::CallCut("\"}"),
+            ]);
+        }
         "length" => {
             finish = Finish::Length;
             parts.extend(hello);
@@ -250,18 +270,22 @@ fn answer(work: &Work) -> bool {
         }
         "malformed" => parts.extend([
             Part::Text("Look: ".into(), Vec::new()),
-            Part::Malformed {
-                text: "<｜DSML｜tool_calls>\nx".into(),
-                reason: "calls: found 'x', expected a call".into(),
-            },
+            Part::Warning("calls: found no call".into()),
+            Part::Text("<｜DSML｜tool_calls>\nx".into(), Vec::new()),
         ]),
         "tools" if work.ask.tools && !has_result => {
             let paris = "{\"city\": \"Paris <&>\", \"days\": 1.50, \"deep\": {\"a\": [1e2]}}";
             parts.push(Part::Text("I look.".into(), Vec::new()));
-            parts.push(Part::Calls(vec![
-                Call::from_json("", "weather", paris).unwrap(),
-                Call::from_json("", "now", "{}").unwrap(),
-            ]));
+            let (begin, rest) = paris.split_at(20);
+            parts.extend([
+                Part::CallBegin("weather".into()),
+                Part::CallArguments(begin.into()),
+                Part::CallArguments(rest.into()),
+                Part::CallEnd,
+                Part::CallBegin("now".into()),
+                Part::CallArguments("{}".into()),
+                Part::CallEnd,
+            ]);
             finish = Finish::Calls;
         }
         "json" => parts.push(Part::Text("{\"a\": 1}".into(), Vec::new())),

@@ -10,7 +10,7 @@ fn chat_answers_in_one_piece() {
             said("hi"),
             value!({
                 "temperature": 0.5, "top_p": 0.25, "min_p": 0.125, "top_k": 7, "seed": 42, "stop": "END",
-                "logprobs": true, "top_logprobs": 2, "unknown": {"x": []},
+                "logprobs": true, "top_logprobs": 2, "unknown": {"x": []}, "store": true, "mirostat": 0,
             }),
         );
         let answer = json(&server.post(CHAT, &request));
@@ -25,7 +25,10 @@ fn chat_answers_in_one_piece() {
             value!({"role": "assistant", "content": HELLO, "refusal": null})
         );
         assert_eq!(choice["finish_reason"], "stop");
-        assert_eq!(choice.get("infall_warnings"), None);
+        assert_eq!(
+            choice["infall_warnings"],
+            value!(["unknown: not supported, ignored"])
+        );
         let tokens = choice["logprobs"]["content"].as_array().unwrap();
         assert_eq!(tokens.len(), 3);
         assert_eq!(
@@ -60,7 +63,7 @@ fn chat_answers_in_one_piece() {
 
         let free = value!({
             "messages": said("hi")["messages"], "stop": null, "max_completion_tokens": 5, "max_tokens": 6,
-            "seed": -1, "n": 1,
+            "seed": -2, "n": 1,
         });
         json(&server.post(CHAT, &free));
         let ask = server.last();
@@ -68,7 +71,7 @@ fn chat_answers_in_one_piece() {
             (ask.max_tokens, ask.stops.len(), ask.logprobs),
             (Some(5), 0, None)
         );
-        assert_eq!(ask.sampling.seed, u64::MAX);
+        assert_eq!(ask.sampling.seed, u64::MAX - 1);
         let seeds: Vec<u64> = (0..2)
             .map(|_| {
                 json(&server.post(
@@ -276,27 +279,44 @@ fn chat_calls_tools() {
         assert_eq!(server.last().tokens, expected);
 
         let chunks = values(&server.post(CHAT, &with(request.clone(), value!({"stream": true}))));
-        let calls = chunks
+        let calls: Vec<&Value> = chunks
             .iter()
-            .find_map(|(_, c)| c["choices"][0]["delta"]["tool_calls"].as_array())
-            .unwrap();
+            .filter_map(|(_, c)| c["choices"][0]["delta"]["tool_calls"].as_array())
+            .flatten()
+            .collect();
+        // The name comes first, then the arguments as they are written.
+        let told: Vec<(u64, Option<&str>, &str)> = calls
+            .iter()
+            .map(|call| {
+                let function = &call["function"];
+                let arguments = function["arguments"].as_str().unwrap();
+                assert_eq!(call["id"].is_string(), function["name"].is_string());
+                (
+                    call["index"].as_u64().unwrap(),
+                    function["name"].as_str(),
+                    arguments,
+                )
+            })
+            .collect();
+        let (begin, rest) = CALL.split_at(20);
         assert_eq!(
-            (&calls[0]["index"], &calls[1]["index"]),
-            (&value!(0), &value!(1))
+            told,
+            [
+                (0, Some("weather"), ""),
+                (0, None, begin),
+                (0, None, rest),
+                (1, Some("now"), ""),
+                (1, None, "{}"),
+            ]
         );
-        assert_eq!(calls[0]["function"]["arguments"], CALL);
         assert_eq!(
             chunks[chunks.len() - 2].1["choices"][0]["finish_reason"],
             "tool_calls"
         );
 
-        // No tool may be called, so none is shown.
+        // The prompt stays as it was, so that what was read of it can be used again.
         json(&server.post(CHAT, &with(request, value!({"tool_choice": "none"}))));
-        assert_eq!(
-            server.last().tokens,
-            rendered(&[Message::User("@tools")], &[], None, Thinking::Off)
-        );
-        assert!(!server.last().tools);
+        assert!(server.last_prompt().contains("## Tools"));
     });
 }
 
@@ -465,9 +485,9 @@ fn answers_are_held_to_json() {
 }
 
 #[test]
-fn malformed_calls_are_text_with_a_warning() {
+fn what_is_no_call_is_text_with_a_warning() {
     const TEXT: &str = "Look: <｜DSML｜tool_calls>\nx";
-    let reason = value!(["calls: found 'x', expected a call"]);
+    let reason = value!(["calls: found no call"]);
     let tool = value!([{"name": "now", "input_schema": {"type": "object"}}]);
     one(|server| {
         let request = with(said("@malformed"), value!({"tools": tools()}));

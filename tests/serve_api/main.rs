@@ -9,6 +9,7 @@ mod loopback;
 mod scripted;
 
 mod chat;
+mod history;
 mod others;
 mod refusals;
 mod waiting;

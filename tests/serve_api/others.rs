@@ -88,8 +88,8 @@ fn responses() {
         assert_eq!(
             answer["usage"],
             value!({
-                "input_tokens": n, "input_tokens_details": {"cached_tokens": 2}, "output_tokens": 4,
-                "output_tokens_details": {"reasoning_tokens": 2}, "total_tokens": n + 4,
+                "input_tokens": n, "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0}, "output_tokens": 10,
+                "output_tokens_details": {"reasoning_tokens": 2}, "total_tokens": n + 10,
             })
         );
         let output = answer["output"].as_array().unwrap();
@@ -164,10 +164,11 @@ fn responses() {
             all.push("response.content_part.done");
             item(&all)
         };
-        let call = item(&[
-            "response.function_call_arguments.delta",
-            "response.function_call_arguments.done",
-        ]);
+        let call = |n: usize| {
+            let mut all = vec!["response.function_call_arguments.delta"; n];
+            all.push("response.function_call_arguments.done");
+            item(&all)
+        };
         let expected = [
             vec!["response.created", "response.in_progress"],
             part(&[
@@ -176,8 +177,8 @@ fn responses() {
                 "response.reasoning_text.done",
             ]),
             part(&["response.output_text.delta", "response.output_text.done"]),
-            call.clone(),
-            call,
+            call(2),
+            call(1),
             vec!["response.completed"],
         ]
         .concat();
@@ -264,7 +265,7 @@ fn messages() {
             answer["usage"],
             value!({
                 "input_tokens": ask.tokens.len() - 2, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 2,
-                "output_tokens": 4, "output_tokens_details": {"thinking_tokens": 2},
+                "output_tokens": 10, "output_tokens_details": {"thinking_tokens": 2},
             })
         );
         assert_eq!(
@@ -329,12 +330,18 @@ fn messages() {
             (&begin["content"], &begin["stop_reason"]),
             (&value!([]), &Value::Null)
         );
-        assert_eq!(begin["usage"]["input_tokens"], ask.tokens.len());
+        assert_eq!(
+            begin["usage"],
+            value!({
+                "input_tokens": ask.tokens.len() - 2, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 2,
+                "output_tokens": 0,
+            })
+        );
         assert_eq!(
             end["delta"],
             value!({"stop_reason": "tool_use", "stop_sequence": null})
         );
-        assert_eq!(end["usage"]["output_tokens"], 4);
+        assert_eq!(end["usage"]["output_tokens"], 10);
         let told = chunks[1..chunks.len() - 2].iter().map(|(name, c)| {
             let what = match name.as_str() {
                 "content_block_start" => &c["content_block"]["type"],
@@ -357,17 +364,18 @@ fn messages() {
                 (1, "content_block_stop"),
                 (2, "tool_use"),
                 (2, "input_json_delta"),
+                (2, "input_json_delta"),
                 (2, "content_block_stop"),
                 (3, "tool_use"),
                 (3, "input_json_delta"),
                 (3, "content_block_stop"),
             ]
         );
-        assert!(
-            chunks
-                .iter()
-                .any(|(_, c)| c["delta"]["partial_json"] == CALL)
-        );
+        let pieces = chunks
+            .iter()
+            .filter(|(_, c)| c["index"] == 2)
+            .filter_map(|(_, c)| c["delta"]["partial_json"].as_str());
+        assert_eq!(pieces.collect::<String>(), CALL);
 
         let request = value!({
             "max_tokens": 5, "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
@@ -390,5 +398,86 @@ fn messages() {
                 (&value!(reason), &sequence)
             );
         }
+    });
+}
+
+#[test]
+fn answers_that_are_cut_say_so() {
+    one(|server| {
+        let full = json(&server.post("/v1/messages", &said("@full")));
+        assert_eq!(full["stop_reason"], "model_context_window_exceeded");
+        let full = json(&server.post(CHAT, &said("@full")));
+        let choice = &full["choices"][0];
+        assert_eq!(choice["finish_reason"], "length");
+        assert_eq!(
+            choice["infall_warnings"],
+            value!(["the answer ends where the context is full"])
+        );
+        let full = json(&server.post("/v1/responses", &value!({"input": "@full"})));
+        assert_eq!(full["incomplete_details"]["reason"], "max_output_tokens");
+        assert_eq!(
+            (&full["output"][0]["status"], &full["completed_at"]),
+            (&value!("incomplete"), &Value::Null)
+        );
+
+        // A call that is cut: as far as it came, but an object where one must be.
+        let cut = json(&server.post(CHAT, &said("@cut")));
+        let choice = &cut["choices"][0];
+        let arguments = &choice["message"]["tool_calls"][0]["function"]["arguments"];
+        assert_eq!(
+            (&choice["finish_reason"], arguments),
+            (&value!("length"), &value!("{\"city\": \"Par"))
+        );
+        let cut = json(&server.post("/v1/messages", &said("@cut")));
+        assert_eq!(
+            (&cut["stop_reason"], &cut["content"][0]["input"]),
+            (&value!("max_tokens"), &value!({"city": "Par"}))
+        );
+        let cut = json(&server.post("/v1/responses", &value!({"input": "@cut"})));
+        let item = &cut["output"][0];
+        assert_eq!(
+            (&item["status"], &item["arguments"]),
+            (&value!("incomplete"), &value!("{\"city\": \"Par"))
+        );
+    });
+}
+
+#[test]
+fn reasoning_is_told_as_its_summary_where_that_is_wanted() {
+    one(|server| {
+        let request = value!({"input": "hi", "stream": true, "reasoning": {"effort": "low", "summary": "auto"}});
+        let chunks = values(&server.post("/v1/responses", &request));
+        let of_summary = chunks
+            .iter()
+            .filter(|(name, _)| name.starts_with("response.reasoning_summary"));
+        let names: Vec<&str> = of_summary
+            .clone()
+            .map(|(name, _)| &name["response.reasoning_summary_".len()..])
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "part.added",
+                "text.delta",
+                "text.delta",
+                "text.done",
+                "part.done"
+            ]
+        );
+        for (_, chunk) in of_summary {
+            assert_eq!(
+                (&chunk["output_index"], &chunk["summary_index"]),
+                (&value!(0), &value!(0))
+            );
+        }
+        let summary = value!([{"type": "summary_text", "text": "Let me think."}]);
+        assert_eq!(
+            chunks.last().unwrap().1["response"]["output"][0]["summary"],
+            summary
+        );
+        let request = value!({"input": "hi", "reasoning": {"effort": "low"}});
+        let answer = json(&server.post("/v1/responses", &request));
+        assert_eq!(answer["output"][0]["summary"], value!([]));
+        assert_eq!(answer["output"][0]["content"][0]["text"], "Let me think.");
     });
 }

@@ -5,18 +5,9 @@ use super::*;
 #[test]
 fn wrong_requests_name_their_place() {
     let hi = || said("hi");
-    let turn = |message: Value| value!({"max_tokens": 1, "messages": [message]});
-    let image = value!({"type": "image_url", "image_url": {"url": "data:"}});
-    let call =
-        |arguments: &str| value!({"id": "a", "function": {"name": "f", "arguments": arguments}});
     let cases = [
         (CHAT, value!([]), "found array, expected object"),
         (CHAT, value!({}), "messages: missing"),
-        (
-            CHAT,
-            with(hi(), value!({"n": 2})),
-            "n: expected 1: a request gets one answer",
-        ),
         (
             CHAT,
             with(hi(), value!({"temperature": 3})),
@@ -29,18 +20,8 @@ fn wrong_requests_name_their_place() {
         ),
         (
             CHAT,
-            with(hi(), value!({"max_tokens": 0})),
-            "max_tokens: found 0, expected a whole number from 1",
-        ),
-        (
-            CHAT,
             with(hi(), value!({"stop": [1]})),
             "stop[0]: found number, expected string",
-        ),
-        (
-            CHAT,
-            with(hi(), value!({"stop": ""})),
-            "stop: stop string: found none, expected text",
         ),
         (
             CHAT,
@@ -82,72 +63,11 @@ fn wrong_requests_name_their_place() {
         ),
         (
             CHAT,
-            with(hi(), value!({"tools": [{"type": "web"}]})),
-            "tools[0].type: found 'web', expected function",
-        ),
-        (
-            CHAT,
             with(
                 hi(),
                 value!({"tools": [{"type": "function", "function": {}}]}),
             ),
             "tools[0].function.name: missing",
-        ),
-        (
-            CHAT,
-            with(hi(), value!({"tools": tools(), "tool_choice": "required"})),
-            "tool_choice: found 'required', expected none or auto",
-        ),
-        (
-            CHAT,
-            with(
-                hi(),
-                value!({"tools": tools(), "tool_choice": {"type": "function"}}),
-            ),
-            "tool_choice: found a named tool, expected none or auto",
-        ),
-        (
-            CHAT,
-            with(hi(), value!({"tools": [tools()[1], tools()[1]]})),
-            "tools[1]: found a second tool 'now'",
-        ),
-        (
-            CHAT,
-            with(
-                hi(),
-                value!({"tools": (0..513).map(|i| value!({"type": "function", "function": {"name": format!("f{i}")}})).collect::<Vec<_>>()}),
-            ),
-            "tools[512]: found more tools than 512",
-        ),
-        (
-            CHAT,
-            turn(value!({"role": "user", "content": [image]})),
-            "messages[0].content[0].type: found 'image_url', expected text",
-        ),
-        (
-            CHAT,
-            turn(value!({"role": "user"})),
-            "messages[0].content: missing",
-        ),
-        (
-            CHAT,
-            turn(value!({"role": "robot", "content": ""})),
-            "messages[0].role: found 'robot', expected system",
-        ),
-        (
-            CHAT,
-            turn(value!({"role": "tool", "content": ""})),
-            "messages[0].tool_call_id: missing",
-        ),
-        (
-            CHAT,
-            turn(value!({"role": "assistant", "tool_calls": [call("[]")]})),
-            "messages[0].tool_calls[0].function.arguments: arguments of 'f': byte 0: found '['",
-        ),
-        (
-            CHAT,
-            value!({"messages": vec![value!({"role": "user", "content": ""}); 4097]}),
-            "messages[4096]: found more messages than 4096",
         ),
         ("/v1/completions", value!({}), "prompt: missing"),
         (
@@ -186,66 +106,54 @@ fn wrong_requests_name_their_place() {
             "previous_response_id: not supported",
         ),
         (
-            "/v1/responses",
-            value!({"input": [{"type": "item_reference"}]}),
-            "input[0].type: found 'item_reference', expected message",
-        ),
-        (
-            "/v1/responses",
-            value!({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
-            "input[0].content[0].type: found 'input_image'",
-        ),
-        (
-            "/v1/responses",
-            value!({"input": "a", "tools": [{"type": "web_search"}]}),
-            "tools[0].type: found 'web_search'",
-        ),
-        (
-            "/v1/messages",
-            value!({"messages": []}),
-            "max_tokens: missing",
-        ),
-        (
-            "/v1/messages",
-            value!({"max_tokens": 1, "messages": []}),
-            "messages: expected the last message to be the user's",
-        ),
-        (
-            "/v1/messages",
-            turn(value!({"role": "assistant", "content": "Sure"})),
-            "messages: expected the last message",
-        ),
-        (
-            "/v1/messages",
-            turn(value!({"role": "user", "content": [{"type": "image"}]})),
-            "messages[0].content[0].type: found 'image', expected text",
-        ),
-        (
-            "/v1/messages",
-            turn(
-                value!({"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": 5}]}),
-            ),
-            "messages[0].content[0].input: arguments of 'f'",
-        ),
-        (
-            "/v1/messages",
-            with(hi(), value!({"tool_choice": {"type": "any"}, "tools": []})),
-            "tool_choice.type: found 'any', expected none or auto",
-        ),
-        (
-            "/v1/messages",
-            with(
-                hi(),
-                value!({"tools": [{"type": "bash_20250124", "name": "bash"}]}),
-            ),
-            "tools[0].type: found 'bash_20250124', expected custom",
-        ),
-        (
             "/v1/messages",
             with(hi(), value!({"thinking": {"type": "x"}})),
             "thinking.type: found 'x', expected enabled",
         ),
         ("/v1/messages/count_tokens", value!({}), "messages: missing"),
+        (
+            CHAT,
+            value!({"messages": []}),
+            "messages: found none, expected at least one message",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"max_tokens": 1.5})),
+            "max_tokens: found 1.5, expected a whole number",
+        ),
+        (
+            CHAT,
+            with(hi(), value!({"tools": tools(), "tool_choice": "must"})),
+            "tool_choice: found 'must', expected none, auto, required or a tool",
+        ),
+        (
+            CHAT,
+            with(
+                hi(),
+                value!({"tools": tools(), "tool_choice": {"type": "function", "function": {"name": "other"}}}),
+            ),
+            "tool_choice.function.name: found 'other', expected the name of a tool",
+        ),
+        (
+            "/v1/responses",
+            value!({"input": "a", "background": true}),
+            "background: not supported",
+        ),
+        (
+            "/v1/responses",
+            value!({"input": "a", "prompt": {"id": "p"}}),
+            "prompt: not supported",
+        ),
+        (
+            "/v1/messages",
+            value!({"max_tokens": 1, "messages": []}),
+            "messages: at least one message is required",
+        ),
+        (
+            "/v1/messages",
+            with(hi(), value!({"tools": [{"type": "custom"}]})),
+            "tools[0].name: missing",
+        ),
     ];
     one(|server| {
         for (path, request, expected) in cases {
@@ -262,7 +170,7 @@ fn wrong_requests_name_their_place() {
             assert!(found.starts_with(expected), "{found}, expected {expected}");
         }
         let deep = "[".repeat(10_000);
-        let nulls = format!("[{}null]", "null,".repeat(1 << 16));
+        let nulls = format!("[{}null]", "null,".repeat(1 << 19));
         for body in ["", "{", "{\"a\":1}x", "\u{1}", &deep, &nulls] {
             let answer = server.request("POST", CHAT, "", body);
             assert_eq!(answer.code, 400);
@@ -325,7 +233,7 @@ fn keys_methods_and_paths() {
             let answer = client.head();
             assert_eq!((answer.code, answer.field("allow")), (405, Some(allowed)));
         }
-        for path in ["/", "/v1", "/v1/messages/", "/v1/chat", "/metrics"] {
+        for path in ["/", "/v1", "/v1/chat", "/metrics"] {
             let answer = server.request("GET", path, "", "");
             assert_eq!(
                 (answer.code, openai_message(&answer)),
@@ -347,17 +255,17 @@ fn prompts_longer_than_the_context_are_refused() {
         assert_eq!(answer.code, 400);
         let error = json(&answer)["error"].clone();
         assert_eq!(error["code"], "context_length_exceeded");
+        let message = error["message"].as_str().unwrap();
         assert!(
-            error["message"]
-                .as_str()
-                .unwrap()
-                .ends_with("expected at most 20, the context"),
+            message.starts_with("This model's maximum context length is 20 tokens."),
             "{error}"
         );
         let answer = server.post("/v1/messages", &with(long, value!({"stream": true})));
-        assert_eq!(
-            (answer.code, anthropic_error(&answer).0.as_str()),
-            (400, "invalid_request_error")
+        let (kind, message) = anthropic_error(&answer);
+        assert_eq!((answer.code, kind.as_str()), (400, "invalid_request_error"));
+        assert!(
+            message.starts_with("prompt is too long: ") && message.contains(" tokens > 20 maximum"),
+            "{message}"
         );
         // As long as the context.
         let tokens = vec![5; 20];

@@ -87,5 +87,74 @@ fn who_waits_is_told_how_far_it_is() {
         let pings = second.iter().filter(|(name, _)| name == "ping").count();
         assert_eq!(pings, told.len());
         assert!(told.len() <= begin.elapsed().as_secs() as usize);
+        // Comments and pings are not seen by all clients: events that mean nothing new are.
+        let empty = first.iter().filter(|(_, data)| {
+            data.contains("\"delta\":{},") && data.contains("\"finish_reason\":null")
+        });
+        assert!((1..=2).contains(&empty.count()), "{first:?}");
+    });
+}
+
+#[test]
+fn who_waits_for_a_response_gets_events() {
+    one(|server| {
+        let request = value!({"input": "@read", "stream": true});
+        let chunks = values(&server.post("/v1/responses", &request));
+        let names: Vec<&str> = chunks.iter().map(|(name, _)| name.as_str()).collect();
+        let n = names
+            .iter()
+            .filter(|name| **name == "response.in_progress")
+            .count();
+        assert_eq!(
+            names[..1 + n],
+            [vec!["response.created"], vec!["response.in_progress"; n]].concat()
+        );
+        assert!((2..=3).contains(&n), "{names:?}");
+        for (i, (_, chunk)) in chunks.iter().enumerate() {
+            assert_eq!(chunk["sequence_number"], i);
+        }
+    });
+}
+
+#[test]
+fn the_status_of_an_answer_in_one_piece_comes_before_it() {
+    one(|server| {
+        for (path, request) in [
+            (CHAT, said("@read")),
+            ("/v1/messages", said("@read")),
+            ("/v1/responses", value!({"input": "@read"})),
+        ] {
+            let begin = Instant::now();
+            let mut client = server.begin(path, &request);
+            let head = client.head();
+            let told = begin.elapsed();
+            assert_eq!((head.code, head.field("content-length")), (200, None));
+            assert!(
+                told > Duration::from_millis(900) && told < Duration::from_millis(2500),
+                "{told:?}"
+            );
+        }
+        let answer = json(&server.post(CHAT, &said("@read")));
+        assert_eq!(answer["choices"][0]["message"]["content"], HELLO);
+        // What fails soon has its own status, what fails late is told in the body.
+        assert_eq!(server.post(CHAT, &said("@fail")).code, 500);
+        let answer = server.post(CHAT, &said("@wane"));
+        assert_eq!(
+            (answer.code, openai_message(&answer).as_str()),
+            (200, "disk: read failed")
+        );
+        let answer = server.post("/v1/messages", &said("@wane"));
+        assert_eq!(answer.code, 200);
+        let error = ("api_error".to_owned(), "disk: read failed".to_owned());
+        assert_eq!(anthropic_error(&answer), error);
+        let answer = json(&server.post("/v1/responses", &value!({"input": "@wane"})));
+        assert_eq!(
+            (&answer["status"], &answer["usage"]),
+            (&value!("failed"), &Value::Null)
+        );
+        assert_eq!(
+            answer["error"],
+            value!({"code": "server_error", "message": "disk: read failed"})
+        );
     });
 }

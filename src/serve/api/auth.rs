@@ -3,14 +3,21 @@
 use crate::http::Request;
 use std::hint::black_box;
 
-/// Whether `authorization: Bearer KEY` or `x-api-key: KEY` shows this key.
+/// Where clients put a key: Anthropic's, Azure's and Google's names for it.
+const FIELDS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
+
+/// Whether this key is shown, as `authorization: Bearer KEY`, `authorization: KEY` or in one of [`FIELDS`].
 pub fn shows(request: &Request, key: &str) -> bool {
-    let bearer = request.header("authorization").and_then(|value| {
-        let (scheme, shown) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| shown.trim())
+    let bearer = request.header("authorization").map(|value| {
+        let parts = value.split_once(' ');
+        let parts = parts.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        parts.map_or(value, |(_, shown)| shown.trim())
     });
-    let shown = [bearer, request.header("x-api-key")];
-    shown.into_iter().flatten().any(|shown| is_same(shown, key))
+    let others = FIELDS.into_iter().filter_map(|name| request.header(name));
+    bearer
+        .into_iter()
+        .chain(others)
+        .any(|shown| is_same(shown, key))
 }
 
 /// Takes the same time wherever the first difference is.

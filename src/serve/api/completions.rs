@@ -1,15 +1,15 @@
 //! `POST /v1/completions`: text that goes on, without turns. Source: OpenAI's API reference, "Completions".
 
-use super::reply::{Answer, Dialect, Event, Question};
+use super::fault::{Family, Outcome, error_body};
+use super::reply::{Answer, Called, Dialect, Event, Question};
 use super::spot::Spot;
 use super::{Api, ids, openai, params};
-use crate::engine::Adjust;
-use crate::engine::chat::Call;
 use crate::engine::tokenizer::{Special, Tokenizer};
 use crate::error::Result;
+use crate::http::Status;
 use crate::json::Node;
 use crate::json::object::{Json, list, object};
-use crate::serve::ask::{Ask, Done, TokenLogprob};
+use crate::serve::ask::{Ask, Done, Places, TokenLogprob};
 use crate::units::TokenId;
 
 /// The most alternatives to a token that can be asked for.
@@ -19,31 +19,35 @@ const MAX_TOP: u64 = 5;
 const DEFAULT_TOKENS: usize = 16;
 
 /// Reads a request.
-pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
+pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
     let at = &request.node;
-    params::one_answer(at)?;
     for name in ["echo", "suffix"] {
         if let Some(node) = at.get(name)?
             && node.flag() != Ok(false)
+            && node.text() != Ok("")
         {
-            return Err(node.error("not supported, expected false or nothing"));
+            return Err(node
+                .error("not supported, expected false or nothing")
+                .into());
         }
     }
     let logprobs = at.get("logprobs")?;
     let logprobs = logprobs.map(|n| openai::n_top(&n, MAX_TOP)).transpose()?;
     let ask = Ask {
         tokens: prompt(&at.need("prompt")?, &api.tokenizer)?,
+        places: Places::default(),
         reasoning: false,
         tools: false,
-        max_tokens: params::positive(at, &["max_tokens"])?.or(Some(DEFAULT_TOKENS)),
+        most_calls: None,
+        max_tokens: params::count(at, &["max_tokens"])?.or(Some(DEFAULT_TOKENS)),
         sampling: params::sampling(at, api.served.sampling)?,
+        adjust: params::adjust(at, &api.tokenizer)?,
         stops: params::stops(at, "stop")?,
-        adjust: Adjust::default(),
         held: None,
         logprobs,
     };
     Ok(Question {
-        ask,
+        asks: vec![ask],
         streams: params::flag(at, "stream")?,
         warnings: Vec::new(),
         dialect: Box::new(Completion {
@@ -52,6 +56,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Result<Question> {
             model: api.served.model.clone(),
             has_usage: openai::wants_usage(at)?,
             has_logprobs: logprobs.is_some(),
+            index: 0,
             n_chars: 0,
         }),
     })
@@ -71,13 +76,7 @@ fn prompt(at: &Node<'_>, tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
         [first, ..] if first.count().is_err() => {
             Err(at.error("found several prompts, expected one: a request gets one answer"))
         }
-        tokens => {
-            let token = |at: &Node<'_>| match at.count()? {
-                id if id < tokenizer.len() as u64 => Ok(TokenId(id as u32)),
-                id => Err(at.error(&format!("found {id}, expected the number of a token"))),
-            };
-            tokens.iter().map(token).collect()
-        }
+        _ => params::tokens(at, tokenizer),
     }
 }
 
@@ -89,6 +88,8 @@ struct Completion {
     /// The stream ends with the figures.
     has_usage: bool,
     has_logprobs: bool,
+    /// The number of the answer that is told.
+    index: usize,
     /// Characters of the tokens told so far, if log-probabilities were asked for.
     n_chars: usize,
 }
@@ -100,13 +101,14 @@ impl Completion {
             ("object", "text_completion".into()),
             ("created", self.created.into()),
             ("model", (&self.model).into()),
+            ("system_fingerprint", openai::FINGERPRINT.into()),
             ("choices", choices),
         ])
     }
 
     fn choice(&self, text: &str, logprobs: Json, reason: Json) -> Json {
         object([
-            ("index", 0_usize.into()),
+            ("index", self.index.into()),
             ("text", text.into()),
             ("logprobs", logprobs),
             ("finish_reason", reason),
@@ -156,20 +158,39 @@ impl Dialect for Completion {
         "call_"
     }
 
-    fn whole(&mut self, answer: &Answer, done: &Done) -> Json {
-        self.n_chars = 0;
-        let logprobs = self.logprobs(&answer.logprobs);
-        let reason = openai::finish_reason(&done.finish).into();
-        let choice = self.choice(&answer.text, logprobs, reason);
-        let choice = choice.with_some("infall_warnings", answer.warnings());
-        self.answer(list([choice]))
-            .with("usage", openai::usage(done))
+    fn whole(&mut self, answers: &[Answer], total: &Done) -> Json {
+        let mut choices = Vec::new();
+        for (index, answer) in answers.iter().enumerate() {
+            (self.index, self.n_chars) = (index, 0);
+            let logprobs = self.logprobs(&answer.logprobs);
+            let finish = answer.done.as_ref();
+            let finish = finish.map(|done| openai::finish_reason(&done.finish));
+            let text = answer.reasoning.clone() + &answer.text;
+            let choice = self.choice(&text, logprobs, finish.into());
+            choices.push(choice.with_some("infall_warnings", answer.warnings()));
+        }
+        self.answer(list(choices))
+            .with("usage", openai::usage(total))
     }
 
-    fn begin(&mut self, _: &mut Vec<Event>) {}
+    fn failure(&mut self, why: &str) -> Json {
+        error_body(Family::OpenAi, Status::InternalServerError, why, None)
+    }
 
-    /// There is none: the prompt does not open it.
-    fn reasoning(&mut self, _: &str, _: &mut Vec<Event>) {}
+    fn begin(&mut self, _: &Ask, _: &mut Vec<Event>) {}
+
+    fn waiting(&mut self, out: &mut Vec<Event>) {
+        self.tell(self.choice("", Json::NULL, Json::NULL), out);
+    }
+
+    fn next_answer(&mut self, index: usize, _: &mut Vec<Event>) {
+        (self.index, self.n_chars) = (index, 0);
+    }
+
+    /// This API has no place for reasoning that the model opens itself but the text.
+    fn reasoning(&mut self, more: &str, out: &mut Vec<Event>) {
+        self.text(more, &[], out);
+    }
 
     fn text(&mut self, more: &str, logprobs: &[TokenLogprob], out: &mut Vec<Event>) {
         let logprobs = self.logprobs(logprobs);
@@ -177,14 +198,21 @@ impl Dialect for Completion {
     }
 
     /// There are none: no tools were given.
-    fn calls(&mut self, _: &[Call], _: &mut Vec<Event>) {}
+    fn call_begin(&mut self, _: &Called, _: &mut Vec<Event>) {}
 
-    fn end(&mut self, answer: &Answer, done: &Done, out: &mut Vec<Event>) {
+    fn call_arguments(&mut self, _: &Called, _: &str, _: &mut Vec<Event>) {}
+
+    fn call_end(&mut self, _: &Called, _: &mut Vec<Event>) {}
+
+    fn end_answer(&mut self, answer: &Answer, done: &Done, out: &mut Vec<Event>) {
         let reason = openai::finish_reason(&done.finish).into();
         let choice = self.choice("", Json::NULL, reason);
         self.tell(choice.with_some("infall_warnings", answer.warnings()), out);
+    }
+
+    fn end(&mut self, total: &Done, out: &mut Vec<Event>) {
         if self.has_usage {
-            let chunk = self.answer(list([])).with("usage", openai::usage(done));
+            let chunk = self.answer(list([])).with("usage", openai::usage(total));
             out.push(Event::new("", &chunk));
         }
         out.push(openai::end_of_stream());

@@ -1,37 +1,34 @@
 //! A conversation as a request brings it, whichever API it came by, and its tokens.
 
 use super::format::Format;
-use crate::engine::chat::{Call, Chat, Message, Prompt, Thinking, Tool};
+use super::notes::Notes;
+use super::tools::{Choice, Offered};
+use crate::engine::chat::{Call, Chat, Message, Prompt, Rendered, Thinking, Tool};
 use crate::engine::tokenizer::Tokenizer;
-use crate::engine::{Adjust, Form, SamplerOptions};
+use crate::engine::{Adjust, CallForm, Form, SamplerOptions};
 use crate::error::Result;
-use crate::json::Node;
-use crate::serve::ask::Ask;
+use crate::serve::ask::{Ask, Places};
 use crate::units::TokenId;
 
-/// Bounds on a conversation, besides those on the values of a body.
-struct Limits {
-    /// Turns of all kinds.
-    turns: usize,
-    tools: usize,
-    /// Calls in one answer.
-    calls: usize,
-}
-
-const LIMITS: Limits = Limits {
-    turns: 4096,
-    tools: 512,
-    calls: 128,
-};
+/// A warning when the model is asked for both calls and JSON.
+const NOT_HELD: &str =
+    "the answer may call tools, so that it is asked to be JSON, but not held to it";
 
 /// A conversation, and what the model is to know about the answer.
 pub struct Conversation {
     turns: Vec<Turn>,
-    tools: Vec<Tool>,
+    /// What the model may call.
+    pub tools: Offered,
+    /// Which of them, and whether it must.
+    pub choice: Choice,
     /// The form of the answer.
     pub format: Option<Format>,
     /// Whether the model reasons.
     pub thinking: Thinking,
+    /// Whether the answer goes on where the model's last turn ends, if that comes last.
+    pub continues: bool,
+    /// What the client should know.
+    pub notes: Notes,
 }
 
 /// Something said.
@@ -78,11 +75,12 @@ pub struct Said {
 }
 
 impl Said {
-    /// Adds a call.
-    pub fn push(&mut self, at: &Node<'_>, call: Call) -> Result<()> {
-        check(at, "calls", self.calls.len() + 1, LIMITS.calls)?;
+    /// Adds a call; one without an id gets its number, so that results find it.
+    pub fn push(&mut self, mut call: Call) {
+        if call.id.is_empty() {
+            call.id = format!("#{}", self.calls.len());
+        }
         self.calls.push(call);
-        Ok(())
     }
 }
 
@@ -91,39 +89,71 @@ impl Conversation {
     pub fn new(thinking: Thinking) -> Conversation {
         Conversation {
             turns: Vec::new(),
-            tools: Vec::new(),
+            tools: Offered::default(),
+            choice: Choice::default(),
             format: None,
             thinking,
+            continues: true,
+            notes: Notes::default(),
         }
     }
 
-    /// Adds a turn; `at` is where it stands in the request.
-    pub fn push(&mut self, at: &Node<'_>, turn: Turn) -> Result<()> {
-        check(at, "messages", self.turns.len() + 1, LIMITS.turns)?;
+    /// Adds a turn.
+    pub fn push(&mut self, turn: Turn) {
         self.turns.push(turn);
-        Ok(())
     }
 
-    /// Adds what the model may call.
-    pub fn push_tool(&mut self, at: &Node<'_>, tool: Tool) -> Result<()> {
-        check(at, "tools", self.tools.len() + 1, LIMITS.tools)?;
-        if self.tools.iter().any(|other| other.name() == tool.name()) {
-            return Err(at.error(&format!("found a second tool '{}'", tool.name())));
-        }
-        self.tools.push(tool);
-        Ok(())
+    /// Adds what a tool gave: for the call of this id, else for the last call of a tool of this name, else for the next
+    /// call that has no result yet.
+    pub fn push_result(&mut self, id: Option<&str>, name: Option<&str>, body: String) {
+        let id = match id {
+            Some(id) if !id.is_empty() => id.to_owned(),
+            _ => self.call_without_result(name).unwrap_or_default(),
+        };
+        self.push(Turn::Result { id, body });
+    }
+
+    /// The id of the call that a result without one belongs to.
+    fn call_without_result(&self, name: Option<&str>) -> Option<String> {
+        let is_said = |turn: &Turn| matches!(turn, Turn::Assistant(said) if !said.calls.is_empty());
+        let last = self.turns.iter().rposition(is_said)?;
+        let Turn::Assistant(said) = &self.turns[last] else {
+            return None;
+        };
+        let results = self.turns[last..].iter();
+        let n_results = results
+            .filter(|turn| matches!(turn, Turn::Result { .. }))
+            .count();
+        let named = said
+            .calls
+            .iter()
+            .rfind(|call| Some(call.name.as_str()) == name);
+        let call = named.or_else(|| said.calls.get(n_results))?;
+        Some(call.id.clone())
     }
 
     /// What the model said last, to add to it; a new turn if someone else spoke since, or that one `is_over`.
-    pub fn said(&mut self, at: &Node<'_>, is_over: fn(&Said) -> bool) -> Result<&mut Said> {
+    pub fn said(&mut self, is_over: fn(&Said) -> bool) -> &mut Said {
         let goes_on = matches!(self.turns.last(), Some(Turn::Assistant(said)) if !is_over(said));
         if !goes_on {
-            self.push(at, Turn::Assistant(Said::default()))?;
+            self.push(Turn::Assistant(Said::default()));
         }
         match self.turns.last_mut() {
-            Some(Turn::Assistant(said)) => Ok(said),
+            Some(Turn::Assistant(said)) => said,
             _ => unreachable!("the last turn is the model's"),
         }
+    }
+
+    /// Whether nothing was said yet.
+    pub fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
+    /// Whether anything but instructions was said.
+    pub fn has_input(&self) -> bool {
+        self.turns
+            .iter()
+            .any(|turn| !matches!(turn, Turn::System(_)))
     }
 
     /// Whether the model may call tools.
@@ -131,70 +161,95 @@ impl Conversation {
         !self.tools.is_empty()
     }
 
-    /// What was said last.
-    pub fn last(&self) -> Option<&Turn> {
-        self.turns.last()
-    }
-
     /// The question that the conversation puts: its tokens, and what the answer may be. Nothing is said about how
     /// tokens are chosen and where the answer ends.
     ///
-    /// Errors: as [`Conversation::tokens`].
-    pub fn ask(&self, tokenizer: &Tokenizer) -> Result<Ask> {
-        // A mask of JSON would leave no call.
-        let held = self.format.as_ref().filter(|_| !self.has_tools());
+    /// Errors: as [`Conversation::tokens`]; a strict tool whose schema cannot be held.
+    pub fn ask(&mut self, tokenizer: &Tokenizer) -> Result<Ask> {
+        let is_result = |turn: &Turn| matches!(turn, Turn::Result { .. });
+        let keeps_reasoning = self.has_tools() || self.turns.iter().any(is_result);
+        let rendered = self.render(tokenizer)?;
         Ok(Ask {
-            tokens: self.tokens(tokenizer)?,
-            reasoning: self.thinking != Thinking::Off,
+            tokens: rendered.tokens,
+            places: Places {
+                shared: rendered.shared,
+                answers: rendered.answers,
+                answer_stays: !rendered.reasons || keeps_reasoning,
+            },
+            reasoning: rendered.reasons,
             tools: self.has_tools(),
+            most_calls: match self.choice {
+                Choice { none: true, .. } => Some(0),
+                Choice { single: true, .. } => Some(1),
+                _ => None,
+            },
             max_tokens: None,
             sampling: SamplerOptions::default(),
-            stops: Vec::new(),
             adjust: Adjust::default(),
-            held: held.map(|format| Form::Json(format.rules)),
+            stops: Vec::new(),
+            held: self.form()?,
             logprobs: None,
         })
+    }
+
+    /// What the answer is held to.
+    fn form(&mut self) -> Result<Option<Form>> {
+        if !self.has_tools() || self.choice.none {
+            return Ok(self.format.as_ref().and_then(|format| format.form.clone()));
+        }
+        if self.format.is_some() {
+            self.notes.add(NOT_HELD);
+        }
+        let Choice { required, only, .. } = &self.choice;
+        let entries = self.tools.entries().iter();
+        if !required && only.is_empty() && !entries.clone().any(|entry| entry.is_strict) {
+            return Ok(None);
+        }
+        let entries = entries.filter(|entry| only.is_empty() || only.contains(&entry.name()));
+        let mut tools = Vec::new();
+        for entry in entries {
+            tools.push((entry.name(), entry.schema(&mut self.notes)?));
+        }
+        Ok(Some(Form::Calls(CallForm {
+            tools,
+            required: *required,
+            parallel: !self.choice.single,
+        })))
     }
 
     /// The prompt.
     ///
     /// Errors: `Unsupported` when the vocabulary has no marks of turns.
     pub fn tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
-        let messages: Vec<Message<'_>> = self.turns.iter().map(Turn::message).collect();
-        Ok(Chat::new(tokenizer)?.render(&Prompt {
+        Ok(self.render(tokenizer)?.tokens)
+    }
+
+    fn render(&self, tokenizer: &Tokenizer) -> Result<Rendered> {
+        let chat = Chat::new(tokenizer)?;
+        let mut messages: Vec<Message<'_>> = self.turns.iter().map(Turn::message).collect();
+        let begun = match messages.last() {
+            Some(Message::Assistant {
+                reasoning,
+                content,
+                calls: [],
+            }) if self.continues => Some((*reasoning, *content)),
+            _ => None,
+        };
+        if begun.is_some() {
+            messages.pop();
+        }
+        let tools: Vec<Tool> = self.tools.list();
+        let prompt = Prompt {
             messages: &messages,
-            tools: &self.tools,
+            tools: &tools,
             response_format: self.format.as_ref().map(|format| format.schema.as_str()),
             thinking: self.thinking,
-        }))
+        };
+        Ok(match begun {
+            Some((reasoning, content)) if !(reasoning.is_empty() && content.is_empty()) => {
+                chat.render_begun(&prompt, reasoning, content)
+            }
+            _ => chat.render_with_places(&prompt),
+        })
     }
-}
-
-/// The text of a message: a string, or a list of parts that hold text, with a blank line between them.
-///
-/// Errors: `Format`, with the place of a part of another type.
-pub fn content(at: &Node<'_>) -> Result<String> {
-    if let Ok(text) = at.text() {
-        return Ok(text.to_owned());
-    }
-    let parts = at.items().map_err(|_| at.wrong("string or array"))?;
-    let texts = parts.map(|part| part_text(&part).map(str::to_owned));
-    Ok(texts.collect::<Result<Vec<String>>>()?.join("\n\n"))
-}
-
-/// The text of a part.
-pub fn part_text<'a>(part: &Node<'a>) -> Result<&'a str> {
-    let kind = part.need("type")?;
-    match kind.text()? {
-        "text" | "input_text" | "output_text" => part.need("text")?.text(),
-        other => Err(kind.error(&format!("found '{other}', expected text"))),
-    }
-}
-
-/// An error when `found` is more than `most`.
-fn check(at: &Node<'_>, what: &str, found: usize, most: usize) -> Result<()> {
-    if found > most {
-        return Err(at.error(&format!("found more {what} than {most}")));
-    }
-    Ok(())
 }

@@ -20,8 +20,12 @@ pub enum Family {
 pub enum Fault {
     /// The request is wrong, and how.
     Request(String),
+    /// The request goes on with a conversation that a server keeps; this one keeps none, and the client has it too.
+    Thread,
     /// The prompt has this many tokens, and the context takes that many.
     TooLong(usize, usize),
+    /// Other servers have this, this one has not, and why.
+    Absent(&'static str),
     /// The key is missing or wrong.
     Key,
     /// Nothing is there that could be asked for by this method, only by that one.
@@ -33,6 +37,9 @@ pub enum Fault {
     /// The engine could not go on, and why.
     Engine(String),
 }
+
+/// What a request comes to, or why it does not.
+pub type Outcome<T> = Result<T, Fault>;
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Fault {
@@ -52,7 +59,8 @@ impl From<Refused> for Fault {
 impl Fault {
     fn status(&self) -> Status {
         match self {
-            Fault::Request(_) | Fault::TooLong(..) => Status::BadRequest,
+            Fault::Request(_) | Fault::Thread | Fault::TooLong(..) => Status::BadRequest,
+            Fault::Absent(_) => Status::NotFound,
             Fault::Key => Status::Unauthorized,
             Fault::Method(_) => Status::MethodNotAllowed,
             Fault::Full(_) => Status::TooManyRequests,
@@ -61,14 +69,23 @@ impl Fault {
         }
     }
 
-    fn message(&self) -> String {
+    /// Clients look for the words of an overflow, and then shorten the conversation by themselves.
+    fn message(&self, family: Family) -> String {
         match self {
             Fault::Request(why) | Fault::Engine(why) => why.clone(),
-            Fault::TooLong(found, most) => {
-                format!("prompt: found {found} tokens, expected at most {most}, the context")
-            }
+            Fault::Absent(why) => (*why).into(),
+            Fault::Thread => "thread: not supported: no conversations are kept here, send all messages".into(),
+            Fault::TooLong(found, most) => match family {
+                Family::Anthropic => {
+                    format!("prompt is too long: {found} tokens > {most} maximum (--ctx sets it)")
+                }
+                Family::OpenAi => format!(
+                    "This model's maximum context length is {most} tokens. However, your messages resulted in {found} \
+                     tokens. Please reduce the length of the messages (--ctx sets the maximum)."
+                ),
+            },
             Fault::Key => {
-                "key: found none or another, expected the server's as 'authorization: Bearer KEY' or 'x-api-key: KEY'"
+                "key: found none or another, expected the server's as 'authorization: Bearer KEY', 'x-api-key: KEY' or 'api-key: KEY'"
                     .into()
             }
             Fault::Method(allowed) => format!("method: expected {allowed}"),
@@ -77,15 +94,22 @@ impl Fault {
         }
     }
 
+    /// The fault as a family tells it.
+    fn body(&self, family: Family) -> Json {
+        let code = match (self, family) {
+            (Fault::TooLong(..), _) => Some("context_length_exceeded"),
+            (Fault::Key, _) => Some("invalid_api_key"),
+            // The SDK then sends the whole conversation.
+            (Fault::Thread, Family::Anthropic) => Some("thread_unsupported_request"),
+            _ => None,
+        };
+        error_body(family, self.status(), &self.message(family), code)
+    }
+
     /// Answers with the fault.
     pub fn send(&self, family: Family, responder: &mut Responder<'_>) -> crate::error::Result<()> {
         let status = self.status();
-        let code = match self {
-            Fault::TooLong(..) => Some("context_length_exceeded"),
-            Fault::Key => Some("invalid_api_key"),
-            _ => None,
-        };
-        let body = error_body(family, status, &self.message(), code).to_string();
+        let body = self.body(family).to_string();
         let mut fields = vec![("content-type", "application/json")];
         let seconds = http::LIMITS.retry_after_s.to_string();
         match self {
@@ -98,7 +122,7 @@ impl Fault {
     }
 }
 
-/// An error as a family tells it; the code is OpenAI's.
+/// An error as a family tells it. A message that begins with a place in the request names the parameter.
 pub fn error_body(family: Family, status: Status, message: &str, code: Option<&str>) -> Json {
     match family {
         Family::OpenAi => {
@@ -110,7 +134,12 @@ pub fn error_body(family: Family, status: Status, message: &str, code: Option<&s
             let error = object([
                 ("message", message.into()),
                 ("type", kind.into()),
-                ("param", Json::NULL),
+                (
+                    "param",
+                    param(message)
+                        .filter(|_| status == Status::BadRequest)
+                        .into(),
+                ),
                 ("code", code.into()),
             ]);
             object([("error", error)])
@@ -126,8 +155,38 @@ pub fn error_body(family: Family, status: Status, message: &str, code: Option<&s
                 status if status.code() >= 500 => "api_error",
                 _ => "invalid_request_error",
             };
+            let details = code.map(|code| object([("error_code", code.into())]));
             let error = object([("type", kind.into()), ("message", message.into())]);
+            let error = error.with_some("details", details);
             object([("type", "error".into()), ("error", error)])
+        }
+    }
+}
+
+/// The place in the request with which a message begins, such as `messages[3].content`.
+fn param(message: &str) -> Option<&str> {
+    let (place, _) = message.split_once(": ")?;
+    let is_place = |c: char| c.is_ascii_alphanumeric() || "_.[]".contains(c);
+    (place != "body" && place.chars().all(is_place)).then_some(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_begin_with_the_parameter() {
+        for (message, expected) in [
+            ("messages[3].content: missing", Some("messages[3].content")),
+            (
+                "temperature: found 3, expected less: much",
+                Some("temperature"),
+            ),
+            ("body: byte 0: found the end", None),
+            ("This model: no", None),
+            ("no place", None),
+        ] {
+            assert_eq!(param(message), expected);
         }
     }
 }

@@ -5,51 +5,63 @@
 //!         --reply--> desk ... parts as they come --Dialect--> JSON or events
 //! ```
 //!
-//! Whatever a client calls the model, the one that is loaded answers, and the answer tells its name. Fields that are not
-//! known are ignored; what is known and cannot be done is refused with its place.
+//! Whatever a client calls the model, the one that is loaded answers, and the answer tells its name. What was said before
+//! is never refused. A parameter is obeyed, or refused with its place, or named in `infall_warnings`.
 
 pub mod auth;
+mod body;
 mod chat;
 mod chat_answer;
 mod completions;
 mod conversation;
 mod fault;
 mod format;
+mod history;
 mod ids;
 mod message;
 mod messages;
 mod models;
+mod notes;
 mod openai;
 mod params;
 mod reply;
 mod response;
+mod response_call;
 mod responses;
+mod route;
 mod spot;
+mod tokenize;
+mod tools;
 
 use super::desk::Desk;
 use crate::engine::SamplerOptions;
 use crate::engine::chat::Thinking;
 use crate::engine::tokenizer::Tokenizer;
-use crate::error::Error;
 use crate::http::{ErrorBody, Method, Request, Responder, Status};
 use crate::json::object::{Json, object};
 use crate::json::{self, Value};
-use fault::{Family, Fault, error_body};
+use fault::{Fault, Outcome, error_body};
 use reply::{Question, reply};
+use route::Route;
 use spot::Spot;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The form of errors whose API is not known: OpenAI's.
+/// The form of errors that are told before a request has come to its API.
 pub const ERRORS: ErrorBody = ErrorBody {
     content_type: "application/json",
-    text: |status, message| error_body(Family::OpenAi, status, message, None).to_string(),
+    text: |path, status, message| {
+        error_body(route::family_of(path), status, message, None).to_string()
+    },
 };
 
-/// Bounds on the body of a request: its values take 25 MiB at most, besides their text. One body is read at a time.
-const LIMITS: json::Limits = json::Limits {
-    values: 1 << 16,
-    ..json::LIMITS
-};
+/// Bytes of a body at most, without the files in it, which are left out before it is read.
+pub const TEXT_BYTES: usize = 8 << 20;
+
+/// What the values of a body take at most besides their text. A prompt of token numbers that fills the context fits, and a
+/// conversation of messages of a few tokens.
+pub const fn value_bytes(ctx: usize) -> usize {
+    (32 << 20) + 200 * ctx
+}
 
 /// What is served.
 #[derive(Clone, Debug)]
@@ -77,53 +89,6 @@ pub struct Api {
     reading: Mutex<()>,
 }
 
-/// What can be asked for.
-#[derive(Clone, Copy)]
-enum Route {
-    Health,
-    Models,
-    /// Any: whatever it is called, it is the one that is loaded.
-    Model,
-    Chat,
-    Completions,
-    Responses,
-    Messages,
-    CountTokens,
-}
-
-impl Route {
-    fn of(path: &str) -> Option<Route> {
-        Some(match path {
-            "/health" => Route::Health,
-            "/v1/models" => Route::Models,
-            "/v1/chat/completions" => Route::Chat,
-            "/v1/completions" => Route::Completions,
-            "/v1/responses" => Route::Responses,
-            "/v1/messages" => Route::Messages,
-            "/v1/messages/count_tokens" => Route::CountTokens,
-            path if path.starts_with("/v1/models/") => Route::Model,
-            _ => return None,
-        })
-    }
-
-    fn allowed(self) -> &'static str {
-        match self {
-            Route::Health | Route::Models | Route::Model => "GET, HEAD",
-            _ => "POST",
-        }
-    }
-
-    fn family(self, request: &Request) -> Family {
-        match self {
-            Route::Models | Route::Model if request.header("anthropic-version").is_some() => {
-                Family::Anthropic
-            }
-            Route::Messages | Route::CountTokens => Family::Anthropic,
-            _ => Family::OpenAi,
-        }
-    }
-}
-
 impl Api {
     /// An API over a desk whose questions are answered elsewhere, with the vocabulary of the model that answers.
     pub fn new(desk: Arc<Desk>, tokenizer: Arc<Tokenizer>, served: Served) -> Api {
@@ -141,9 +106,13 @@ impl Api {
         let Some(route) = Route::of(&request.path) else {
             return false;
         };
+        // Clients put it into their logs; each family has a name for it.
+        let id = ids::id("req_");
+        responder.add_field("x-request-id", id.clone());
+        responder.add_field("request-id", id);
         if let Err(fault) = self.answer(route, request, responder) {
             // Errors only tell that the client left.
-            let _ = fault.send(route.family(request), responder);
+            let _ = fault.send(route::family(request), responder);
         }
         true
     }
@@ -153,7 +122,7 @@ impl Api {
         route: Route,
         request: &Request,
         responder: &mut Responder<'_>,
-    ) -> Result<(), Fault> {
+    ) -> Outcome<()> {
         let is_open = matches!(route, Route::Health);
         let key = self.served.key.as_deref().filter(|_| !is_open);
         if key.is_some_and(|key| !auth::shows(request, key)) {
@@ -172,10 +141,22 @@ impl Api {
             Route::Health => object([("status", "ok".into())]),
             Route::Models => models::list(&self.served, self.since),
             Route::Model => models::model(&self.served, self.since),
-            Route::CountTokens => {
+            Route::Props => models::props(&self.served),
+            Route::CountMessages => {
                 let n = self.read(&request.body, messages::count)?;
                 object([("input_tokens", n.into())])
             }
+            Route::CountResponses => {
+                let n = self.read(&request.body, responses::count)?;
+                object([
+                    ("object", "response.input_tokens".into()),
+                    ("input_tokens", n.into()),
+                ])
+            }
+            Route::Tokenize => self.read(&request.body, tokenize::tokenize)?,
+            Route::Detokenize => self.read(&request.body, tokenize::detokenize)?,
+            Route::ApplyTemplate => self.read(&request.body, tokenize::apply_template)?,
+            Route::Absent(why) => return Err(Fault::Absent(why)),
             Route::Chat => return self.ask(&request.body, chat::question, responder),
             Route::Completions => {
                 return self.ask(&request.body, completions::question, responder);
@@ -191,32 +172,36 @@ impl Api {
     fn ask(
         &self,
         body: &[u8],
-        read: fn(&Api, &Spot<'_>) -> Result<Question, Error>,
+        read: fn(&Api, &Spot<'_>) -> Outcome<Question>,
         responder: &mut Responder<'_>,
-    ) -> Result<(), Fault> {
+    ) -> Outcome<()> {
         let question = self.read(body, read)?;
-        let n = question.ask.tokens.len();
-        if n == 0 {
-            return Err(Fault::Request("prompt: found no tokens".into()));
-        }
-        if n > self.served.ctx {
-            return Err(Fault::TooLong(n, self.served.ctx));
+        for ask in &question.asks {
+            let n = ask.tokens.len();
+            if n == 0 {
+                return Err(Fault::Request("prompt: found no tokens".into()));
+            }
+            if n > self.served.ctx {
+                return Err(Fault::TooLong(n, self.served.ctx));
+            }
         }
         reply(question, &self.desk, responder)
     }
 
     /// Makes something of a body.
-    fn read<T>(
-        &self,
-        body: &[u8],
-        read: fn(&Api, &Spot<'_>) -> Result<T, Error>,
-    ) -> Result<T, Fault> {
+    fn read<T>(&self, body: &[u8], read: fn(&Api, &Spot<'_>) -> Outcome<T>) -> Outcome<T> {
         let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let value = Value::read(body, &LIMITS).map_err(|e| e.context("body"))?;
-        // It is UTF-8, or it would have been refused.
-        let text = std::str::from_utf8(body).unwrap_or_default().trim();
+        let text = body::text(body);
+        let text = text.trim();
+        let limits = json::Limits {
+            bytes: TEXT_BYTES,
+            value_bytes: value_bytes(self.served.ctx),
+            lenient: true,
+            ..json::LIMITS
+        };
+        let value = Value::read(text.as_bytes(), &limits).map_err(|e| e.context("body"))?;
         let node = value.root();
-        Ok(read(self, &Spot { node, text })?)
+        read(self, &Spot { node, text })
     }
 }
 

@@ -1,68 +1,22 @@
-//! What the APIs of OpenAI's family share: tools, figures, log-probabilities.
+//! What the answers of OpenAI's APIs share: figures, log-probabilities, the end of a stream.
 
-use super::conversation::Conversation;
 use super::fault::{Family, error_body};
-use super::params::{flag, text};
+use super::params::flag;
 use super::reply::Event;
-use super::spot::Spot;
-use crate::engine::chat::{Call, Tool};
 use crate::error::Result;
 use crate::http::Status;
 use crate::json::Node;
 use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Done, Finish, TokenLogprob};
 
+/// What answers with a seed depend on besides the request.
+pub const FINGERPRINT: &str = concat!("infall_", env!("CARGO_PKG_VERSION"));
+
+/// The most alternatives to a token of an answer in turns that can be asked for.
+pub const MAX_TOP: u64 = 20;
+
 /// What stands for a log-probability of minus infinity, which JSON cannot say.
 const IMPOSSIBLE: f64 = -9999.0;
-
-/// Reads `tools` and `tool_choice`. A tool of `/v1/chat/completions` stands in `function`; one of `/v1/responses` is
-/// `flat`.
-///
-/// Errors: `Format`, for a choice other than none and auto, too.
-pub fn tools(request: &Spot<'_>, flat: bool, conversation: &mut Conversation) -> Result<()> {
-    if let Some(choice) = request.node.get("tool_choice")? {
-        match choice.text() {
-            Ok("none") => return Ok(()),
-            Ok("auto") => {}
-            Ok(other) => {
-                return Err(choice.error(&format!("found '{other}', expected none or auto")));
-            }
-            Err(_) => return Err(choice.error("found a named tool, expected none or auto")),
-        }
-    }
-    let Some(tools) = request.get("tools")? else {
-        return Ok(());
-    };
-    for spot in tools.items()? {
-        let kind = spot.node.need("type")?;
-        if kind.text()? != "function" {
-            return Err(kind.error(&format!("found '{}', expected function", kind.text()?)));
-        }
-        let tool = if flat {
-            let parameters = spot.get("parameters")?;
-            let name = spot.node.need("name")?.text()?;
-            let description = text(&spot.node, "description")?;
-            Tool::new(name, description, parameters.map(|p| p.text))
-        } else {
-            let function = spot.need("function")?;
-            function.node.need("name")?.text()?;
-            Tool::from_function(function.text)
-        };
-        let tool = tool.map_err(|e| spot.node.error(&e.to_string()))?;
-        conversation.push_tool(&spot.node, tool)?;
-    }
-    Ok(())
-}
-
-/// A call in what the model said before, with its arguments as JSON in a string.
-pub fn call(id: &str, name: &str, arguments: &Node<'_>) -> Result<Call> {
-    // Some clients send nothing for no arguments.
-    let json = match arguments.text()?.trim() {
-        "" => "{}",
-        json => json,
-    };
-    Call::from_json(id, name, json).map_err(|e| arguments.error(&e.to_string()))
-}
 
 /// The number of likeliest tokens asked for, at most `most`.
 pub fn n_top(at: &Node<'_>, most: u64) -> Result<usize> {
@@ -82,7 +36,7 @@ pub fn wants_usage(at: &Node<'_>) -> Result<bool> {
 pub fn finish_reason(finish: &Finish) -> &'static str {
     match finish {
         Finish::EndOfTurn | Finish::StopString(_) => "stop",
-        Finish::Length => "length",
+        Finish::Length | Finish::ContextFull => "length",
         Finish::Calls => "tool_calls",
     }
 }

@@ -1,77 +1,172 @@
 //! Fields that several APIs share: how tokens are chosen, where an answer ends, whether the model reasons.
 
-use crate::engine::SamplerOptions;
+use super::history::word;
+use super::ids;
+use super::notes::Notes;
 use crate::engine::chat::Thinking;
 use crate::engine::stops::StopStrings;
+use crate::engine::tokenizer::Tokenizer;
+use crate::engine::{Adjust, MAX_LAST_N, SamplerOptions};
 use crate::error::Result;
-use crate::json::Node;
-
-use super::ids;
+use crate::json::{Node, Value};
+use crate::units::TokenId;
 
 /// A boolean, false when it is missing.
 pub fn flag(at: &Node<'_>, name: &str) -> Result<bool> {
     at.get(name)?.map_or(Ok(false), |node| node.flag())
 }
 
-/// A string or nothing.
-pub fn text<'a>(at: &Node<'a>, name: &str) -> Result<Option<&'a str>> {
-    at.get(name)?.map(|node| node.text()).transpose()
+/// A number, also one in a string; an empty string is none, as some clients send for a field that was not filled in.
+pub fn number(at: &Node<'_>) -> Result<Option<f64>> {
+    match at.text() {
+        Err(_) => at.number().map(Some),
+        Ok(text) if text.trim().is_empty() => Ok(None),
+        Ok(text) => match text.trim().parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(Some(number)),
+            _ => Err(at.wrong("number")),
+        },
+    }
 }
 
-/// A whole number from 1 or nothing, of the first of these names that is there.
-pub fn positive(at: &Node<'_>, names: &[&str]) -> Result<Option<usize>> {
+/// A whole number, also one written with a point.
+fn whole(at: &Node<'_>) -> Result<Option<f64>> {
+    match number(at)? {
+        Some(n) if n.fract() != 0.0 => {
+            Err(at.error(&format!("found {n}, expected a whole number")))
+        }
+        found => Ok(found),
+    }
+}
+
+/// A count of the first of these names that is there; a negative one stands for no bound, the largest count.
+pub fn count(at: &Node<'_>, names: &[&str]) -> Result<Option<usize>> {
     for name in names {
         let Some(node) = at.get(name)? else { continue };
-        return match node.count()? {
-            0 => Err(node.error("found 0, expected a whole number from 1")),
-            n => Ok(Some(usize::try_from(n).unwrap_or(usize::MAX))),
-        };
+        if let Some(n) = whole(&node)? {
+            // The cast keeps what a count can hold.
+            return Ok(Some(if n < 0.0 { usize::MAX } else { n as usize }));
+        }
     }
     Ok(None)
 }
 
-/// An error unless `n` is 1 or missing.
-pub fn one_answer(at: &Node<'_>) -> Result<()> {
-    match at.get("n")? {
-        Some(node) if node.number()? != 1.0 => {
-            Err(node.error("expected 1: a request gets one answer"))
+/// A number within bounds of the first of these names that is there.
+fn within(at: &Node<'_>, names: &[&str], least: f64, most: f64) -> Result<Option<f32>> {
+    for name in names {
+        let Some(node) = at.get(name)? else { continue };
+        match number(&node)? {
+            None => {}
+            Some(x) if (least..=most).contains(&x) => return Ok(Some(x as f32)),
+            Some(x) => {
+                let expected = format!("expected a number from {least} to {most}");
+                return Err(node.error(&format!("found {x}, {expected}")));
+            }
         }
-        _ => Ok(()),
     }
+    Ok(None)
 }
 
-/// `temperature`, `top_p`, `min_p`, `top_k` and `seed`; without a seed, every answer has its own.
+/// `temperature`, `top_p`, `min_p`, `top_k` and `seed`; without a seed, or with -1, every answer has its own.
 pub fn sampling(at: &Node<'_>, default: SamplerOptions) -> Result<SamplerOptions> {
-    let within = |name: &str, most: f64, default: f32| -> Result<f32> {
-        let Some(node) = at.get(name)? else {
-            return Ok(default);
-        };
-        match node.number()? {
-            x if (0.0..=most).contains(&x) => Ok(x as f32),
-            x => Err(node.error(&format!("found {x}, expected a number from 0 to {most}"))),
-        }
+    let part = |name: &str, most: f64, default: f32| -> Result<f32> {
+        Ok(within(at, &[name], 0.0, most)?.unwrap_or(default))
     };
-    let top_k = at.get("top_k")?.map(|node| node.count()).transpose()?;
-    let seed = at.get("seed")?.map(|node| {
-        let seed = node.number()?;
-        // Negative ones are seeds like others.
-        node.count().or(Ok(seed as i64 as u64))
-    });
+    let top_k = match count(at, &["top_k"])? {
+        None => default.top_k,
+        // -1 is another word for all.
+        Some(usize::MAX) => 0,
+        Some(k) => k,
+    };
     Ok(SamplerOptions {
-        temperature: within("temperature", 2.0, default.temperature)?,
-        top_p: within("top_p", 1.0, default.top_p)?,
-        min_p: within("min_p", 1.0, default.min_p)?,
-        top_k: top_k.map_or(default.top_k, |k| usize::try_from(k).unwrap_or(usize::MAX)),
-        seed: seed.transpose()?.unwrap_or_else(ids::random),
+        temperature: part("temperature", 2.0, default.temperature)?,
+        top_p: part("top_p", 1.0, default.top_p)?,
+        min_p: part("min_p", 1.0, default.min_p)?,
+        top_k,
+        seed: seed(at)?.unwrap_or_else(ids::random),
     })
 }
 
-/// The stop strings: a string or a list of them, or nothing.
+fn seed(at: &Node<'_>) -> Result<Option<u64>> {
+    let Some(node) = at.get("seed")? else {
+        return Ok(None);
+    };
+    if let Ok(seed) = node.count() {
+        return Ok(Some(seed));
+    }
+    // Negative ones are seeds like others, but for the one that stands for none.
+    let seed = number(&node)?.filter(|seed| *seed != -1.0);
+    Ok(seed.map(|seed| seed as i64 as u64))
+}
+
+/// Penalties and biases.
+///
+/// Errors: `Format`, with the field that is wrong.
+pub fn adjust(at: &Node<'_>, tokenizer: &Tokenizer) -> Result<Adjust> {
+    let neutral = Adjust::default();
+    let part = |names: &[&str], least: f64, most: f64, default: f32| -> Result<f32> {
+        Ok(within(at, names, least, most)?.unwrap_or(default))
+    };
+    // -1 is the whole context.
+    let last_n = count(at, &["repeat_last_n"])?.unwrap_or(neutral.last_n);
+    let factors = ["repeat_penalty", "repetition_penalty"];
+    Ok(Adjust {
+        frequency: part(&["frequency_penalty"], -2.0, 2.0, 0.0)?,
+        presence: part(&["presence_penalty"], -2.0, 2.0, 0.0)?,
+        repeat: part(&factors, 0.01, 100.0, neutral.repeat)?,
+        last_n: last_n.min(MAX_LAST_N),
+        bias: match at.get("logit_bias")? {
+            Some(node) => bias(&node, tokenizer)?,
+            None => Vec::new(),
+        },
+    })
+}
+
+/// An object from the numbers of tokens to biases, or a list of pairs of them.
+fn bias(at: &Node<'_>, tokenizer: &Tokenizer) -> Result<Vec<(TokenId, f32)>> {
+    let one = |token: Option<u64>, node: &Node<'_>| -> Result<(TokenId, f32)> {
+        let token = token.filter(|id| *id < tokenizer.len() as u64);
+        let token = token.ok_or_else(|| node.error("expected the number of a token"))?;
+        match number(node)? {
+            Some(bias) if (-100.0..=100.0).contains(&bias) => {
+                Ok((TokenId(token as u32), bias as f32))
+            }
+            _ => Err(node.error(&format!(
+                "found {}, expected a number from -100 to 100",
+                node.value()
+            ))),
+        }
+    };
+    if let Ok(pairs) = at.items() {
+        let pair = |pair: Node<'_>| match pair.items()?.collect::<Vec<_>>().as_slice() {
+            [token, bias] => one(token.count().ok(), bias),
+            _ => Err(pair.error("expected a token and its bias")),
+        };
+        return pairs.map(pair).collect();
+    }
+    let members = at.members().map_err(|_| at.wrong("object or array"))?;
+    members
+        .map(|(name, node)| one(name.parse().ok(), &node))
+        .collect()
+}
+
+/// Tokens by number.
+pub fn tokens(at: &Node<'_>, tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
+    let token = |at: Node<'_>| match whole(&at)? {
+        Some(id) if (0.0..tokenizer.len() as f64).contains(&id) => Ok(TokenId(id as u32)),
+        _ => Err(at.error(&format!(
+            "found {}, expected the number of a token",
+            at.value()
+        ))),
+    };
+    at.items()?.map(token).collect()
+}
+
+/// The stop strings: a string or a list of them, or nothing. Empty ones stand for none.
 pub fn stops(at: &Node<'_>, name: &str) -> Result<Vec<String>> {
     let Some(node) = at.get(name)? else {
         return Ok(Vec::new());
     };
-    let stops = match node.text() {
+    let mut stops = match node.text() {
         Ok(stop) => vec![stop.to_owned()],
         Err(_) => {
             let items = node.items().map_err(|_| node.wrong("string or array"))?;
@@ -79,11 +174,61 @@ pub fn stops(at: &Node<'_>, name: &str) -> Result<Vec<String>> {
             stops.collect::<Result<Vec<String>>>()?
         }
     };
+    stops.retain(|stop| !stop.is_empty());
     match StopStrings::new(stops.clone()) {
         Ok(_) => Ok(stops),
         Err(error) => Err(node.error(&error.to_string())),
     }
 }
+
+/// Names the fields of a request that have no effect. `known` are obeyed or read elsewhere; those in [`HARMLESS`] say
+/// nothing about the answer.
+pub fn name_unknown(at: &Node<'_>, known: &[&str], notes: &mut Notes) -> Result<()> {
+    for (name, node) in at.members()? {
+        let is_neutral = match node.value() {
+            Value::Null | Value::Bool(false) | Value::Count(0) => true,
+            Value::Text(text) => text.is_empty(),
+            Value::List(items) => items.is_empty(),
+            Value::Object(members) => members.is_empty(),
+            _ => false,
+        };
+        if !is_neutral && !known.contains(&name) && !HARMLESS.contains(&name) {
+            notes.add(format!("{}: not supported, ignored", word(name)));
+        }
+    }
+    Ok(())
+}
+
+/// Fields that say nothing about the answer: who asks, what for, how it is stored and billed, hints for caches.
+const HARMLESS: &[&str] = &[
+    "model",
+    "user",
+    "metadata",
+    "client_metadata",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "prediction",
+    "cache_prompt",
+    "cache_control",
+    "id_slot",
+    "slot_id",
+    "timings_per_token",
+    "return_progress",
+    "include",
+    "include_reasoning",
+    "separate_reasoning",
+    "stream_options",
+    "add_generation_prompt",
+    "betas",
+    "anthropic_beta",
+    "keep_alive",
+    "inference_geo",
+    "max_tool_calls",
+];
 
 /// How much the model is to reason, by OpenAI's word for it.
 pub fn effort(at: &Node<'_>, name: &str) -> Result<Option<Thinking>> {
@@ -91,8 +236,9 @@ pub fn effort(at: &Node<'_>, name: &str) -> Result<Option<Thinking>> {
         return Ok(None);
     };
     match node.text()? {
-        "none" | "minimal" => Ok(Some(Thinking::Off)),
-        "low" | "medium" | "high" => Ok(Some(Thinking::On)),
+        "" => Ok(None),
+        "none" | "minimal" | "off" | "disable" | "disabled" => Ok(Some(Thinking::Off)),
+        "low" | "medium" | "high" | "default" | "auto" => Ok(Some(Thinking::On)),
         "xhigh" | "max" => Ok(Some(Thinking::Max)),
         other => Err(node.error(&format!(
             "found '{other}', expected none, minimal, low, medium, high, xhigh or max"
@@ -105,6 +251,9 @@ pub fn thinking(at: &Node<'_>) -> Result<Option<bool>> {
     let Some(node) = at.get("thinking")? else {
         return Ok(None);
     };
+    if let Ok(flag) = node.flag() {
+        return Ok(Some(flag));
+    }
     let kind = node.need("type")?;
     match kind.text()? {
         "enabled" | "adaptive" => Ok(Some(true)),

@@ -24,6 +24,11 @@ fn header(body_bytes: u64) -> Header {
         tokens_hash: 99,
         has_logits: true,
         body_bytes,
+        points: vec![SavedPoint {
+            n_tokens: 3,
+            tokens_hash: 98,
+            is_shared: true,
+        }],
     }
 }
 
@@ -134,6 +139,26 @@ fn a_file_that_was_cut_or_grew_is_refused() {
     assert!(fault(&grown).unwrap().contains("cut or grown"));
 }
 
+/// A file as it was before there were points.
+#[test]
+fn a_file_of_version_1_has_no_points() {
+    let mut file = file_of("old", &body(100), 100);
+    file[8..12].copy_from_slice(&1u32.to_le_bytes());
+    file[184..PAGE].fill(0);
+    let sum = checksum(&file[..PAGE], 0).to_le_bytes();
+    file[PAGE - SUM..PAGE].copy_from_slice(&sum);
+    // The body's checksum goes on from the header's.
+    let body = &mut file[PAGE..];
+    let at = body.len() - SUM;
+    body[at..].fill(0);
+    let sum = checksum(body, u64::from_le_bytes(sum)).to_le_bytes();
+    body[at..].copy_from_slice(&sum);
+    let reader = open(&file).unwrap();
+    assert!(reader.header().points.is_empty());
+    assert_eq!(reader.header().n_tokens, 7);
+    reader.verify().unwrap();
+}
+
 /// Headers with a right checksum, but made by an enemy.
 #[test]
 fn a_lying_header_is_refused() {
@@ -151,7 +176,16 @@ fn a_lying_header_is_refused() {
         assert!(with(48, &n.to_le_bytes()).contains("cut or grown"));
     }
     assert!(with(56, b"f17\0").contains("'f17' is unknown"));
-    assert!(with(8, &2u32.to_le_bytes()).contains("of version 2, expected 1"));
+    for version in [0u32, 3] {
+        assert!(with(8, &version.to_le_bytes()).contains("expected 2"));
+    }
+    // Points: more than there can be, none at 0 tokens, none behind the end, ascending.
+    assert!(with(184, &9u64.to_le_bytes()).contains("9 exceeds the limit 8"));
+    for n in [0u64, 8, u64::MAX] {
+        let fault = with(192, &n.to_le_bytes());
+        assert!(fault.contains("expected 1 to 7"), "{fault}");
+    }
+    assert!(with(184, &2u64.to_le_bytes()).contains("expected 4 to 7"));
 }
 
 #[test]

@@ -1,0 +1,163 @@
+//! What a path asks for. Clients are given an address with or without `/v1`, with a slash too many, or with the prefix of
+//! the service they were written for; all of these mean the same.
+
+use super::fault::Family;
+use crate::http::Request;
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Whether the server can answer.
+    Health,
+    /// The list of models.
+    Models,
+    /// Any: whatever it is called, it is the one that is loaded.
+    Model,
+    /// What llama.cpp's clients ask of a server.
+    Props,
+    /// `chat/completions`
+    Chat,
+    /// `completions`
+    Completions,
+    /// `responses`
+    Responses,
+    /// Tokens of a request to `responses`.
+    CountResponses,
+    /// `messages`
+    Messages,
+    /// Tokens of a request to `messages`.
+    CountMessages,
+    /// The tokens of a text.
+    Tokenize,
+    /// The text of tokens.
+    Detokenize,
+    /// The prompt of a conversation, as text.
+    ApplyTemplate,
+    /// Something that other servers have and this one has not, and why.
+    Absent(&'static str),
+}
+
+/// Prefixes under which other services have the same APIs, and `/v1` twice for a base address that has it already.
+const PREFIXES: [&str; 5] = ["/anthropic", "/openai", "/api/v1", "/v1", "/v1"];
+
+const NO_EMBEDDINGS: &str = "this model makes no embeddings";
+const NOT_KEPT: &str = "no answers, files or batches are kept here";
+
+impl Route {
+    /// `None` for a path of none of the APIs.
+    pub fn of(path: &str) -> Option<Route> {
+        let path = canonical(path);
+        Some(match path.as_str() {
+            "/health" | "/healthz" | "/ping" => Route::Health,
+            "/models" => Route::Models,
+            "/props" => Route::Props,
+            "/chat/completions" => Route::Chat,
+            "/completions" => Route::Completions,
+            "/responses" => Route::Responses,
+            "/responses/input_tokens" => Route::CountResponses,
+            "/messages" => Route::Messages,
+            "/messages/count_tokens" => Route::CountMessages,
+            "/tokenize" => Route::Tokenize,
+            "/detokenize" => Route::Detokenize,
+            "/apply-template" => Route::ApplyTemplate,
+            "/embeddings" | "/rerank" | "/reranking" | "/embedding" => Route::Absent(NO_EMBEDDINGS),
+            path if path.starts_with("/models/") => Route::Model,
+            path if path.starts_with("/responses/") || path.starts_with("/messages/") => {
+                Route::Absent(NOT_KEPT)
+            }
+            "/files" | "/batches" | "/threads" | "/conversations" => Route::Absent(NOT_KEPT),
+            _ => return None,
+        })
+    }
+
+    /// The methods, as a field `allow` names them.
+    pub fn allowed(self) -> &'static str {
+        match self {
+            Route::Health | Route::Models | Route::Model | Route::Props => "GET, HEAD",
+            Route::Absent(_) => "GET, HEAD, POST",
+            _ => "POST",
+        }
+    }
+}
+
+/// The path without slashes that stand twice or at the end and without prefixes.
+fn canonical(path: &str) -> String {
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    let mut path: String = parts.flat_map(|part| ["/", part]).collect();
+    for prefix in PREFIXES {
+        let rest = path.strip_prefix(prefix);
+        if let Some(rest) = rest.filter(|rest| rest.starts_with('/')) {
+            path = rest.to_owned();
+        }
+    }
+    path
+}
+
+/// In whose words a request is answered.
+pub fn family(request: &Request) -> Family {
+    match request.header("anthropic-version") {
+        Some(_) => Family::Anthropic,
+        None => family_of(&request.path),
+    }
+}
+
+/// In whose words a path is answered.
+pub fn family_of(path: &str) -> Family {
+    match canonical(path).starts_with("/messages") {
+        true => Family::Anthropic,
+        false => Family::OpenAi,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_as_clients_make_them() {
+        for (paths, expected) in [
+            (
+                &[
+                    "/v1/chat/completions",
+                    "/chat/completions",
+                    "//v1//chat/completions/",
+                    "/v1/v1/chat/completions",
+                    "/openai/v1/chat/completions",
+                    "/api/v1/chat/completions",
+                ][..],
+                Some(Route::Chat),
+            ),
+            (
+                &["/v1/messages", "/anthropic/v1/messages", "/v1/v1/messages/"],
+                Some(Route::Messages),
+            ),
+            (
+                &["/v1/models", "/models", "/v1/models/", "//models"],
+                Some(Route::Models),
+            ),
+            (&["/v1/models/a/b", "/models/x"], Some(Route::Model)),
+            (&["/v1/embeddings"], Some(Route::Absent(NO_EMBEDDINGS))),
+            (
+                &["/v1/responses/resp_1", "/v1/messages/batches", "/v1/files"],
+                Some(Route::Absent(NOT_KEPT)),
+            ),
+            (
+                &[
+                    "/",
+                    "",
+                    "/v1",
+                    "/v1/",
+                    "/v1/chat",
+                    "/metrics",
+                    "/v1chat/completions",
+                    "/v2/models",
+                ],
+                None,
+            ),
+        ] {
+            for path in paths {
+                assert_eq!(Route::of(path), expected, "{path}");
+            }
+        }
+    }
+}
