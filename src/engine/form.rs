@@ -51,7 +51,7 @@ impl Form {
     pub fn check(&self) -> Result<()> {
         match self {
             Form::Json(_) | Form::Schema(_) => Ok(()),
-            Form::Calls(form) => form.grammar(calls::MARK.as_bytes()).map(|_| ()),
+            Form::Calls(form) => form.grammar(call_grammar::MARK.as_bytes()).map(|_| ()),
         }
     }
 }
