@@ -50,13 +50,13 @@ fn logits(rng: &mut Rng, tokenizer: &Tokenizer, logits: &mut [f32]) {
     logits[EOS.0 as usize] += 5.0;
 }
 
-/// 500 answers, greedy and drawn, a token at a time; those that end parse, the others are the start of a text.
+/// 300 answers, greedy and drawn, a token at a time; those that end parse, the others are the start of a text.
 #[test]
 fn answers_under_the_mask_are_json() {
     let (tokenizer, vocabulary) = real();
     let mut n_ended = 0;
     let mut row = vec![0.0; tokenizer.len() + 7]; // a model may have more rows than tokens
-    for seed in 1..=500 {
+    for seed in 1..=300 {
         let mut rng = Rng::new(seed);
         let options = SamplerOptions {
             temperature: [0.0, 0.5, 1.5][rng.below(3)],
@@ -97,8 +97,8 @@ fn answers_under_the_mask_are_json() {
             }
         }
     }
-    eprintln!("{n_ended} of 500 answers ended");
-    assert!((250..500).contains(&n_ended), "{n_ended}");
+    eprintln!("{n_ended} of 300 answers ended");
+    assert!((150..300).contains(&n_ended), "{n_ended}");
 }
 
 /// The worst states, each a few times; the bound leaves room for other work on the machine.
@@ -223,7 +223,7 @@ fn holding_an_answer_costs_little() {
     ] {
         let (mut free, mut held, mut n) = (Duration::ZERO, Duration::ZERO, 0);
         let mut row = vec![0.0; tokenizer.len()];
-        for seed in 1..=8 {
+        for seed in 1..=4 {
             let mut rng = Rng::new(seed);
             let options = SamplerOptions {
                 seed,

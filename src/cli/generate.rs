@@ -6,8 +6,8 @@ use super::{note, print};
 use crate::engine::chat::Thinking;
 use crate::engine::stream::Utf8Stream;
 use crate::engine::{
-    Chosen, Engine, Generated, Prefill, Sampler, SamplerOptions, Session, SessionCheckpoint,
-    SupplyStats, SupplyTable, interrupt,
+    Adjust, Chosen, Engine, Generated, Prefill, Sampler, SamplerOptions, Session,
+    SessionCheckpoint, SupplyStats, SupplyTable, interrupt,
 };
 use crate::error::Result;
 use crate::units::{Bytes, Phase, TokenId};
@@ -37,6 +37,21 @@ pub const SAMPLING_FLAGS: &[Flag] = &[
     ),
     Flag::with(&["--top-k"], "K", "the K likeliest tokens (default 0: all)"),
     Flag::with(
+        &["--repeat-penalty"],
+        "R",
+        "divide logits of the last 64 tokens by R (default 1: as they are)",
+    ),
+    Flag::with(
+        &["--frequency-penalty"],
+        "F",
+        "take F from the logit of a token for each time it was said (default 0)",
+    ),
+    Flag::with(
+        &["--presence-penalty"],
+        "F",
+        "take F from the logit of a token that was said (default 0)",
+    ),
+    Flag::with(
         &["--seed"],
         "S",
         "seed of the sampler (default: random, printed)",
@@ -57,6 +72,8 @@ const MAX_TOKENS: usize = 1024;
 pub struct Settings {
     /// Chooses tokens.
     pub sampler: Sampler,
+    /// Changes of what they are chosen from.
+    adjust: Adjust,
     /// Tokens of an answer at most.
     pub n: usize,
     /// Whether to reason first.
@@ -88,8 +105,18 @@ impl Settings {
         let drawn = seed.is_none() && options.temperature > 0.0 && !quiet;
         let seed_to_tell = drawn.then_some(options.seed);
         let sampler = Sampler::new(options)?;
+        let neutral = Adjust::default();
+        let penalty = |flag, neutral| Ok(args.number(flag)?.unwrap_or(neutral));
+        let adjust = Adjust {
+            repeat: penalty("--repeat-penalty", neutral.repeat)?,
+            frequency: penalty("--frequency-penalty", neutral.frequency)?,
+            presence: penalty("--presence-penalty", neutral.presence)?,
+            ..neutral
+        };
+        adjust.validate()?;
         Ok(Settings {
             sampler,
+            adjust,
             n: args.number("-n")?.unwrap_or(MAX_TOKENS),
             thinking,
             quiet,
@@ -256,6 +283,8 @@ pub fn answer(
         keep_point,
         save,
     } = prompt;
+    let adjust = settings.adjust.clone();
+    settings.sampler.set_adjust(adjust, prompt)?;
     let (start, before) = (Instant::now(), engine.supply_table().clone());
     let (body, opener) = prompt.split_at(if keep_point {
         prompt.len() - 1

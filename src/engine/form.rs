@@ -44,6 +44,18 @@ pub fn guide_vocabulary(tokenizer: &Tokenizer) -> Result<GuideVocabulary> {
     GuideVocabulary::new(tokens.map(plain), marks)
 }
 
+impl Form {
+    /// Whether it can be held, besides what a vocabulary lacks.
+    ///
+    /// Errors: as [`guide`].
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Form::Json(_) | Form::Schema(_) => Ok(()),
+            Form::Calls(form) => form.grammar(call_grammar::MARK.as_bytes()).map(|_| ()),
+        }
+    }
+}
+
 /// A guide that holds an answer to `form`. With `behind` the answer is free up to that token, which ends the reasoning, but
 /// cannot end before.
 ///

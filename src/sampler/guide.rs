@@ -85,11 +85,12 @@ impl Guide {
         }
         let (state, forgot) = self.machine.rest(self.state);
         self.state = state;
-        if forgot || self.masks.len() >= MAX_MASKS && !self.masks.contains_key(&state) {
+        let alike = self.machine.alike(state, MAX_TOKEN_BYTES);
+        if forgot || self.masks.len() >= MAX_MASKS && !self.masks.contains_key(&alike) {
             self.masks.clear();
         }
         let (machine, path, vocabulary) = (&mut self.machine, &mut self.path, &self.vocabulary);
-        Some(self.masks.entry(state).or_insert_with(|| {
+        Some(self.masks.entry(alike).or_insert_with(|| {
             let mut mask = Mask::none(vocabulary.len());
             if machine.is_complete(state) {
                 mask.allow(vocabulary.end);
@@ -281,6 +282,8 @@ mod tests {
             "true",
             r#"{"properties": {"ab": {"type": "integer", "minimum": -3, "maximum": 120}, "c": {"enum": ["aba", "abd", 1]}}}"#,
             r#"{"items": {"type": ["string", "number"], "maxLength": 4, "pattern": "^a", "minimum": 0.25}, "minItems": 1}"#,
+            // Far from its bound at first, and near it soon.
+            r#"{"type": "string", "minLength": 1, "maxLength": 140, "pattern": "^[a-c1-9\\[\\]]*$"}"#,
         ]
         .iter()
         .enumerate()

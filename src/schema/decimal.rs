@@ -26,7 +26,7 @@ pub struct Decimal {
 }
 
 /// What was written so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Part {
     Start,
     Minus,
@@ -36,7 +36,7 @@ enum Part {
 }
 
 /// A place in a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Written {
     part: Part,
     negative: bool,

@@ -40,7 +40,7 @@ type CellId = u32;
 const END: CellId = u32::MAX;
 
 /// What is left of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum At {
     /// `Bytes`, `Seq`, `List`: those behind this many; other nodes: all of it, with 0.
     Nth(u32),
@@ -50,7 +50,7 @@ enum At {
 }
 
 /// A place between members.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct AtMember {
     /// The number of the first that may follow.
     from: u32,
@@ -60,7 +60,7 @@ struct AtMember {
     begun: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Cell {
     node: NodeId,
     at: At,
@@ -79,6 +79,8 @@ pub struct Machine {
     states: Vec<(Arc<[CellId]>, bool)>,
     state_ids: HashMap<(Arc<[CellId]>, bool), State>,
     table: Vec<u32>,
+    /// Per set of cells that stand for all like them, the state that was seen first.
+    alike: HashMap<(Vec<Cell>, bool), State>,
     start: State,
     /// Cells that are to be gone into; those that were, each marked with the number of the search.
     open: Vec<CellId>,
@@ -96,6 +98,7 @@ impl Machine {
             states: Vec::new(),
             state_ids: HashMap::new(),
             table: Vec::new(),
+            alike: HashMap::new(),
             start: State(0),
             open: Vec::new(),
             seen: Vec::new(),
@@ -130,6 +133,28 @@ impl Machine {
             found => found,
         };
         (found != REFUSED).then_some(State(found))
+    }
+
+    /// A state behind which the same `n` bytes may follow, if there was one; it has the same mask for tokens of so many bytes.
+    pub fn alike(&mut self, state: State, n: usize) -> State {
+        let (waiting, complete) = self.states[state.0 as usize].clone();
+        let grammar = &self.grammar;
+        let alike = |cell: &Cell| match (grammar.node(cell.node), cell.at) {
+            (Node::Text(text), At::Text(place)) => At::Text(text.alike(place, n)),
+            (_, at) => at,
+        };
+        let cells = || waiting.iter().map(|id| self.cells[*id as usize]);
+        if cells().all(|cell| alike(&cell) == cell.at) {
+            return state;
+        }
+        let mut key: Vec<Cell> = cells()
+            .map(|cell| Cell {
+                at: alike(&cell),
+                ..cell
+            })
+            .collect();
+        key.sort_unstable();
+        *self.alike.entry((key, complete)).or_insert(state)
     }
 
     /// Forgets all but one state once there are many, and gives its new number. Masks of other states are void then, which

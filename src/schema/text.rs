@@ -21,10 +21,12 @@ pub struct Text {
     /// For each number of characters and each state whether an end can be reached; `None` where the bounds do not matter, or
     /// nothing but the number does.
     possible: Option<Vec<u64>>,
+    /// With up to this many characters, from `min` on, an end can be reached from every state.
+    calm: u32,
 }
 
 /// A place in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     state: u32,
     /// Characters that are whole; no more than `min` are counted where there is no upper bound.
@@ -33,7 +35,7 @@ pub struct Place {
 }
 
 /// What was read of a character.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Part {
     None,
     /// The first bytes of a character of `len` bytes, `left` of which are missing.
@@ -103,6 +105,7 @@ impl Text {
             max,
             escaped,
             possible: None,
+            calm: max,
         };
         if is_free || is_unbounded || n_states == 0 {
             return Ok(text);
@@ -133,12 +136,27 @@ impl Text {
             }
         }
         text.possible = Some(table);
+        let is_calm = |n: &u32| (0..n_states as u32).all(|state| text.possible(state, *n));
+        let calm = (min..n_levels as u32).take_while(is_calm).last();
+        text.calm = calm.unwrap_or(0);
         Ok(text)
     }
 
     /// Whether it accepts nothing.
     pub fn is_empty(&self) -> bool {
         self.dfa.is_empty() || self.min > self.max || !self.possible(0, 0)
+    }
+
+    /// A place from which the same `n` bytes may follow: far from its bounds their number does not matter.
+    pub fn alike(&self, place: Place, n: usize) -> Place {
+        let ahead = u64::from(place.n) + n as u64;
+        match self.max != UNBOUNDED && place.n > self.min && ahead <= self.calm.into() {
+            true => Place {
+                n: self.min,
+                ..place
+            },
+            false => place,
+        }
     }
 
     /// Bytes of memory that it takes.
