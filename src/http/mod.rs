@@ -29,7 +29,7 @@ pub use refusal::{Refusal, Status};
 pub use request::{Method, Request};
 pub use response::{ErrorBody, Responder};
 pub use server::Server;
-pub use stream::{Events, Stream};
+pub use stream::{Events, Framing, Stream};
 
 use std::time::Duration;
 
