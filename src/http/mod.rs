@@ -24,6 +24,7 @@ mod stream;
 mod target;
 mod worker;
 
+pub use date::rfc3339;
 pub use parser::{Parser, Step};
 pub use refusal::{Refusal, Status};
 pub use request::{Method, Request};

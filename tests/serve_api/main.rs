@@ -10,6 +10,7 @@ mod scripted;
 
 mod chat;
 mod history;
+mod ollama;
 mod others;
 mod refusals;
 mod waiting;
