@@ -118,7 +118,7 @@ impl Parser {
     /// Goes as far as the bytes lead. To be called again after anything but [`Step::More`] and [`Step::Refused`].
     pub fn step(&mut self) -> Step {
         let step = self.advance().unwrap_or_else(|mut refusal| {
-            refusal.path = self.request.take().map_or(String::new(), |r| r.path);
+            refusal = refusal.at(self.path());
             *self = Parser {
                 stage: Stage::Refused,
                 ..Parser::new(&self.limits)
@@ -140,6 +140,11 @@ impl Parser {
             Stage::Line { .. } | Stage::Fields | Stage::Cookie { .. } => Progress::Head,
             _ => Progress::Body,
         }
+    }
+
+    /// What the present request asks for; empty where that is not known yet.
+    pub fn path(&self) -> &str {
+        self.request.as_ref().map_or("", |r| &r.path)
     }
 
     /// Bytes of memory that the body takes as far as it came.

@@ -80,6 +80,12 @@ impl Refusal {
         }
     }
 
+    /// The same, of a request for this path.
+    pub fn at(mut self, path: &str) -> Refusal {
+        self.path = path.to_owned();
+        self
+    }
+
     /// What came is not HTTP.
     pub fn bad(message: impl Into<String>) -> Refusal {
         Refusal::new(Status::BadRequest, message)

@@ -342,7 +342,7 @@ impl Connections<'_> {
                     connection.is_new = false;
                     let all = connection.count_body(request.body.capacity());
                     return match all > self.limits.all_body_bytes {
-                        true => Fate::Refused(too_many_bytes()),
+                        true => Fate::Refused(too_many_bytes().at(&request.path)),
                         false => Fate::Handled(request),
                     };
                 }
@@ -354,7 +354,7 @@ impl Connections<'_> {
                 Step::More => {
                     let all = connection.count_body(connection.parser.body_bytes());
                     return match all > self.limits.all_body_bytes {
-                        true => Fate::Refused(too_many_bytes()),
+                        true => Fate::Refused(too_many_bytes().at(connection.parser.path())),
                         false => Fate::Stays,
                     };
                 }
@@ -370,10 +370,11 @@ impl Connections<'_> {
             return Fate::Stays;
         }
         match (connection.draining, connection.progress) {
-            (None, Progress::Head | Progress::Body) => Fate::Refused(Refusal::new(
-                Status::RequestTimeout,
-                format!("request: not complete after {limit:?}"),
-            )),
+            (None, Progress::Head | Progress::Body) => {
+                let message = format!("request: not complete after {limit:?}");
+                let refusal = Refusal::new(Status::RequestTimeout, message);
+                Fate::Refused(refusal.at(connection.parser.path()))
+            }
             _ => Fate::Ends,
         }
     }
@@ -392,8 +393,8 @@ impl Connections<'_> {
                 match sent {
                     Ok(()) => self.n_handled += 1,
                     Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
+                        let refusal = busy("too many requests at a time").at(&job.request.path);
                         self.open.push(job.connection);
-                        let refusal = busy("too many requests at a time");
                         self.refuse(self.open.len() - 1, &refusal, now);
                     }
                 }
