@@ -101,9 +101,7 @@ impl<'r, 'a> Events<'r, 'a> {
     /// Puts an event where [`Events::send`] finds it.
     pub fn put(&mut self, name: &'static str, data: &str) {
         if self.framing == Framing::Lines {
-            // JSON that is written on several lines would be several events.
-            debug_assert!(!data.contains(['\r', '\n']));
-            self.text += data;
+            self.text += &one_line(data);
         } else {
             if !name.is_empty() {
                 self.text += &format!("event: {name}\n");
@@ -146,11 +144,47 @@ impl<'r, 'a> Events<'r, 'a> {
     }
 }
 
+/// JSON on one line, also for clients that split lines wherever Unicode has an end of a line. The first two stand between
+/// values only, the others in strings only.
+fn one_line(json: &str) -> String {
+    let ends = [
+        ('\r', " "),
+        ('\n', " "),
+        ('\u{85}', "\\u0085"),
+        ('\u{2028}', "\\u2028"),
+        ('\u{2029}', "\\u2029"),
+    ];
+    let line = json.to_owned();
+    ends.iter()
+        .fold(line, |line, (end, instead)| match line.contains(*end) {
+            true => line.replace(*end, instead),
+            false => line,
+        })
+}
+
 /// Each line of `text`, whichever way lines end there, with `before` in front.
 fn lines(text: &str, before: &str, out: &mut String) {
     for line in text.replace("\r\n", "\n").split(['\n', '\r']) {
         *out += before;
         *out += line;
         out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::{LIMITS, Value};
+
+    #[test]
+    fn json_on_one_line_says_the_same() {
+        let text = "{\"a\":\r\n [1,\n2], \"b\": \"x\u{85}\u{2028}\u{2029}\\n\u{e9}\"}";
+        let line = one_line(text);
+        assert_eq!(
+            line,
+            "{\"a\":   [1, 2], \"b\": \"x\\u0085\\u2028\\u2029\\n\u{e9}\"}"
+        );
+        let read = |text: &str| Value::read(text.as_bytes(), &LIMITS).unwrap();
+        assert_eq!(read(&line), read(text));
     }
 }

@@ -7,7 +7,6 @@ use super::openai;
 use super::reply::{Answer, Called, Dialect, Event};
 use crate::http::{Framing, Status, rfc3339};
 use crate::json::object::{Json, list, object};
-use crate::json::source::respaced;
 use crate::serve::ask::{Ask, Done, Finish, TokenLogprob};
 use std::time::{Instant, SystemTime};
 
@@ -128,12 +127,10 @@ impl OllamaAnswer {
 
 /// A call, the number of which in its answer is `index`.
 fn call_json(index: usize, call: &Called) -> Json {
-    // On one line, as the frame of a stream needs it.
-    let arguments = respaced(&call.closed()).unwrap_or_else(|_| "{}".into());
     let function = object([
         ("index", index.into()),
         ("name", (&call.name).into()),
-        ("arguments", Json::written(arguments)),
+        ("arguments", Json::written(call.closed())),
     ]);
     object([("id", (&call.id).into()), ("function", function)])
 }
