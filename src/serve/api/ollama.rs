@@ -17,7 +17,7 @@ use crate::serve::ask::{Ask, Places};
 use crate::units::TokenId;
 
 /// Fields that are obeyed, besides those of [`COMMON`].
-const KNOWN_IN_CHAT: &[&str] = &["messages", "tools"];
+const KNOWN_IN_CHAT: &[&str] = &["messages", "tools", "tool_choice", "parallel_tool_calls"];
 
 /// The same of `/api/generate`.
 const KNOWN_IN_GENERATE: &[&str] = &["prompt", "suffix", "system", "images", "raw"];
