@@ -24,6 +24,12 @@ fn echo(request: Request, responder: &mut Responder<'_>) {
     responder.respond(Status::Ok, TEXT, &body).unwrap();
 }
 
+/// Errors that tell the path.
+const PATHS: ErrorBody = ErrorBody {
+    content_type: "text/plain",
+    text: |path, _, _| path.to_owned(),
+};
+
 /// What a busy machine may add to a time.
 const SPARE: Duration = Duration::from_secs(30);
 
@@ -383,7 +389,8 @@ fn slow_clients_are_given_up() {
         idle_time: ms(1200),
         ..LIMITS
     };
-    serve(limits, echo, |address| {
+    let server = Server::bind("127.0.0.1:0", limits).unwrap();
+    serve_by(server.with_errors(PATHS), echo, |address| {
         // The clocks start before the server can know.
         let connect = || {
             let since = Instant::now();
@@ -404,7 +411,7 @@ fn slow_clients_are_given_up() {
         assert_eq!(idle.get("/").code, 200);
         let (mut trickles, at_trickle) = connect();
         let (mut body, at_body) = connect();
-        body.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n");
+        body.send("POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n");
         std::thread::scope(|scope| {
             let read = scope.spawn(move || {
                 assert!(silent.is_closed());
@@ -436,7 +443,8 @@ fn slow_clients_are_given_up() {
             let tail = scope.spawn(move || {
                 trickle(&body, b"x");
                 passed(at_body, limits.body_time);
-                assert_eq!(body.answer().code, 408);
+                let answer = body.answer();
+                assert_eq!((answer.code, answer.text()), (408, "/slow"));
                 assert!(body.is_closed());
             });
             assert!(idle.is_closed());
@@ -514,7 +522,8 @@ fn requests_above_the_queue_are_told_to_come_again() {
         gate.lock().unwrap().recv().unwrap();
         echo(request, responder);
     };
-    serve(limits, handler, |address| {
+    let server = Server::bind("127.0.0.1:0", limits).unwrap();
+    serve_by(server.with_errors(PATHS), handler, |address| {
         let ask = |path: &str| {
             let mut client = Client::connect(address);
             client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
@@ -527,6 +536,7 @@ fn requests_above_the_queue_are_told_to_come_again() {
         let mut third = ask("/3");
         let answer = third.answer();
         assert_eq!((answer.code, answer.field("retry-after")), (503, Some("2")));
+        assert_eq!(answer.text(), "/3");
         assert!(third.is_closed());
         go.send(()).unwrap();
         assert_eq!(first.answer().text(), "/1 ");

@@ -9,7 +9,7 @@ use common::{Folder, tiny};
 use loopback::{Answer, Client};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -432,6 +432,29 @@ fn the_page_its_events_and_the_figures_are_there() {
         ("infall_memory_planned_bytes{use=\"server\"} ", 1e6),
     ] {
         assert!(served.metric(name) >= least, "{name}");
+    }
+}
+
+#[test]
+fn watchers_that_send_nothing_more_see_events_and_make_room_when_they_leave() {
+    let served = Served::new(&[]);
+    let watch = || {
+        let mut client = served.client();
+        client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        client.stream().shutdown(Shutdown::Write).unwrap();
+        (client.head().code, client)
+    };
+    let mut watchers: Vec<_> = (0..4).map(|_| watch()).collect();
+    for (code, client) in &mut watchers {
+        assert_eq!(*code, 200);
+        assert!(client.chunk().unwrap().starts_with(b"event: state\n"));
+    }
+    assert_eq!(watch().0, 503);
+    drop(watchers);
+    let left = Instant::now();
+    while watch().0 != 200 {
+        assert!(left.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
