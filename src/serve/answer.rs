@@ -151,10 +151,13 @@ impl Answerer<'_> {
                     }
                 };
                 let session = self.live.session(which);
-                match self.engine.prefill_all_logits(session, prompt, &mut take) {
+                let (before, last) = prompt.split_at(prompt.len() - 1);
+                match self.engine.prefill_all_logits(session, before, &mut take) {
                     Err(error) if error.kind() == ErrorKind::Closed => return Ok(None),
                     done => done?,
                 }
+                // Its logits are those of the answer.
+                self.engine.prefill(session, last, &mut |_| true)?;
                 self.board.read(prompt.len(), began.elapsed());
             }
         }
