@@ -12,6 +12,7 @@ pub mod auth;
 mod body;
 mod chat;
 mod chat_answer;
+mod completion;
 mod completions;
 mod conversation;
 mod fault;
