@@ -39,9 +39,9 @@ fn parse(answer: &str, piece: usize) -> Found {
     found
 }
 
-/// `~` stands for `｜DSML｜`.
+/// `~` stands for `｜DSML｜`, `～` for the same with a bar too few.
 fn form(text: &str) -> String {
-    text.replace('~', "｜DSML｜")
+    text.replace('~', "｜DSML｜").replace('～', "｜DSML ")
 }
 
 /// All of these mean `f(a: "x y", b: [1, 2])`.
@@ -149,6 +149,10 @@ const ALIKE: &[(&str, &str)] = &[
     (
         "doubled bars",
         "<｜｜DSML｜｜tool_calls>\n<｜｜DSML｜｜invoke name=\"f\">\n<｜｜DSML｜｜parameter name=\"a\" string=\"true\">x y</｜｜DSML｜｜parameter>\n<｜｜DSML｜｜parameter name=\"b\" string=\"false\">[1, 2]</｜｜DSML｜｜parameter>\n</｜｜DSML｜｜invoke>\n</｜｜DSML｜｜tool_calls>",
+    ),
+    (
+        "a bar too few",
+        "<～tool_calls>\n<～invoke name=\"f\">\n<~parameter name=\"a\" string=\"true\">x y</～parameter>\n<～parameter name=\"b\" string=\"false\">[1, 2]</~parameter>\n</～invoke>\n</～tool_calls>",
     ),
     (
         "bars of both kinds",
@@ -403,10 +407,17 @@ fn long_answers_take_no_longer_a_byte() {
             + &"[".repeat(200_000),
         form("<~tool_calls>\n<~invoke name=\"f\">\n<~invoke name=\"") + &"> ".repeat(100_000),
         "\n".repeat(200_000),
+        "<｜".to_owned() + &" ".repeat(200_000),
+        form("<~tool_calls>") + &" ".repeat(200_000),
+        form("<~tool_calls x=\"") + &" ".repeat(200_000),
     ];
     for part in parts {
         let begin = std::time::Instant::now();
-        parse(&part, 3);
+        let found = parse(&part, 3);
+        assert!(
+            found.text.len() + found.calls.len() > 0,
+            "something comes of it"
+        );
         let took = begin.elapsed();
         assert!(
             took.as_secs_f64() < 2.0,

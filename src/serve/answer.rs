@@ -5,11 +5,12 @@ use super::ask::{Ask, Done, Finish, Part, Reading};
 use super::board::Board;
 use super::desk::{Desk, Work};
 use super::live::{Live, Which};
+use super::logprobs;
 use super::own::OwnAnswers;
 use crate::engine::answer::{AnswerParser, End, Event};
 use crate::engine::chat::{Call, Chat};
 use crate::engine::{Chosen, Engine, Form, GuideVocabulary, Prefill, Sampler, Stop, guide};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::units::TokenId;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -79,6 +80,9 @@ impl Answerer<'_> {
             return Err(Error::usage("the prompt is empty"));
         }
         let mut sampler = self.sampler(ask)?;
+        if let Some(n_own) = ask.echo {
+            return self.echo(work, n_own, &mut sampler);
+        }
         let own = self.own.put_into(&ask.tokens, &ask.places.answers);
         let own = own.filter(|own| own.len() <= self.engine.ctx());
         let prompt = own.map_or(Cow::Borrowed(ask.tokens.as_slice()), Cow::Owned);
@@ -97,6 +101,69 @@ impl Answerer<'_> {
             return Ok(None);
         }
         self.generate(work, &prompt, which, &mut sampler, n_cached)
+    }
+
+    /// Gives the prompt as the beginning of the text, with the log-probabilities of its tokens if they are wanted, for which
+    /// all of it is computed.
+    fn echo(&mut self, work: &Work, n_own: usize, sampler: &mut Sampler) -> Result<Option<Done>> {
+        let ask = &work.ask;
+        let (prompt, own) = (ask.tokens.as_slice(), n_own.min(ask.tokens.len()));
+        let mut note = |text: &str| (self.note)(text);
+        // Nothing is known behind a single token, so the session is empty.
+        let asked = &prompt[..if ask.logprobs.is_some() {
+            1
+        } else {
+            prompt.len()
+        }];
+        let which = self.live.take(&mut self.engine, asked, &mut note)?;
+        let n_cached = self.live.session(which).tokens().len();
+        work.give(Part::Started { n_cached });
+        let tokenizer = self.engine.tokenizer().clone();
+        let mut tokens = Vec::new();
+        match ask.logprobs {
+            None => {
+                if self.read(work, prompt, which)? == Prefill::Stopped {
+                    return Ok(None);
+                }
+            }
+            Some(n) => {
+                let one = |token: TokenId, logits: &[f32]| {
+                    let bytes = tokenizer.token_bytes(token);
+                    let chosen = Chosen {
+                        token,
+                        bytes,
+                        logits,
+                    };
+                    logprobs::of(chosen, n, &tokenizer)
+                };
+                if own == 0 {
+                    tokens.push(logprobs::unknown(tokenizer.token_bytes(prompt[0])));
+                }
+                let (began, mut at) = (Instant::now(), 0);
+                let mut take = |logits: &[f32]| {
+                    at += 1;
+                    if let Some(token) = prompt.get(at).filter(|_| at >= own) {
+                        tokens.push(one(*token, logits));
+                    }
+                    match work.has_left() {
+                        true => Err(Error::new(ErrorKind::Closed, "the asker has left")),
+                        false => Ok(()),
+                    }
+                };
+                let session = self.live.session(which);
+                match self.engine.prefill_all_logits(session, prompt, &mut take) {
+                    Err(error) if error.kind() == ErrorKind::Closed => return Ok(None),
+                    done => done?,
+                }
+                self.board.read(prompt.len(), began.elapsed());
+            }
+        }
+        let text = tokenizer.decode(&prompt[own..]);
+        work.give(Part::Text(
+            String::from_utf8_lossy(&text).into_owned(),
+            tokens,
+        ));
+        self.generate(work, prompt, which, sampler, n_cached)
     }
 
     fn sampler(&self, ask: &Ask) -> Result<Sampler> {

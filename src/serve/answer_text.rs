@@ -181,7 +181,6 @@ impl Out<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::SamplerOptions;
     use crate::engine::tokenizer::Special;
     use crate::gguf::Gguf;
     use crate::os::File;
@@ -199,15 +198,8 @@ mod tests {
 
     fn ask() -> Ask {
         Ask {
-            tokens: Vec::new(),
-            reasoning: false,
             tools: true,
-            most_calls: None,
-            max_tokens: None,
-            sampling: SamplerOptions::default(),
-            stops: Vec::new(),
-            json: None,
-            logprobs: None,
+            ..Ask::default()
         }
     }
 

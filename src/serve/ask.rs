@@ -17,7 +17,7 @@ pub struct Places {
 }
 
 /// A question, whichever API it came by.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Ask {
     /// The whole prompt, with everything that was said before.
     pub tokens: Vec<TokenId>,
@@ -41,6 +41,19 @@ pub struct Ask {
     pub held: Option<Form>,
     /// For each token of the text its log-probability, and those of this many others.
     pub logprobs: Option<usize>,
+    /// The text begins with the prompt, without so many tokens at its front.
+    pub echo: Option<usize>,
+}
+
+impl Ask {
+    /// The same question so many times, each with a seed of its own.
+    pub fn repeated(self, n: usize) -> impl Iterator<Item = Ask> {
+        (0..n as u64).map(move |i| {
+            let mut ask = self.clone();
+            ask.sampling.seed = ask.sampling.seed.wrapping_add(i);
+            ask
+        })
+    }
 }
 
 /// A part of an answer. [`Part::Done`] and [`Part::Failed`] are the last.

@@ -21,6 +21,15 @@ pub fn of(chosen: Chosen<'_>, n: usize, tokenizer: &Tokenizer) -> TokenLogprob {
     }
 }
 
+/// A token in front of which nothing is, so that it has no probability.
+pub fn unknown(bytes: &[u8]) -> TokenLogprob {
+    TokenLogprob {
+        bytes: bytes.to_vec(),
+        logprob: f64::NAN,
+        top: Vec::new(),
+    }
+}
+
 fn log_sum_exp(logits: &[f32]) -> f64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let largest = f64::from(largest);

@@ -1,13 +1,31 @@
-//! `GET /`: the page, one file without anything from outside.
+//! `GET /`: the page, one file without anything from outside. Its sources lie in page/ and are joined here.
 
 use crate::error::Result;
 use crate::http::{Responder, Status};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::LazyLock;
 
-const PAGE: &str = include_str!("page.html");
+/// Files of the page; `{{NAME}}` stands in the page for what a file holds.
+const PARTS: &[(&str, &str)] = &[
+    ("{{page.css}}", include_str!("page/page.css")),
+    ("{{base.js}}", include_str!("page/base.js")),
+    ("{{markdown.js}}", include_str!("page/markdown.js")),
+    ("{{chats.js}}", include_str!("page/chats.js")),
+    ("{{chat.js}}", include_str!("page/chat.js")),
+    ("{{engine.js}}", include_str!("page/engine.js")),
+    ("{{start.js}}", include_str!("page/start.js")),
+];
 
 /// Stands in the page for what a style and a script must name so that they are the page's own.
 const NONCE: &str = "__NONCE__";
+
+/// The page, whole but for the nonce.
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    let frame = include_str!("page/page.html").to_owned();
+    PARTS
+        .iter()
+        .fold(frame, |page, (name, text)| page.replace(name, text))
+});
 
 /// Answers with the page.
 ///
@@ -29,4 +47,31 @@ pub fn respond(responder: &mut Responder<'_>) -> Result<()> {
     ];
     let page = PAGE.replace(NONCE, &nonce);
     responder.respond(Status::Ok, &fields, page.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_small_and_whole() {
+        assert!(PAGE.len() <= 120_000, "{} bytes", PAGE.len());
+        for (name, text) in PARTS {
+            assert!(!PAGE.contains(name), "{name} is not replaced");
+            assert!(PAGE.contains(text), "{name} has no place in the page");
+        }
+        assert_eq!(PAGE.matches(NONCE).count(), 2);
+        // Text inside the script must not end it.
+        assert_eq!(PAGE.matches("</script").count(), 1);
+        assert_eq!(PAGE.matches("</style").count(), 1);
+    }
+
+    #[test]
+    fn the_page_names_nothing_elsewhere() {
+        for (name, text) in PARTS {
+            for outside in ["src=", "@import", "url(", "innerHTML", "eval("] {
+                assert!(!text.contains(outside), "{name} has '{outside}'");
+            }
+        }
+    }
 }

@@ -172,47 +172,50 @@ fn head(text: &str) -> Scan<(usize, bool, bool)> {
     }
 }
 
-/// `<｜DSML｜` or `</｜DSML｜`, also with other bars, doubled ones, or blanks around them: its bytes, and whether it is that of
-/// a closing tag.
+/// `<｜DSML｜` or `</｜DSML｜`, also with other bars, doubled ones, none on one side, or blanks around them: its bytes, and
+/// whether it is that of a closing tag.
 pub fn mark(text: &str) -> Scan<(usize, bool)> {
     let Some(rest) = text.strip_prefix('<') else {
         return Scan::Other;
     };
     let is_end = rest.starts_with('/');
-    let mut rest = &rest[usize::from(is_end)..];
-    for part in [true, false] {
-        let after = rest.trim_start_matches(' ');
-        let after_bars = after.trim_start_matches(BARS);
-        let (n_blanks, n_bars) = (rest.len() - after.len(), after.len() - after_bars.len());
-        if n_blanks > MOST_BLANKS || n_bars > MOST_BAR_BYTES {
-            return Scan::Other;
-        }
-        match n_bars {
-            0 if after.is_empty() => return Scan::Begun,
-            0 => return Scan::Other,
-            _ => rest = after_bars.trim_start_matches(' '),
-        }
-        if part {
-            let n = rest.len().min(NAME.len());
-            match rest.get(..n) {
-                Some(name) if name.eq_ignore_ascii_case(&NAME[..n]) => rest = &rest[n..],
-                _ => return Scan::Other,
-            }
-            if n < NAME.len() {
-                return Scan::Begun;
-            }
-        }
+    let Some((n_left, rest)) = bars(&rest[usize::from(is_end)..]) else {
+        return Scan::Other;
+    };
+    let n = rest.len().min(NAME.len());
+    match rest.get(..n) {
+        Some(name) if name.eq_ignore_ascii_case(&NAME[..n]) => {}
+        _ => return Scan::Other,
     }
-    Scan::Found((text.len() - rest.len(), is_end))
+    if n == rest.len() {
+        return Scan::Begun;
+    }
+    match bars(&rest[n..]) {
+        Some((n_right, rest)) if n_left + n_right > 0 => {
+            Scan::Found((text.len() - rest.len(), is_end))
+        }
+        Some((_, "")) => Scan::Begun,
+        _ => Scan::Other,
+    }
+}
+
+/// The bytes of bars with which a text begins, and what stands behind them and the blanks around them; `None` for too many.
+fn bars(text: &str) -> Option<(usize, &str)> {
+    let after = text.trim_start_matches(' ');
+    let rest = after.trim_start_matches(BARS);
+    let behind = rest.trim_start_matches(' ');
+    let n_blanks = (text.len() - after.len()).max(rest.len() - behind.len());
+    let n_bars = after.len() - rest.len();
+    (n_blanks <= MOST_BLANKS && n_bars <= MOST_BAR_BYTES).then_some((n_bars, behind))
 }
 
 /// What stands between the bars.
 const NAME: &str = "DSML";
 
-/// The bar of the mark, and the one on keyboards.
-const BARS: [char; 2] = ['｜', '|'];
+/// The bar of the mark, the one on keyboards, and the one of boxes.
+const BARS: [char; 3] = ['｜', '|', '│'];
 
-/// Blanks in front of bars, and bytes of bars side by side, that are taken.
+/// Blanks in front of bars or behind them, and bytes of bars side by side, that are taken.
 const MOST_BLANKS: usize = 3;
 const MOST_BAR_BYTES: usize = 2 * '｜'.len_utf8();
 

@@ -83,7 +83,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
         ..conversation.ask(&api.tokenizer)?
     };
     Ok(Question {
-        asks: vec![ask],
+        asks: ask.repeated(params::n_answers(at)?).collect(),
         streams: params::flag(at, "stream")?,
         warnings: conversation.notes.into_list(),
         dialect: Box::new(ChatAnswer::new(

@@ -1,6 +1,7 @@
 //! `POST /v1/completions`: text that goes on, without turns. Source: OpenAI's API reference, "Completions".
 
 use super::fault::{Family, Outcome, error_body};
+use super::notes::Notes;
 use super::reply::{Answer, Called, Dialect, Event, Question};
 use super::spot::Spot;
 use super::{Api, ids, openai, params};
@@ -9,7 +10,7 @@ use crate::error::Result;
 use crate::http::Status;
 use crate::json::Node;
 use crate::json::object::{Json, list, object};
-use crate::serve::ask::{Ask, Done, Places, TokenLogprob};
+use crate::serve::ask::{Ask, Done, TokenLogprob};
 use crate::units::TokenId;
 
 /// The most alternatives to a token that can be asked for.
@@ -18,38 +19,83 @@ const MAX_TOP: u64 = 5;
 /// Tokens of an answer when a request does not say, as in OpenAI's API.
 const DEFAULT_TOKENS: usize = 16;
 
+/// Prompts of a request at most.
+const MAX_PROMPTS: usize = 128;
+
+/// Tokens of a prompt at most that is told with its log-probabilities.
+const MAX_ECHO: usize = 1 << 15;
+
+/// Fields that are obeyed.
+const KNOWN: &[&str] = &[
+    "prompt",
+    "max_tokens",
+    "n_predict",
+    "n",
+    "best_of",
+    "echo",
+    "suffix",
+    "logprobs",
+    "temperature",
+    "top_p",
+    "min_p",
+    "top_k",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "repeat_penalty",
+    "repetition_penalty",
+    "repeat_last_n",
+    "logit_bias",
+    "stop",
+    "stream",
+];
+
 /// Reads a request.
 pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
     let at = &request.node;
-    for name in ["echo", "suffix"] {
-        if let Some(node) = at.get(name)?
-            && node.flag() != Ok(false)
-            && node.text() != Ok("")
-        {
-            return Err(node
-                .error("not supported, expected false or nothing")
-                .into());
-        }
+    if let Some(node) = at.get("suffix")?
+        && node.text() != Ok("")
+    {
+        let fault = "not supported: the model goes on at the end of a text only";
+        return Err(node.error(fault).into());
     }
-    let logprobs = at.get("logprobs")?;
-    let logprobs = logprobs.map(|n| openai::n_top(&n, MAX_TOP)).transpose()?;
-    let ask = Ask {
-        tokens: prompt(&at.need("prompt")?, &api.tokenizer)?,
-        places: Places::default(),
-        reasoning: false,
-        tools: false,
-        most_calls: None,
-        max_tokens: params::count(at, &["max_tokens"])?.or(Some(DEFAULT_TOKENS)),
+    let n = params::n_answers(at)?;
+    if let Some(best_of) = params::count(at, &["best_of"])?.filter(|best_of| *best_of > n) {
+        let fault = format!("found {best_of}, expected no more than n, which is {n}");
+        return Err(at.need("best_of")?.error(&fault).into());
+    }
+    let logprobs = logprobs(at)?;
+    let first = Ask {
+        max_tokens: params::count(at, &["max_tokens", "n_predict"])?.or(Some(DEFAULT_TOKENS)),
         sampling: params::sampling(at, api.served.sampling)?,
         adjust: params::adjust(at, &api.tokenizer)?,
         stops: params::stops(at, "stop")?,
-        held: None,
         logprobs,
+        ..Ask::default()
     };
+    let mut notes = Notes::default();
+    params::name_unknown(at, KNOWN, &mut notes)?;
+    let (place, echoes) = (at.need("prompt")?, params::flag(at, "echo")?);
+    let mut asks = Vec::new();
+    for Prompt { tokens, n_own } in prompts(&place, &api.tokenizer)? {
+        if echoes && logprobs.is_some() && tokens.len() > MAX_ECHO {
+            let fault = format!(
+                "found {} tokens, expected at most {MAX_ECHO} with echo and logprobs",
+                tokens.len()
+            );
+            return Err(place.error(&fault).into());
+        }
+        let ask = Ask {
+            tokens,
+            echo: echoes.then_some(n_own),
+            ..first.clone()
+        };
+        asks.extend(ask.repeated(n));
+    }
     Ok(Question {
-        asks: vec![ask],
+        asks,
         streams: params::flag(at, "stream")?,
-        warnings: Vec::new(),
+        warnings: notes.into_list(),
         dialect: Box::new(Completion {
             id: ids::id("cmpl-"),
             created: ids::now_s(),
@@ -62,21 +108,62 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
     })
 }
 
-/// A text, in which special tokens are spelled out, or its tokens by number; either may be the only item of a list.
-fn prompt(at: &Node<'_>, tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
+/// How many likely tokens are wanted with each: a number, or true, as newer clients say.
+fn logprobs(at: &Node<'_>) -> Result<Option<usize>> {
+    let Some(node) = at.get("logprobs")? else {
+        return Ok(None);
+    };
+    match node.flag() {
+        Ok(flag) => Ok(flag.then_some(0)),
+        Err(_) => openai::n_top(&node, MAX_TOP).map(Some),
+    }
+}
+
+/// A prompt in tokens.
+struct Prompt {
+    tokens: Vec<TokenId>,
+    /// Tokens at its front that the client did not give.
+    n_own: usize,
+}
+
+/// Texts, in which special tokens are spelled out, or their tokens by number; one of either, or a list.
+fn prompts(at: &Node<'_>, tokenizer: &Tokenizer) -> Result<Vec<Prompt>> {
     if let Ok(text) = at.text() {
-        let bos = tokenizer.bos().into_iter();
-        return Ok(bos.chain(tokenizer.encode(text, Special::Parse)).collect());
+        let bos = tokenizer.bos();
+        let encoded = tokenizer.encode(text, Special::Parse);
+        return Ok(vec![Prompt {
+            tokens: bos.into_iter().chain(encoded).collect(),
+            n_own: bos.iter().len(),
+        }]);
     }
     let items = at.items().map_err(|_| at.wrong("string or array"))?;
     let items: Vec<Node<'_>> = items.collect();
     match items.as_slice() {
         [] => Err(at.error("found nothing, expected text or tokens")),
-        [one] if one.count().is_err() => prompt(one, tokenizer),
-        [first, ..] if first.count().is_err() => {
-            Err(at.error("found several prompts, expected one: a request gets one answer"))
+        [first, ..] if first.number().is_ok() => {
+            let tokens = params::tokens(at, tokenizer)?;
+            Ok(vec![Prompt { tokens, n_own: 0 }])
         }
-        _ => params::tokens(at, tokenizer),
+        items if items.len() > MAX_PROMPTS => {
+            let fault = format!(
+                "found {} prompts, expected at most {MAX_PROMPTS}",
+                items.len()
+            );
+            Err(at.error(&fault))
+        }
+        items => {
+            let all = items.iter().map(|item| prompt(item, tokenizer));
+            all.collect()
+        }
+    }
+}
+
+/// A text or its tokens.
+fn prompt(at: &Node<'_>, tokenizer: &Tokenizer) -> Result<Prompt> {
+    let mut all = prompts(at, tokenizer)?;
+    match all.pop() {
+        Some(prompt) if all.is_empty() => Ok(prompt),
+        _ => Err(at.error("found several prompts, expected one")),
     }
 }
 
@@ -132,7 +219,11 @@ impl Completion {
             texts.push((&*text).into());
             places.push(self.n_chars.into());
             self.n_chars += text.chars().count();
-            own.push(openai::finite(token.logprob).into());
+            // The first token of a prompt follows nothing.
+            own.push(match token.logprob.is_nan() {
+                true => Json::NULL,
+                false => openai::finite(token.logprob).into(),
+            });
             // Parts of characters may look the same; the likeliest of them stays.
             let mut seen: Vec<(String, Json)> = Vec::new();
             for (bytes, logprob) in &token.top {
@@ -142,7 +233,10 @@ impl Completion {
                 }
             }
             let seen = seen.iter().map(|(text, p)| (text.as_str(), p.clone()));
-            top.push(object(seen));
+            top.push(match token.logprob.is_nan() {
+                true => Json::NULL,
+                false => object(seen),
+            });
         }
         object([
             ("tokens", list(texts)),

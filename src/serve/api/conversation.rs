@@ -5,7 +5,7 @@ use super::notes::Notes;
 use super::tools::{Choice, Offered};
 use crate::engine::chat::{Call, Chat, Message, Prompt, Rendered, Thinking, Tool};
 use crate::engine::tokenizer::Tokenizer;
-use crate::engine::{Adjust, CallForm, Form, SamplerOptions};
+use crate::engine::{CallForm, Form};
 use crate::error::Result;
 use crate::serve::ask::{Ask, Places};
 use crate::units::TokenId;
@@ -183,12 +183,8 @@ impl Conversation {
                 Choice { single: true, .. } => Some(1),
                 _ => None,
             },
-            max_tokens: None,
-            sampling: SamplerOptions::default(),
-            adjust: Adjust::default(),
-            stops: Vec::new(),
             held: self.form()?,
-            logprobs: None,
+            ..Ask::default()
         })
     }
 

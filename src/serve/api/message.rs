@@ -288,7 +288,6 @@ impl Dialect for Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::SamplerOptions;
     use crate::units::TokenId;
 
     fn message(reasoning: bool) -> Message {
@@ -296,12 +295,7 @@ mod tests {
             tokens: vec![TokenId(1); 9],
             reasoning,
             tools: true,
-            most_calls: None,
-            max_tokens: None,
-            sampling: SamplerOptions::default(),
-            stops: Vec::new(),
-            json: None,
-            logprobs: None,
+            ..Ask::default()
         };
         let mut message = Message::new("m");
         message.begin(&ask, &mut Vec::new());

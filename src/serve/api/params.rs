@@ -11,6 +11,9 @@ use crate::error::Result;
 use crate::json::{Node, Value};
 use crate::units::TokenId;
 
+/// Answers of a request at most; they are given one after the other.
+const MAX_ANSWERS: usize = 128;
+
 /// A boolean, false when it is missing.
 pub fn flag(at: &Node<'_>, name: &str) -> Result<bool> {
     at.get(name)?.map_or(Ok(false), |node| node.flag())
@@ -48,6 +51,17 @@ pub fn count(at: &Node<'_>, names: &[&str]) -> Result<Option<usize>> {
         }
     }
     Ok(None)
+}
+
+/// `n`: how many answers a request gets.
+pub fn n_answers(at: &Node<'_>) -> Result<usize> {
+    match count(at, &["n"])?.unwrap_or(1) {
+        n if (1..=MAX_ANSWERS).contains(&n) => Ok(n),
+        n => {
+            let fault = format!("found {n}, expected 1 to {MAX_ANSWERS}");
+            Err(at.need("n")?.error(&fault))
+        }
+    }
 }
 
 /// A number within bounds of the first of these names that is there.

@@ -526,17 +526,11 @@ mod tests {
     fn ask(seed: u64, token: u32) -> Ask {
         Ask {
             tokens: vec![TokenId(token)],
-            reasoning: false,
-            tools: false,
-            most_calls: None,
-            max_tokens: None,
             sampling: SamplerOptions {
                 seed,
                 ..SamplerOptions::default()
             },
-            stops: Vec::new(),
-            json: None,
-            logprobs: None,
+            ..Ask::default()
         }
     }
 
