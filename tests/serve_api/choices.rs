@@ -415,3 +415,43 @@ fn begun_answers_go_on() {
         );
     });
 }
+
+#[test]
+fn the_older_form_of_functions_is_answered_in_it() {
+    one(|server| {
+        let functions = value!([tools()[0]["function"], tools()[1]["function"]]);
+        let request = with(
+            said("@tools"),
+            value!({"functions": functions, "function_call": "auto"}),
+        );
+        let answer = json(&server.post(CHAT, &request));
+        let choice = &answer["choices"][0];
+        assert_eq!(
+            (
+                &choice["finish_reason"],
+                choice["message"].get("tool_calls")
+            ),
+            (&value!("function_call"), None)
+        );
+        assert_eq!(
+            choice["message"]["function_call"],
+            value!({"name": "weather", "arguments": CALL})
+        );
+        let ask = server.last();
+        assert_eq!((ask.tools, ask.most_calls), (true, Some(1)));
+        json(&server.post(
+            CHAT,
+            &with(request.clone(), value!({"function_call": {"name": "now"}})),
+        ));
+        assert_eq!(server.last().held, calls(&["now"], true, false));
+        let chunks = values(&server.post(CHAT, &with(request, value!({"stream": true}))));
+        let part = |name: &str| -> String {
+            let parts = chunks
+                .iter()
+                .filter_map(|(_, c)| c["choices"][0]["delta"]["function_call"][name].as_str());
+            parts.collect()
+        };
+        assert_eq!(part("name").find("weather"), Some(0));
+        assert!(part("arguments").starts_with(CALL));
+    });
+}
