@@ -1,6 +1,7 @@
 //! How `/v1/chat/completions` tells an answer. Source: OpenAI's API reference, "Chat Completions"; `reasoning_content` as
 //! DeepSeek's API has it.
 
+use super::fault::Fault;
 use super::reply::{Answer, Dialect, Event};
 use super::{ids, openai};
 use crate::engine::chat::Call;
@@ -155,7 +156,7 @@ impl Dialect for ChatAnswer {
         out.push(openai::end_of_stream());
     }
 
-    fn failed(&mut self, why: &str, out: &mut Vec<Event>) {
-        openai::failed(why, out);
+    fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>) {
+        openai::failed(fault, out);
     }
 }

@@ -1,6 +1,6 @@
 //! `POST /v1/completions`: text that goes on, without turns. Source: OpenAI's API reference, "Completions".
 
-use super::fault::Outcome;
+use super::fault::{Fault, Outcome};
 use super::reply::{Answer, Dialect, Event, Question};
 use super::spot::Spot;
 use super::{Api, ids, openai, params};
@@ -186,7 +186,7 @@ impl Dialect for Completion {
         out.push(openai::end_of_stream());
     }
 
-    fn failed(&mut self, why: &str, out: &mut Vec<Event>) {
-        openai::failed(why, out);
+    fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>) {
+        openai::failed(fault, out);
     }
 }

@@ -5,11 +5,10 @@
 //! message_start, ping*, ( content_block_start, deltas, content_block_stop )*, message_delta, message_stop
 //! ```
 
-use super::fault::{Family, error_body};
+use super::fault::{Family, Fault};
 use super::ids;
 use super::reply::{Answer, Dialect, Event};
 use crate::engine::chat::Call;
-use crate::http::Status;
 use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Done, Finish, TokenLogprob};
 
@@ -220,8 +219,7 @@ impl Dialect for Message {
         self.tell("message_stop", None, out);
     }
 
-    fn failed(&mut self, why: &str, out: &mut Vec<Event>) {
-        let error = error_body(Family::Anthropic, Status::InternalServerError, why, None);
-        out.push(Event::new("error", &error));
+    fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>) {
+        out.push(Event::new("error", &fault.body(Family::Anthropic)));
     }
 }

@@ -50,7 +50,7 @@ pub trait Dialect {
     /// The stream ends; all of the answer was told.
     fn end(&mut self, answer: &Answer, done: &Done, out: &mut Vec<Event>);
     /// The stream ends because the engine could not go on.
-    fn failed(&mut self, why: &str, out: &mut Vec<Event>);
+    fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>);
 }
 
 /// A server-sent event.
@@ -116,7 +116,7 @@ pub fn reply(
     while !responder.is_gone() {
         let part = match ticket.next(TICK) {
             Next::Nothing => continue,
-            Next::Gone => return Err(Fault::Closed),
+            Next::Gone => return Err(gone(desk)),
             Next::Part(part) => part,
         };
         if let Part::Text(_, logprobs) = &part {
@@ -124,7 +124,7 @@ pub fn reply(
         }
         match answer.take(part, &mut *dialect, &mut Vec::new()) {
             None => {}
-            Some(Err(why)) => return Err(Fault::Engine(why)),
+            Some(Err(fault)) => return Err(fault),
             Some(Ok(done)) => {
                 let json = dialect.whole(&answer, &done).to_string();
                 let fields = [("content-type", "application/json")];
@@ -166,7 +166,7 @@ fn stream(
             let part = match ticket.next(patience) {
                 Next::Nothing => break,
                 Next::Gone => {
-                    last = Some(Err("the server ends".into()));
+                    last = Some(Err(gone(desk)));
                     break;
                 }
                 Next::Part(part) => part,
@@ -182,10 +182,16 @@ fn stream(
     match last {
         None => return Ok(()),
         Some(Ok(done)) => dialect.end(answer, &done, &mut out),
-        Some(Err(why)) => dialect.failed(&why, &mut out),
+        Some(Err(fault)) => dialect.failed(&fault, &mut out),
     }
     send(&mut out, &mut events)?;
     events.finish()
+}
+
+/// Why a question was dropped.
+fn gone(desk: &Desk) -> Fault {
+    let closed = desk.closed().map(|(why, _)| why);
+    Fault::Closed(closed.unwrap_or_else(|| "the server ends".into()))
 }
 
 impl Answer {
@@ -195,7 +201,7 @@ impl Answer {
         part: Part,
         dialect: &mut dyn Dialect,
         out: &mut Vec<Event>,
-    ) -> Option<std::result::Result<Done, String>> {
+    ) -> Option<std::result::Result<Done, Fault>> {
         match part {
             Part::Reading(_) => {}
             Part::Reasoning(more) => {
@@ -219,7 +225,7 @@ impl Answer {
                 self.calls.extend(calls);
             }
             Part::Done(done) => return Some(Ok(done)),
-            Part::Failed(why) => return Some(Err(why)),
+            Part::Failed(why) => return Some(Err(Fault::Engine(why))),
         }
         None
     }

@@ -4,6 +4,7 @@
 //! created, in_progress, ( item added, [part added], deltas, done, [part done], item done )*, completed or incomplete
 //! ```
 
+use super::fault::{Family, Fault};
 use super::ids;
 use super::reply::{Answer, Dialect, Event};
 use crate::engine::chat::Call;
@@ -300,8 +301,9 @@ impl Dialect for Response {
         self.tell(event, [("response", json)], out);
     }
 
-    fn failed(&mut self, why: &str, out: &mut Vec<Event>) {
-        let error = object([("code", "server_error".into()), ("message", why.into())]);
+    fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>) {
+        let why = fault.message(Family::OpenAi);
+        let error = object([("code", "server_error".into()), ("message", (&*why).into())]);
         let json = self.json("failed").with("error", error);
         self.tell("response.failed", [("response", json)], out);
     }
