@@ -1,10 +1,9 @@
 //! How `/v1/chat/completions` tells an answer. Source: OpenAI's API reference, "Chat Completions"; `reasoning_content` as
 //! DeepSeek's API has it.
 
-use super::fault::{Family, error_body};
+use super::fault::{Family, Fault};
 use super::reply::{Answer, Called, Dialect, Event};
 use super::{ids, openai};
-use crate::http::Status;
 use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Ask, Done, Finish, TokenLogprob};
 
@@ -160,8 +159,8 @@ impl Dialect for ChatAnswer {
             .with("usage", openai::usage(total))
     }
 
-    fn failure(&mut self, why: &str) -> Json {
-        error_body(Family::OpenAi, Status::InternalServerError, why, None)
+    fn failure(&mut self, fault: &Fault) -> Json {
+        fault.body(Family::OpenAi)
     }
 
     fn begin(&mut self, _: &Ask, _: &mut Vec<Event>) {}
@@ -223,7 +222,7 @@ impl Dialect for ChatAnswer {
         out.push(openai::end_of_stream());
     }
 
-    fn failed(&mut self, why: &str, out: &mut Vec<Event>) {
-        openai::failed(why, out);
+    fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>) {
+        openai::failed(fault, out);
     }
 }
