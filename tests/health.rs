@@ -269,7 +269,7 @@ fn a_touched_file_is_told_once_and_served() {
 
 /// One byte, while nothing is asked; nothing that was computed with the file is saved as if it were of what it is now.
 #[test]
-fn a_changed_file_ends_a_server_that_nobody_asks() {
+fn a_changed_file_ends_an_idle_server() {
     let (model, folder) = (copy("changed.gguf"), Folder::new("changed-kv"));
     let server = Served::new(&model, &["--kv-dir", folder.text()]);
     let long = json!({

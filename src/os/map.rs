@@ -20,7 +20,7 @@ pub struct Map {
     start: NonNull<u8>,
     len: usize,
     parts: Vec<Placed<File>>,
-    /// Given up before the pages are. None for pages that nobody touches.
+    /// Given up before the pages are. None for pages that are not touched.
     watch: Option<bus::Watch>,
 }
 

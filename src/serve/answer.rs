@@ -55,7 +55,7 @@ impl Answerer<'_> {
                 self.desk.ended();
                 self.board.settled(&self.engine);
             }
-            // Nobody needs to ask for it to come to light.
+            // It comes to light without a request.
             health = health.and_then(|()| self.look_at_model());
             self.board.rest(self.live.lengths());
         }

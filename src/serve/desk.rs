@@ -5,7 +5,7 @@
 //!             Ticket  <---- parts ---- Work
 //! ```
 //!
-//! Whoever drops its ticket has left: what waits is forgotten, what is being answered is cancelled. A desk that is closed says
+//! An asker that drops its ticket has left: what waits is forgotten, what is being answered is cancelled. A desk that is closed says
 //! why: that is the health of the server.
 
 use super::ask::{Ask, Part};
@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The line of questions.
+/// The queue of questions.
 pub struct Desk {
     line: Mutex<Line>,
     /// A question came.
@@ -120,7 +120,7 @@ impl Desk {
         }
     }
 
-    /// Puts a question at the end of the line.
+    /// Puts a question at the end of the queue.
     ///
     /// Errors: why it was not taken.
     pub fn enter(&self, ask: Ask) -> Result<Ticket, Refused> {
@@ -149,7 +149,7 @@ impl Desk {
         })
     }
 
-    /// The question at the head of the line, waited for up to `time`; askers that have left are passed over. To be followed by
+    /// The question at the head of the queue, waited for up to `time`; askers that have left are passed over. To be followed by
     /// [`Desk::ended`].
     pub fn next(&self, time: Duration) -> Option<Work> {
         let nobody = |line: &mut Line| {
