@@ -29,6 +29,7 @@ use crate::engine::{Engine, Plan, SamplerOptions, Store, guide_vocabulary};
 use crate::error::{Error, Result};
 use crate::http::{self, Method, Request, Responder, Server, Status};
 use crate::options::Serving;
+use crate::os::ReadAt;
 use answer::Answerer;
 use api::{Api, Served};
 use board::Board;
@@ -188,6 +189,7 @@ impl Bound {
         let desk = Arc::new(Desk::new(settings.queue));
         let served = Served {
             model: board.fixed.model.clone(),
+            bytes: engine.model_files()?.len(),
             ctx: engine.ctx(),
             key: settings.key.clone(),
             thinking: settings.thinking,

@@ -11,6 +11,7 @@ mod scripted;
 mod chat;
 mod choices;
 mod history;
+mod ollama;
 mod others;
 mod refusals;
 mod waiting;

@@ -1,6 +1,7 @@
 //! Clients that wait, and clients that leave.
 
 use super::*;
+use std::net::Shutdown;
 
 #[test]
 fn a_full_line_and_a_closed_desk() {
@@ -108,6 +109,62 @@ fn whoever_leaves_is_not_answered_any_more() {
             assert!(took < Duration::from_secs(1), "{path} {request}: {took:?}");
         }
         json(&server.post(CHAT, &said("hi")));
+    });
+}
+
+/// A client that has sent a request and will send nothing more.
+fn half_closed(server: &Scripted, path: &str, request: &Value) -> Client {
+    let client = server.begin(path, request);
+    client.stream().shutdown(Shutdown::Write).unwrap();
+    client
+}
+
+#[test]
+fn a_client_that_closes_its_sending_side_gets_its_answer() {
+    one(|server| {
+        for request in [said("hi"), with(said("hi"), value!({"stream": true}))] {
+            for path in [CHAT, "/v1/messages"] {
+                let mut client = half_closed(server, path, &request);
+                let answer = client.answer();
+                assert_eq!(answer.code, 200);
+                assert!(answer.text().contains("wörld"), "{}", answer.text());
+                assert!(client.is_closed());
+            }
+        }
+        // What fails soon has its status, and what takes its time is waited for.
+        assert_eq!(half_closed(server, CHAT, &said("@fail")).answer().code, 500);
+        let answer = json(&half_closed(server, CHAT, &said("@read")).answer());
+        assert_eq!(answer["choices"][0]["message"]["content"], HELLO);
+        let stream = with(said("@read"), value!({"stream": true}));
+        let chunks = values(&half_closed(server, CHAT, &stream).answer());
+        assert_eq!(joined(&chunks, "content"), HELLO);
+        assert_eq!(server.n_cancelled.load(Relaxed), 0);
+    });
+}
+
+#[test]
+fn a_client_that_closes_its_sending_side_and_then_leaves_is_not_answered() {
+    one(|server| {
+        let requests = [
+            (CHAT, said("@slow")),
+            (CHAT, with(said("@slow"), value!({"stream": true}))),
+        ];
+        for (i, (path, request)) in requests.iter().enumerate() {
+            let client = half_closed(server, path, request);
+            server.wait(|server| server.asks.lock().unwrap().len() == i + 1);
+            let waiting = half_closed(server, path, request);
+            server.wait(|server| server.desk.n_waiting() == 1);
+            // They take what they are sent meanwhile.
+            std::thread::sleep(Duration::from_millis(700));
+            assert_eq!(server.n_cancelled.load(Relaxed), i);
+            assert_eq!(server.desk.n_waiting(), 1);
+            drop(waiting);
+            let took = server.wait(|server| server.desk.n_waiting() == 0);
+            assert!(took < Duration::from_secs(1), "{request}: {took:?}");
+            drop(client);
+            let took = server.wait(|server| server.n_cancelled.load(Relaxed) == i + 1);
+            assert!(took < Duration::from_secs(1), "{request}: {took:?}");
+        }
     });
 }
 

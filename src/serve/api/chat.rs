@@ -100,7 +100,7 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
 }
 
 /// How many alternatives are wanted with each token: `top_logprobs` beside a flag, or `logprobs` as a number.
-fn logprobs(at: &Node<'_>) -> Result<Option<usize>> {
+pub fn logprobs(at: &Node<'_>) -> Result<Option<usize>> {
     let Some(node) = at.get("logprobs")? else {
         return Ok(None);
     };
@@ -150,12 +150,14 @@ pub fn push(message: &Spot<'_>, conversation: &mut Conversation) {
     if member(at, "name").is_some() && string(at, "role") == Some("user") {
         notes.add("name: not shown to the model");
     }
-    let text = content(at, "content", notes);
+    let text = content(at, "content", notes) + &history::images(at, notes);
     match string(at, "role").unwrap_or("user") {
         "system" | "developer" => conversation.push(Turn::System(text)),
         "user" => conversation.push(Turn::User(text)),
         "tool" | "function" => {
-            let (id, name) = (string(at, "tool_call_id"), string(at, "name"));
+            // The last name is Ollama's.
+            let name = string(at, "name").or(string(at, "tool_name"));
+            let id = string(at, "tool_call_id");
             conversation.push_result(id, name, text);
         }
         "assistant" | "model" => {

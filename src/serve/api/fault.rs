@@ -1,5 +1,5 @@
-//! Why there is no answer, in the words of either family of APIs. Sources: the error pages of OpenAI's and Anthropic's
-//! API references.
+//! Why there is no answer, in the words of each family of APIs. Sources: the error pages of OpenAI's and Anthropic's
+//! API references; Ollama's API reference.
 
 use crate::error::Error;
 use crate::http::{self, Responder, Status};
@@ -13,6 +13,8 @@ pub enum Family {
     OpenAi,
     /// `{"type": "error", "error": {"type", "message"}}`
     Anthropic,
+    /// `{"error": message}`
+    Ollama,
 }
 
 /// Why a request gets no answer.
@@ -79,6 +81,9 @@ impl Fault {
                 Family::Anthropic => {
                     format!("prompt is too long: {found} tokens > {most} maximum (--ctx sets it)")
                 }
+                Family::Ollama => format!(
+                    "the input length exceeds the context length: found {found} tokens, expected at most {most} (--ctx sets it)"
+                ),
                 Family::OpenAi => format!(
                     "This model's maximum context length is {most} tokens. However, your messages resulted in {found} \
                      tokens. Please reduce the length of the messages (--ctx sets the maximum)."
@@ -128,6 +133,7 @@ impl Fault {
 /// An error as a family tells it. A message that begins with a place in the request names the parameter.
 pub fn error_body(family: Family, status: Status, message: &str, code: Option<&str>) -> Json {
     match family {
+        Family::Ollama => object([("error", message.into())]),
         Family::OpenAi => {
             let kind = match status {
                 Status::TooManyRequests => "rate_limit_error",

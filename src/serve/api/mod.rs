@@ -1,7 +1,7 @@
-//! The APIs of OpenAI and Anthropic, as far as one model on one machine can be asked by them.
+//! The APIs of OpenAI, Anthropic and Ollama, as far as one model on one machine can be asked by them.
 //!
 //! ```text
-//! request --mod: route, key--> chat, completions, responses, messages: fields -> Conversation -> Ask, and a Dialect
+//! request --mod: route, key--> chat, completions, responses, messages, ollama: fields -> Conversation -> Ask, and a Dialect
 //!         --reply--> desk ... parts as they come --Dialect--> JSON or events
 //! ```
 //!
@@ -23,6 +23,9 @@ mod message;
 mod messages;
 mod models;
 mod notes;
+mod ollama;
+mod ollama_answer;
+mod ollama_models;
 mod openai;
 mod params;
 mod reply;
@@ -42,6 +45,7 @@ use crate::http::{ErrorBody, Method, Request, Responder, Status};
 use crate::json::object::{Json, object};
 use crate::json::{self, Value};
 use fault::{Fault, Outcome, error_body};
+use ollama::Asked;
 use reply::{Question, reply};
 use route::Route;
 use spot::Spot;
@@ -69,6 +73,8 @@ pub const fn value_bytes(ctx: usize) -> usize {
 pub struct Served {
     /// The model's name.
     pub model: String,
+    /// Bytes of its files.
+    pub bytes: u64,
     /// Tokens of a prompt and its answer at most.
     pub ctx: usize,
     /// What clients must show, if there is one.
@@ -130,9 +136,11 @@ impl Api {
             return Err(Fault::Key);
         }
         let allowed = route.allowed();
-        let is_allowed = match request.method {
-            Method::Get | Method::Head => allowed != "POST",
-            Method::Post => allowed == "POST",
+        let is_allowed = match (route, request.method) {
+            // What is not there is not there for any method.
+            (Route::Absent(_), _) => true,
+            (_, Method::Get | Method::Head) => allowed != "POST",
+            (_, Method::Post) => allowed == "POST",
             _ => false,
         };
         if !is_allowed {
@@ -160,6 +168,14 @@ impl Api {
             Route::Tokenize => self.read(&request.body, tokenize::tokenize)?,
             Route::Detokenize => self.read(&request.body, tokenize::detokenize)?,
             Route::ApplyTemplate => self.read(&request.body, tokenize::apply_template)?,
+            Route::OllamaTags => ollama_models::tags(&self.served, self.since),
+            Route::OllamaRunning => ollama_models::running(&self.served),
+            Route::OllamaShow => ollama_models::show(self)?,
+            Route::OllamaVersion => ollama_models::version(),
+            Route::OllamaChat => return self.ask_ollama(&request.body, ollama::chat, responder),
+            Route::OllamaGenerate => {
+                return self.ask_ollama(&request.body, ollama::generate, responder);
+            }
             Route::Absent(why) => return Err(Fault::Absent(why)),
             Route::Chat => return self.ask(&request.body, chat::question, responder),
             Route::Completions => {
@@ -191,7 +207,27 @@ impl Api {
         read: fn(&Api, &Spot<'_>) -> Outcome<Question>,
         responder: &mut Responder<'_>,
     ) -> Outcome<()> {
-        let question = self.read(body, read)?;
+        self.put(self.read(body, read)?, responder)
+    }
+
+    /// The same, where a request may ask nothing.
+    fn ask_ollama(
+        &self,
+        body: &[u8],
+        read: fn(&Api, &Spot<'_>) -> Outcome<Asked>,
+        responder: &mut Responder<'_>,
+    ) -> Outcome<()> {
+        match self.read(body, read)? {
+            Asked::Question(question) => self.put(question, responder),
+            Asked::Load(json) => {
+                send(&json, responder);
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks a question and answers.
+    fn put(&self, question: Question, responder: &mut Responder<'_>) -> Outcome<()> {
         for ask in &question.asks {
             let n = ask.tokens.len();
             if n == 0 {

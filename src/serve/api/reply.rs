@@ -3,14 +3,15 @@
 use super::fault::Fault;
 use super::ids;
 use crate::error::Result;
-use crate::http::{Events, Responder, Status};
+use crate::http::{Events, Framing, Responder, Status};
 use crate::json::object::{Json, list};
 use crate::serve::ask::{Ask, Done, Finish, Part, Reading, TokenLogprob};
 use crate::serve::desk::{Desk, Next, Refused, Ticket};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How often a wait for the engine looks whether the client is still there.
+/// How often a wait for the engine looks whether the client is still there. One that sends nothing more may have left: it is
+/// sent something as often, which a client that left refuses.
 const TICK: Duration = Duration::from_millis(250);
 
 /// Parts that come within this time are sent together: to wake the thread that sends costs the one that computes.
@@ -44,6 +45,10 @@ pub struct Question {
 /// How an API tells answers. What is to be sent goes to `out`; of an answer in one piece the same is told in parts first,
 /// and `out` is dropped.
 pub trait Dialect {
+    /// What makes a stream.
+    fn framing(&self) -> Framing {
+        Framing::ServerSent
+    }
     /// What ids of calls begin with.
     fn call_prefix(&self) -> &'static str;
     /// All answers in one piece, and the figures of all of them.
@@ -78,7 +83,7 @@ pub trait Dialect {
     fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>);
 }
 
-/// A server-sent event.
+/// An event of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Its name; empty for one without.
@@ -190,11 +195,19 @@ pub fn reply(
     }
     let begin = Instant::now();
     let fields = [("content-type", "application/json")];
-    while begin.elapsed() < EARLY {
+    loop {
         if responder.is_gone() {
             return Ok(());
         }
-        let left = EARLY.saturating_sub(begin.elapsed());
+        let early = if responder.is_half_closed() {
+            TICK
+        } else {
+            EARLY
+        };
+        let left = early.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            break;
+        }
         match asking.look(TICK.min(left), &mut Vec::new()) {
             Look::Nothing | Look::More => {}
             Look::Broken(fault) => return Err(fault),
@@ -226,7 +239,8 @@ fn late(
             Look::Broken(fault) => break asking.dialect.failure(&fault),
             Look::All => break asking.whole(),
         }
-        if heard.elapsed() >= SIGN {
+        let sign = if body.is_half_closed() { TICK } else { SIGN };
+        if heard.elapsed() >= sign {
             body.write(SPACE)?;
             heard = Instant::now();
         }
@@ -236,8 +250,8 @@ fn late(
 }
 
 fn stream(asking: &mut Asking<'_>, responder: &mut Responder<'_>) -> Result<()> {
-    // A proxy in between must not wait for more.
-    let mut events = responder.events(&[("x-accel-buffering", "no")])?;
+    let framing = asking.dialect.framing();
+    let mut events = responder.events(framing, &[])?;
     let mut out = std::mem::take(&mut asking.begun);
     let (mut heard, mut data) = (Instant::now(), Instant::now());
     let mut sign = BEAT;
@@ -246,11 +260,13 @@ fn stream(asking: &mut Asking<'_>, responder: &mut Responder<'_>) -> Result<()> 
         if !out.is_empty() {
             (data, sign) = (Instant::now(), BEAT);
         }
-        if heard.elapsed() >= BEAT {
+        let is_half_closed = events.is_half_closed();
+        if heard.elapsed() >= if is_half_closed { TICK } else { BEAT } {
             events.comment(&asking.stage.describe(asking.desk))?;
             asking.dialect.beat(&mut out);
             heard = Instant::now();
-            if data.elapsed() >= sign {
+            let is_all = framing == Framing::Lines;
+            if data.elapsed() >= sign || (is_all && is_half_closed) {
                 asking.dialect.waiting(&mut out);
                 (data, sign) = (heard, SIGN.min(sign * 2));
             }

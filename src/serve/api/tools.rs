@@ -184,7 +184,7 @@ impl Reader<'_> {
         let kind = at.get("type")?.map(|kind| kind.text()).transpose()?;
         match (kind.unwrap_or("function"), self.family) {
             ("function", _) | ("custom", Family::Anthropic) => self.function(spot, namespace),
-            ("custom", Family::OpenAi) => {
+            ("custom", Family::OpenAi | Family::Ollama) => {
                 let inner = at.get("custom")?;
                 if inner.is_some() {
                     self.notes
