@@ -35,8 +35,8 @@ impl Map {
     /// Errors: `Format` for an empty file, `Io` when the system refuses.
     pub fn new(files: &FileSet) -> Result<Map> {
         let mut map = Map::with_flags(files.placed()?, libc::MAP_PRIVATE)?;
-        // SAFETY: the pages are the map's own, which gives them back after the watch; nothing writes to them. Whoever uses
-        // their bytes is told by `check`.
+        // SAFETY: the pages are the map's own, which gives them back after the watch; nothing writes to them. `check` tells
+        // those who use their bytes.
         map.watch = unsafe { bus::Watch::new(map.start, map.len)? };
         Ok(map)
     }

@@ -220,7 +220,7 @@ impl Api {
         match self.read(body, read)? {
             Asked::Question(question) => self.put(question, responder),
             Asked::Load(json) => {
-                send(&json, responder);
+                send(Status::Ok, &json, responder);
                 Ok(())
             }
         }
