@@ -1,4 +1,5 @@
-//! The official clients against the server's APIs, where a Python that has them is named: see scripts/clients.py.
+//! Unmodified clients against the server's APIs, where a folder of installed packages is named: see
+//! scripts/clients/run.py.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -11,10 +12,10 @@ use infall::serve::api::Served;
 use std::process::Command;
 
 #[test]
-fn the_official_clients_are_content() {
-    let Some(python) = std::env::var_os("INFALL_CLIENTS_PYTHON") else {
+fn clients_are_content() {
+    let Some(folder) = std::env::var_os("INFALL_CLIENTS") else {
         eprintln!(
-            "skipped: needs INFALL_CLIENTS_PYTHON, a Python that has the packages openai and anthropic"
+            "skipped: needs INFALL_CLIENTS, the folder of packages of `scripts/clients/run.py --install`"
         );
         return;
     };
@@ -22,11 +23,12 @@ fn the_official_clients_are_content() {
         key: Some("secret".into()),
         ..scripted::served()
     };
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/clients.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/clients/run.py");
     scripted::serve(served, 2, |server| {
         let url = format!("http://{}", server.address);
-        let mut command = Command::new(python);
+        let mut command = Command::new("python3");
         command.args([script, "--scripted", "--key", "secret", "--url", &url]);
+        command.arg("--folder").arg(folder);
         assert!(command.status().unwrap().success());
     });
 }

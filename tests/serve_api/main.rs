@@ -9,6 +9,7 @@ mod loopback;
 mod scripted;
 
 mod chat;
+mod choices;
 mod history;
 mod ollama;
 mod others;
@@ -16,6 +17,7 @@ mod refusals;
 mod waiting;
 
 use common::golden;
+use infall::engine::Schema;
 use infall::json::recogniser::Rules;
 use infall::json::source::respaced;
 use infall::serve::api::Served;
@@ -25,6 +27,7 @@ use infall::units::TokenId;
 use loopback::Client;
 use scripted::{Scripted, events, json, real, serve, served, values};
 use serde_json::{Value, json as value};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -70,6 +73,11 @@ fn rendered(
         response_format,
         thinking,
     })
+}
+
+/// A schema as an answer is held to it.
+fn compiled(schema: &Value) -> Arc<Schema> {
+    Arc::new(Schema::compile(&schema.to_string()).unwrap().0)
 }
 
 /// The arguments of a call, whose digits stay.

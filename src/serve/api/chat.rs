@@ -71,6 +71,8 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
         conversation.continues = flag.flag()?;
     }
     tools::read(request, Family::OpenAi, &mut conversation)?;
+    let has_functions = at.get("functions")?.is_some();
+    conversation.choice.single |= has_functions;
     format::read(request, request.get("response_format")?, &mut conversation)?;
     params::name_unknown(at, KNOWN, &mut conversation.notes)?;
     let logprobs = logprobs(at)?;
@@ -86,11 +88,14 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
         asks: ask.repeated(params::n_answers(at)?).collect(),
         streams: params::flag(at, "stream")?,
         warnings: conversation.notes.into_list(),
-        dialect: Box::new(ChatAnswer::new(
-            &api.served.model,
-            openai::wants_usage(at)?,
-            logprobs.is_some(),
-        )),
+        dialect: Box::new(
+            ChatAnswer::new(
+                &api.served.model,
+                openai::wants_usage(at)?,
+                logprobs.is_some(),
+            )
+            .with_functions(has_functions),
+        ),
     })
 }
 

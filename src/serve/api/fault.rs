@@ -32,10 +32,10 @@ pub enum Fault {
     Key,
     /// Nothing is there that could be asked for by this method, only by that one.
     Method(&'static str),
-    /// This many questions wait already.
-    Full(usize),
-    /// The server ends.
-    Closed,
+    /// So many questions wait already; they are answered in about so many seconds.
+    Full(usize, u64),
+    /// Nothing is answered any more, and why.
+    Closed(String),
     /// The engine could not go on, and why.
     Engine(String),
 }
@@ -52,8 +52,8 @@ impl From<Error> for Fault {
 impl From<Refused> for Fault {
     fn from(refused: Refused) -> Fault {
         match refused {
-            Refused::Full(n) => Fault::Full(n),
-            Refused::Closed => Fault::Closed,
+            Refused::Full { waiting, seconds } => Fault::Full(waiting, seconds),
+            Refused::Closed(why) => Fault::Closed(why),
         }
     }
 }
@@ -65,16 +65,16 @@ impl Fault {
             Fault::Absent(_) => Status::NotFound,
             Fault::Key => Status::Unauthorized,
             Fault::Method(_) => Status::MethodNotAllowed,
-            Fault::Full(_) => Status::TooManyRequests,
-            Fault::Closed => Status::ServiceUnavailable,
+            Fault::Full(..) => Status::TooManyRequests,
+            Fault::Closed(_) => Status::ServiceUnavailable,
             Fault::Engine(_) => Status::InternalServerError,
         }
     }
 
     /// Clients look for the words of an overflow, and then shorten the conversation by themselves.
-    fn message(&self, family: Family) -> String {
+    pub fn message(&self, family: Family) -> String {
         match self {
-            Fault::Request(why) | Fault::Engine(why) => why.clone(),
+            Fault::Request(why) | Fault::Engine(why) | Fault::Closed(why) => why.clone(),
             Fault::Absent(why) => (*why).into(),
             Fault::Thread => "thread: not supported: no conversations are kept here, send all messages".into(),
             Fault::TooLong(found, most) => match family {
@@ -94,13 +94,12 @@ impl Fault {
                     .into()
             }
             Fault::Method(allowed) => format!("method: expected {allowed}"),
-            Fault::Full(n) => format!("{n} requests wait already; come again later"),
-            Fault::Closed => "the server ends".into(),
+            Fault::Full(n, _) => format!("{n} requests wait already; come again later"),
         }
     }
 
     /// The fault as a family tells it.
-    fn body(&self, family: Family) -> Json {
+    pub fn body(&self, family: Family) -> Json {
         let code = match (self, family) {
             (Fault::TooLong(..), _) => Some("context_length_exceeded"),
             (Fault::Key, _) => Some("invalid_api_key"),
@@ -116,9 +115,13 @@ impl Fault {
         let status = self.status();
         let body = self.body(family).to_string();
         let mut fields = vec![("content-type", "application/json")];
-        let seconds = http::LIMITS.retry_after_s.to_string();
+        let seconds = match self {
+            Fault::Full(_, seconds) => *seconds,
+            _ => u64::from(http::LIMITS.retry_after_s),
+        };
+        let seconds = seconds.to_string();
         match self {
-            Fault::Full(_) | Fault::Closed => fields.push(("retry-after", &seconds)),
+            Fault::Full(..) | Fault::Closed(_) => fields.push(("retry-after", &seconds)),
             Fault::Key => fields.push(("www-authenticate", "Bearer")),
             Fault::Method(allowed) => fields.push(("allow", allowed)),
             _ => {}

@@ -12,6 +12,7 @@ pub mod auth;
 mod body;
 mod chat;
 mod chat_answer;
+mod completion;
 mod completions;
 mod conversation;
 mod fault;
@@ -146,7 +147,10 @@ impl Api {
             return Err(Fault::Method(allowed));
         }
         let json = match route {
-            Route::Health => object([("status", "ok".into())]),
+            Route::Health => {
+                self.health(responder);
+                return Ok(());
+            }
             Route::Models => models::list(&self.served, self.since),
             Route::Model => models::model(&self.served, self.since),
             Route::Props => models::props(&self.served),
@@ -180,8 +184,20 @@ impl Api {
             Route::Responses => return self.ask(&request.body, responses::question, responder),
             Route::Messages => return self.ask(&request.body, messages::question, responder),
         };
-        send(&json, responder);
+        send(Status::Ok, &json, responder);
         Ok(())
+    }
+
+    /// Tells whether questions are answered, and if not, why.
+    fn health(&self, responder: &mut Responder<'_>) {
+        let (status, json) = match self.desk.closed() {
+            None => (Status::Ok, object([("status", "ok".into())])),
+            Some((why, _)) => (
+                Status::ServiceUnavailable,
+                object([("status", "error".into()), ("message", (&*why).into())]),
+            ),
+        };
+        send(status, &json, responder);
     }
 
     /// Reads a question, asks it and answers.
@@ -204,7 +220,7 @@ impl Api {
         match self.read(body, read)? {
             Asked::Question(question) => self.put(question, responder),
             Asked::Load(json) => {
-                send(&json, responder);
+                send(Status::Ok, &json, responder);
                 Ok(())
             }
         }
@@ -241,8 +257,8 @@ impl Api {
     }
 }
 
-fn send(json: &Json, responder: &mut Responder<'_>) {
+fn send(status: Status, json: &Json, responder: &mut Responder<'_>) {
     let fields = [("content-type", "application/json")];
     // Errors only tell that the client left.
-    let _ = responder.respond(Status::Ok, &fields, json.to_string().as_bytes());
+    let _ = responder.respond(status, &fields, json.to_string().as_bytes());
 }

@@ -1,11 +1,11 @@
 //! How `/api/chat` and `/api/generate` tell an answer: lines of JSON, the last of which has the figures. Source: Ollama's
 //! API reference (docs/api.md).
 
-use super::fault::{Family, error_body};
+use super::fault::{Family, Fault};
 use super::ollama_models::tagged;
 use super::openai;
 use super::reply::{Answer, Called, Dialect, Event};
-use crate::http::{Framing, Status, rfc3339};
+use crate::http::{Framing, rfc3339};
 use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Ask, Done, Finish, TokenLogprob};
 use std::time::{Instant, SystemTime};
@@ -159,8 +159,8 @@ impl Dialect for OllamaAnswer {
         self.ended(line, answer, total)
     }
 
-    fn failure(&mut self, why: &str) -> Json {
-        error_body(Family::Ollama, Status::InternalServerError, why, None)
+    fn failure(&mut self, fault: &Fault) -> Json {
+        fault.body(Family::Ollama)
     }
 
     fn begin(&mut self, _: &Ask, _: &mut Vec<Event>) {}
@@ -214,8 +214,8 @@ impl Dialect for OllamaAnswer {
         out.push(Event::new("", &self.ended(line, answer, done)));
     }
 
-    fn failed(&mut self, why: &str, out: &mut Vec<Event>) {
-        let error = self.failure(why);
+    fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>) {
+        let error = self.failure(fault);
         out.push(Event::new("", &error));
     }
 }

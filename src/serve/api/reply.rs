@@ -54,7 +54,7 @@ pub trait Dialect {
     /// All answers in one piece, and the figures of all of them.
     fn whole(&mut self, answers: &[Answer], total: &Done) -> Json;
     /// Instead of that: the engine could not go on.
-    fn failure(&mut self, why: &str) -> Json;
+    fn failure(&mut self, fault: &Fault) -> Json;
     /// The stream begins; nothing is known yet but the first question.
     fn begin(&mut self, ask: &Ask, out: &mut Vec<Event>);
     /// The engine begins with an answer, and has so many tokens of the prompt.
@@ -80,7 +80,7 @@ pub trait Dialect {
     /// The stream ends: the figures of all answers.
     fn end(&mut self, _total: &Done, _out: &mut Vec<Event>) {}
     /// The stream ends because the engine could not go on.
-    fn failed(&mut self, why: &str, out: &mut Vec<Event>);
+    fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>);
 }
 
 /// An event of a stream.
@@ -146,32 +146,6 @@ enum Stage {
     Answering,
 }
 
-/// Why there is no more of an answer.
-enum Broken {
-    /// The server ends.
-    Closed,
-    /// The engine could not go on, and why.
-    Engine(String),
-}
-
-impl Broken {
-    fn why(&self) -> &str {
-        match self {
-            Broken::Closed => "the server ends",
-            Broken::Engine(why) => why,
-        }
-    }
-}
-
-impl From<Broken> for Fault {
-    fn from(broken: Broken) -> Fault {
-        match broken {
-            Broken::Closed => Fault::Closed,
-            Broken::Engine(why) => Fault::Engine(why),
-        }
-    }
-}
-
 /// What a look for parts came to.
 enum Look {
     /// Nothing came.
@@ -180,7 +154,8 @@ enum Look {
     More,
     /// All answers are whole.
     All,
-    Broken(Broken),
+    /// There is no more, and why.
+    Broken(Fault),
 }
 
 /// Questions that are being answered.
@@ -235,7 +210,7 @@ pub fn reply(
         }
         match asking.look(TICK.min(left), &mut Vec::new()) {
             Look::Nothing | Look::More => {}
-            Look::Broken(broken) => return Err(broken.into()),
+            Look::Broken(fault) => return Err(fault),
             Look::All => {
                 let json = asking.whole().to_string();
                 let _ = responder.respond(Status::Ok, &fields, json.as_bytes());
@@ -261,7 +236,7 @@ fn late(
         }
         match asking.look(TICK, &mut Vec::new()) {
             Look::Nothing | Look::More => {}
-            Look::Broken(broken) => break asking.dialect.failure(broken.why()),
+            Look::Broken(fault) => break asking.dialect.failure(&fault),
             Look::All => break asking.whole(),
         }
         let sign = if body.is_half_closed() { TICK } else { SIGN };
@@ -312,8 +287,8 @@ fn stream(asking: &mut Asking<'_>, responder: &mut Responder<'_>) -> Result<()> 
                     last = Some(Ok(()));
                     break;
                 }
-                Look::Broken(broken) => {
-                    last = Some(Err(broken));
+                Look::Broken(fault) => {
+                    last = Some(Err(fault));
                     break;
                 }
             }
@@ -322,7 +297,7 @@ fn stream(asking: &mut Asking<'_>, responder: &mut Responder<'_>) -> Result<()> 
     match last {
         None => return Ok(()),
         Some(Ok(())) => asking.dialect.end(&asking.total, &mut out),
-        Some(Err(broken)) => asking.dialect.failed(broken.why(), &mut out),
+        Some(Err(fault)) => asking.dialect.failed(&fault, &mut out),
     }
     send(&mut out, &mut events)?;
     events.finish()
@@ -370,7 +345,7 @@ impl<'a> Asking<'a> {
         };
         let part = match ticket.next(patience) {
             Next::Nothing => return Look::Nothing,
-            Next::Gone => return Look::Broken(Broken::Closed),
+            Next::Gone => return Look::Broken(self.closed()),
             Next::Part(part) => part,
         };
         match &part {
@@ -385,7 +360,7 @@ impl<'a> Asking<'a> {
         }
         match answer.take(part, &mut *self.dialect, out) {
             None => Look::More,
-            Some(Err(why)) => Look::Broken(Broken::Engine(why)),
+            Some(Err(fault)) => Look::Broken(fault),
             Some(Ok(done)) => {
                 if done.finish == Finish::ContextFull {
                     answer.warn("the answer ends where the context is full".into());
@@ -408,11 +383,11 @@ impl<'a> Asking<'a> {
             return Look::All;
         };
         match self.desk.enter(ask) {
-            Err(Refused::Closed) => return Look::Broken(Broken::Closed),
-            Err(Refused::Full(_)) => {
+            Err(Refused::Full { .. }) => {
                 std::thread::sleep(patience);
                 return Look::Nothing;
             }
+            Err(refused) => return Look::Broken(refused.into()),
             Ok(ticket) => self.ticket = Some(ticket),
         }
         self.asks.pop_front();
@@ -420,6 +395,12 @@ impl<'a> Asking<'a> {
         self.dialect.next_answer(self.answers.len(), out);
         self.answers.push(Answer::default());
         Look::More
+    }
+
+    /// Why a question was dropped.
+    fn closed(&self) -> Fault {
+        let closed = self.desk.closed().map(|(why, _)| why);
+        Fault::Closed(closed.unwrap_or_else(|| "the server ends".into()))
     }
 
     fn whole(&mut self) -> Json {
@@ -445,7 +426,7 @@ impl Answer {
         part: Part,
         dialect: &mut dyn Dialect,
         out: &mut Vec<Event>,
-    ) -> Option<std::result::Result<Done, String>> {
+    ) -> Option<std::result::Result<Done, Fault>> {
         match part {
             Part::Started { n_cached } => dialect.started(n_cached, out),
             Part::Reading(_) => {}
@@ -485,7 +466,7 @@ impl Answer {
                 }
             }
             Part::Done(done) => return Some(Ok(done)),
-            Part::Failed(why) => return Some(Err(why)),
+            Part::Failed(why) => return Some(Err(Fault::Engine(why))),
         }
         None
     }
@@ -586,7 +567,7 @@ mod tests {
             loop {
                 match asking.look(TICK, &mut out) {
                     Look::All => break,
-                    Look::Broken(broken) => panic!("{}", broken.why()),
+                    Look::Broken(fault) => panic!("{fault:?}"),
                     Look::Nothing | Look::More => {}
                 }
             }
