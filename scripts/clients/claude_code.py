@@ -12,7 +12,8 @@ def claude(relay, *words):
         "ANTHROPIC_BASE_URL": relay.url,
         "ANTHROPIC_API_KEY": KEY,
         "ANTHROPIC_MODEL": "infall",
-        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "2000",
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "4000",
+        "MAX_THINKING_TOKENS": "0",  # the small model would never end its thoughts
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
     out, _ = cli.run("claude", "-p", *words, "--output-format", "json", timeout=500, **settings)
