@@ -7,8 +7,8 @@ use crate::gguf;
 use crate::graph::weights::Weights;
 use crate::graph::{Graph, Lengths, RouteProbe, Routing};
 use crate::options::{Budget, DEFAULT_CTX, Options};
-use crate::os::File;
 use crate::os::share::Device;
+use crate::os::{File, ReadAt};
 use crate::routes;
 use crate::session::file::Origin;
 pub use crate::supply::probe::Probe;
@@ -28,7 +28,7 @@ pub use crate::graph::SupplyWatch;
 pub use crate::json::recogniser::Rules as JsonRules;
 pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
-pub use crate::os::{FileSet, interrupt, meter};
+pub use crate::os::{FileSet, interrupt, meter, poll};
 pub use crate::plan::Plan;
 pub use crate::sampler::adjust::{Adjust, MAX_LAST_N};
 pub use crate::sampler::guide::Guide;
@@ -324,6 +324,7 @@ impl Prepared {
             model,
             tokenizer,
         } = self;
+        files.remember()?;
         let name = model.gguf.name.clone();
         let trace = options.trace_routes.as_deref();
         let trace = trace.map(|path| route_trace(path, &files, &model, plan.lengths));
@@ -423,6 +424,23 @@ impl Engine {
     /// The model file.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// An error when the model's files are not what they were when they were opened, or cannot be read any more. It stays,
+    /// and nothing can be computed.
+    pub fn check(&self) -> Result<()> {
+        self.machine.check()?;
+        self.files.check()
+    }
+
+    /// A note for the user when a file has another time and nothing else changed; once for each file.
+    pub fn take_note(&self) -> Option<String> {
+        self.files.take_note()
+    }
+
+    /// The result, or why nothing can be computed any more: that tells more than the read that failed for it.
+    fn explained<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| self.check().err().unwrap_or(error))
     }
 
     /// Bytes of weights that the system keeps from being swapped out.
@@ -536,7 +554,8 @@ impl Engine {
         tokens: &[TokenId],
         keep_going: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Prefill> {
-        self.machine.prefill(session, tokens, keep_going)
+        let done = self.machine.prefill(session, tokens, keep_going);
+        self.explained(done)
     }
 
     /// Appends a prompt and gives all logits; see [`crate::session::Session::prefill_all_logits`].
@@ -546,7 +565,8 @@ impl Engine {
         tokens: &[TokenId],
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
-        self.machine.prefill_all_logits(session, tokens, sink)
+        let done = self.machine.prefill_all_logits(session, tokens, sink);
+        self.explained(done)
     }
 
     /// Appends a window of tokens to each session; see [`crate::session::Session::prefill_windows`].
@@ -558,13 +578,16 @@ impl Engine {
         keep_going: &mut dyn FnMut(usize) -> bool,
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<bool> {
-        self.machine
-            .prefill_windows(sessions, tokens, rows, keep_going, sink)
+        let done = self
+            .machine
+            .prefill_windows(sessions, tokens, rows, keep_going, sink);
+        self.explained(done)
     }
 
     /// Appends one token.
     pub fn decode(&mut self, session: &mut Session, token: TokenId) -> Result<()> {
-        self.machine.decode(session, token)
+        let done = self.machine.decode(session, token);
+        self.explained(done)
     }
 
     /// Keeps what is needed to come back to this point.
@@ -587,6 +610,8 @@ impl Engine {
 
     /// What sessions of this engine are computed with.
     fn origin(&mut self) -> Result<Origin> {
+        // What is saved is found again by the bytes that the files have now.
+        self.check()?;
         let hash = match self.model_hash {
             Some(hash) => hash,
             None => model_hash(&self.files, &self.parts)?,

@@ -153,6 +153,89 @@ fn a_conversation_on_a_pipe_keeps_its_history() {
     );
 }
 
+/// What is asked is seen by what the answer is: that of the text as one prompt.
+#[test]
+fn texts_of_several_lines_and_with_slashes_are_one_turn() {
+    let ask = |input: &str| {
+        let ran = run_with(
+            &["chat", "--temp", "0", "-n", "12", "--quiet"],
+            input.as_bytes(),
+        );
+        assert_eq!(ran.code, Some(0), "{input:?}: {}", ran.err);
+        assert!(!ran.err.contains("unknown"), "{input:?}: {}", ran.err);
+        ran.out
+    };
+    let one = |prompt: &str| run(&["run", "--temp", "0", "-n", "12", "--quiet", "-p", prompt]).out;
+    let code = "What is this?\nfn main() {\n    x();\n}";
+    let answer = one(code);
+    assert_ne!(
+        answer,
+        one("What is this?"),
+        "the lines matter, or this shows nothing"
+    );
+    for input in [
+        format!("{code}\n"),
+        format!("\n\n{code}\n\n/quit\nHello"),
+        format!("\"\"\"{code}\"\"\"\n/bye\n"),
+        format!("\"\"\"\n{code}\n\"\"\"\n/exit\n"),
+        format!("{}\r\n", code.replace('\n', "\\\r\n")),
+    ] {
+        assert_eq!(ask(&input), answer, "{input:?}");
+    }
+    let spaced = "What is this?\n\n/quit\n\nWhat?";
+    assert_eq!(ask(&format!("\"\"\"{spaced}\n\"\"\"\n")), one(spaced));
+    for text in ["/etc/hosts: what is it?", "/quit smoking, how?", "// what?"] {
+        assert_eq!(ask(&format!("{text}\n")), one(text), "{text}");
+    }
+    assert_eq!(ask("//quit\n"), one("/quit"));
+}
+
+/// Two lines that come one after the other, each answered before the next is given.
+#[test]
+fn a_line_on_a_pipe_is_answered_when_no_other_comes_with_it() {
+    use std::io::{BufRead, BufReader, Write};
+    let mut child = infall()
+        .args(["chat", "--temp", "0", "-n", "3", "--quiet", "-m"])
+        .arg(tiny())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut lines = BufReader::new(output).lines();
+    for text in ["What is Unix?", "And who made it?"] {
+        writeln!(input, "{text}").unwrap();
+        assert!(!lines.next().unwrap().unwrap().is_empty());
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn without_a_bound_an_answer_goes_to_its_end() {
+    let bounded = run(&[
+        "run",
+        "--temp",
+        "0",
+        "-n",
+        "5000",
+        "--quiet",
+        "-p",
+        "What is Unix?",
+    ]);
+    let free = run(&[
+        "run",
+        "--temp",
+        "0",
+        "-n",
+        "-1",
+        "--quiet",
+        "-p",
+        "What is Unix?",
+    ]);
+    assert_eq!((free.code, &free.out), (Some(0), &bounded.out));
+}
+
 #[test]
 fn the_end_of_input_ends_a_conversation() {
     let chat = run_with(
@@ -225,7 +308,7 @@ fn every_subcommand_lists_its_flags_and_names_a_wrong_one() {
 #[test]
 fn usage_errors_name_flag_found_and_expected() {
     let cases: &[(&[&str], &str)] = &[
-        (&["run", "-p", "x", "-n", "-1"], "-n: found '-1'"),
+        (&["run", "-p", "x", "-n", "-2"], "-n: found '-2'"),
         (&["run", "-p", "x", "--temp", "hot"], "--temp: found 'hot'"),
         (&["run", "-p", "x", "--temp", "nan"], "--temp"),
         (&["run", "-p", "x", "--top-p", "1.5"], "--top-p"),
@@ -355,7 +438,7 @@ fn the_context_may_fill_up() {
     );
     let chat = run_with(
         &["chat", "--temp", "0", "--ctx", "30", "-n", "4"],
-        b"What is Unix?\nDefine hacker and wizard and all the others, please.\n",
+        b"What is Unix?\n\nDefine hacker and wizard and all the others, please.\n",
     );
     assert_eq!(chat.code, Some(0));
     assert!(chat.err.contains("do not fit"), "{}", chat.err);

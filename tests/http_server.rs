@@ -5,7 +5,9 @@
 mod loopback;
 
 use infall::error::ErrorKind;
-use infall::http::{ErrorBody, LIMITS, Limits, Method, Request, Responder, Server, Status};
+use infall::http::{
+    ErrorBody, Framing, LIMITS, Limits, Method, Request, Responder, Server, Status,
+};
 use loopback::{Client, StopAtEnd, serve, serve_by};
 use std::io::{ErrorKind as IoKind, Write};
 use std::sync::Mutex;
@@ -126,7 +128,9 @@ fn streams_and_events_come_in_their_pieces() {
     let (next, wait) = channel::<()>();
     let wait = Mutex::new(wait);
     let handler = |request: Request, responder: &mut Responder<'_>| {
-        let mut events = responder.events(&[("x-id", "7")]).unwrap();
+        let mut events = responder
+            .events(Framing::ServerSent, &[("x-id", "7")])
+            .unwrap();
         events.comment("still\nthere").unwrap();
         if request.method != Method::Head {
             wait.lock().unwrap().recv().unwrap();
@@ -461,15 +465,16 @@ fn a_client_that_does_not_read_is_given_up_and_one_that_left_is_noticed() {
                 (0..64).try_for_each(|_| stream.write(&vec![0; 1 << 20]))
             }
             _ => {
-                let mut events = responder.events(&[]).unwrap();
-                assert!(!events.is_gone());
+                let mut events = responder.events(Framing::ServerSent, &[]).unwrap();
+                assert!(!events.is_gone() && !events.is_half_closed());
                 events.comment("look").unwrap();
-                wait_for("the client leaves", || events.is_gone());
-                // The first write may only bring about the answer that nobody is there.
-                (0..1000).try_for_each(|_| {
-                    std::thread::sleep(ms(1));
-                    events.comment("there?")
-                })
+                wait_for("the client closes its side", || events.is_half_closed());
+                // It may still read.
+                assert!(!events.is_gone());
+                // The first write brings about the answer that nobody is there.
+                events.comment("there?").unwrap();
+                wait_for("the client is gone", || events.is_gone());
+                events.comment("there?")
             }
         };
         let _ = told.lock().unwrap().send(error.unwrap_err());
@@ -583,7 +588,7 @@ fn the_server_ends_when_it_is_told_and_what_was_begun_with_it() {
             return echo(request, responder);
         }
         // Goes on until nothing more can be sent.
-        let mut events = responder.events(&[]).unwrap();
+        let mut events = responder.events(Framing::ServerSent, &[]).unwrap();
         while events.comment("on").is_ok() {
             std::thread::sleep(ms(5));
         }

@@ -146,6 +146,45 @@ fn long_text(n_words: usize) -> String {
 
 /// A conversation as an agent holds it: the answer comes back each time with the next question, or with a call of a tool and
 /// its result. What was computed for it is not computed again, and the answers are those of a server that computed all.
+/// What evaluation harnesses ask: how likely a text is that they give. The same tokens decoded one by one say the same.
+#[test]
+fn an_echoed_prompt_has_the_log_probabilities_of_its_tokens() {
+    let served = Served::new(&[]);
+    let ask = |path: &str, body: Value| -> Value {
+        let answer = served.post(path, &body);
+        assert_eq!(answer.code, 200, "{}", answer.text());
+        serde_json::from_str(answer.text()).unwrap()
+    };
+    let tokens = |text: &str, start: bool| -> Vec<u64> {
+        let answer = ask("/tokenize", json!({"content": text, "add_special": start}));
+        serde_json::from_value(answer["tokens"].clone()).unwrap()
+    };
+    let complete = |body: Value| ask("/v1/completions", body)["choices"][0].clone();
+    let mut prompt = tokens("Once upon a time there was a", true);
+    let n_prompt = prompt.len();
+    let greedy = json!({"prompt": prompt, "max_tokens": 8, "temperature": 0, "logprobs": 3});
+    let decoded = complete(greedy)["logprobs"].clone();
+    for text in decoded["tokens"].as_array().unwrap() {
+        let found = tokens(text.as_str().unwrap(), false);
+        assert_eq!(found.len(), 1, "{text}");
+        prompt.extend(found);
+    }
+    let echo = json!({"prompt": prompt, "max_tokens": 0, "echo": true, "logprobs": 3});
+    let echoed = complete(echo)["logprobs"].clone();
+    for field in ["token_logprobs", "tokens", "top_logprobs"] {
+        let all = echoed[field].as_array().unwrap();
+        assert_eq!(all.len(), prompt.len());
+        let own: Vec<&Value> = decoded[field].as_array().unwrap().iter().collect();
+        assert_eq!(all[n_prompt..].iter().collect::<Vec<_>>(), own, "{field}");
+    }
+    assert_eq!(echoed["token_logprobs"][0], Value::Null);
+    let text = complete(json!({"prompt": "Once upon", "max_tokens": 0, "echo": true}));
+    assert_eq!(
+        (&text["text"], &text["finish_reason"]),
+        (&json!("Once upon"), &json!("length"))
+    );
+}
+
 #[test]
 fn a_conversation_costs_its_new_tokens_only() {
     let served = Served::new(&[]);

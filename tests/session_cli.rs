@@ -170,7 +170,7 @@ fn a_conversation_goes_on_in_another_process() {
     let folder = Folder::new("chat");
     let dir = ["--kv-dir", folder.text()];
     let turns = [
-        "What is Unix?\n",
+        "What is Unix?\n\n",
         "And who made it?\n",
         "/think\nWhy?\n",
         "/nothink\nWhat then?\n",

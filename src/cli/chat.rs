@@ -8,12 +8,13 @@ use super::args::{Args, Command, Flag};
 use super::generate::{self, Answer, Prompt, Restored, SAMPLING_FLAGS, Settings, Stats};
 use super::kv_dir::{self, KV_DIR_FLAGS};
 use super::model::{self, MODEL_FLAGS};
-use super::{LIMITS, note, print};
+use super::turns::{ChatCommand, Given, Turns};
+use super::{note, print};
 use crate::engine::chat::{Chat, Thinking};
 use crate::engine::{Engine, Prefill, Session, SessionCheckpoint, Stop, Store, interrupt};
 use crate::error::{Error, Result};
 use crate::units::TokenId;
-use std::io::{BufRead, IsTerminal};
+use std::io::IsTerminal;
 use std::time::Instant;
 
 /// The subcommand.
@@ -21,7 +22,7 @@ pub const COMMAND: Command = Command {
     name: "chat",
     positional: "",
     max_positional: 0,
-    help: "holds a conversation; each line of standard input is a turn",
+    help: "holds a conversation; several lines are one turn between lines of \"\"\", behind a \\, pasted, or together on a pipe",
     flags: &[
         &[
             Flag::with(&["--system"], "TEXT", "system text"),
@@ -44,8 +45,13 @@ const HELP: &str = "\
 /stats      figures of the last answer, and how full the context is
 /save NAME  keep the conversation in --kv-dir
 /load NAME  go on with a kept one instead
-/reset      forget the conversation
-/quit       leave (so does Ctrl-D); Ctrl-C stops an answer
+/reset      forget the conversation (also /clear)
+/quit       leave (also /exit, /bye and Ctrl-D); Ctrl-C stops an answer
+//quit      asks what begins like a command; other texts may begin with /
+
+Several lines are one turn when they are pasted, when each but the last ends
+with \\, and between \"\"\" and \"\"\". On a pipe, lines that come together are one
+turn, and an empty line begins the next.
 ";
 
 struct Conversation {
@@ -94,72 +100,31 @@ fn run(args: &Args) -> Result<()> {
     if let Some(name) = resumed {
         chat.load(name)?;
     }
-    let terminal = std::io::stdin().is_terminal();
-    if terminal && !chat.settings.quiet {
+    let mut turns = Turns::new()?;
+    if turns.is_terminal() && !chat.settings.quiet {
         note(&format!(
             "{}, {}; /help lists the commands\n",
             chat.engine.name(),
             chat.engine.describe()
         ));
     }
-    loop {
-        if terminal {
-            print("> ")?;
-        }
-        let Some(line) = read_line()? else { break };
-        match line.trim() {
-            "" => {}
-            "/quit" => break,
-            "/help" => print(HELP)?,
-            "/think" => chat.settings.thinking = Thinking::On,
-            "/nothink" => chat.settings.thinking = Thinking::Off,
-            "/stats" => chat.show_stats(),
-            "/reset" => chat.reset(),
-            command if command.starts_with('/') => chat.command(command),
-            text => chat.turn(text)?,
-        }
-    }
-    if terminal { print("\n") } else { Ok(()) }
-}
-
-/// A line of input without its end, or `None` at the end of input.
-///
-/// The standard library's own line reading goes on after Ctrl-C; here it drops the line.
-fn read_line() -> Result<Option<String>> {
-    let mut stdin = std::io::stdin().lock();
-    let mut bytes = Vec::new();
-    loop {
-        let (n, ended) = match stdin.fill_buf() {
-            Ok([]) if bytes.is_empty() => return Ok(None),
-            Ok([]) => break,
-            Ok(found) => {
-                let end = found.iter().position(|b| *b == b'\n');
-                bytes.extend_from_slice(&found[..end.unwrap_or(found.len())]);
-                (end.map_or(found.len(), |i| i + 1), end.is_some())
+    while let Some(given) = turns.next()? {
+        match given {
+            Given::Text(text) => chat.turn(&text)?,
+            Given::Command(command) => {
+                if !chat.command(&command)? {
+                    break;
+                }
             }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => (0, false),
-            Err(e) => return Err(Error::io("standard input", &e)),
-        };
-        stdin.consume(n);
-        if interrupt::requested() {
-            interrupt::clear();
-            bytes.clear();
-            print("\n> ")?;
-        } else if ended {
-            break;
-        } else if bytes.len() as u64 > LIMITS.text_bytes {
-            return Err(Error::limit("bytes of a line", "found", LIMITS.text_bytes));
+            Given::Unknown(word) => note(&format!(
+                "unknown command {word}; /help lists them, /{word} asks it\n"
+            )),
         }
     }
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) => {
-            note(&format!(
-                "the line is not UTF-8 text at byte {}\n",
-                e.utf8_error().valid_up_to()
-            ));
-            Ok(Some(String::new()))
-        }
+    if turns.is_terminal() {
+        print("\n")
+    } else {
+        Ok(())
     }
 }
 
@@ -170,19 +135,34 @@ impl Conversation {
         self.rewind_to = None;
     }
 
-    /// A command with a name behind it. What goes wrong ends no conversation.
-    fn command(&mut self, command: &str) {
-        let done = match command.split_once(char::is_whitespace) {
-            Some(("/save", name)) => self.save(name.trim()),
-            Some(("/load", name)) => self.load(name.trim()),
-            _ => {
-                let what = format!("unknown command {command}; /help lists them");
-                Err(Error::usage(what))
+    /// Does what a command says; false for the end. What goes wrong ends no conversation.
+    fn command(&mut self, command: &ChatCommand) -> Result<bool> {
+        let done = match command {
+            ChatCommand::Quit => return Ok(false),
+            ChatCommand::Help => return print(HELP).map(|()| true),
+            ChatCommand::Think => {
+                self.settings.thinking = Thinking::On;
+                Ok(())
             }
+            ChatCommand::Nothink => {
+                self.settings.thinking = Thinking::Off;
+                Ok(())
+            }
+            ChatCommand::Stats => {
+                self.show_stats();
+                Ok(())
+            }
+            ChatCommand::Reset => {
+                self.reset();
+                Ok(())
+            }
+            ChatCommand::Save(name) => self.save(name),
+            ChatCommand::Load(name) => self.load(name),
         };
         if let Err(error) = done {
             note(&format!("{error}\n"));
         }
+        Ok(true)
     }
 
     /// Where conversations are kept.

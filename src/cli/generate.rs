@@ -18,7 +18,7 @@ pub const SAMPLING_FLAGS: &[Flag] = &[
     Flag::with(
         &["-n", "--max-tokens"],
         "N",
-        "tokens to generate at most (default 1024)",
+        "tokens to generate at most (default 1024; -1: as many as the context holds)",
     ),
     Flag::with(
         &["--temp"],
@@ -117,7 +117,10 @@ impl Settings {
         Ok(Settings {
             sampler,
             adjust,
-            n: args.number("-n")?.unwrap_or(MAX_TOKENS),
+            n: match args.text("-n")? {
+                Some("-1") => usize::MAX,
+                _ => args.number("-n")?.unwrap_or(MAX_TOKENS),
+            },
             thinking,
             quiet,
             seed_to_tell,
@@ -341,6 +344,9 @@ pub fn answer(
     stats.all = start.elapsed();
     stats.supply = engine.supply_table() - &before;
     print(text.finish())?;
+    if let Some(told) = engine.take_note() {
+        note(&format!("\nnote: {told}\n"));
+    }
     Ok(Answer::Given {
         generated,
         tokens,

@@ -25,6 +25,7 @@ mod serve;
 mod sessions;
 mod synth;
 mod tokenize;
+mod turns;
 mod verify;
 mod whole_file;
 

@@ -61,7 +61,7 @@ pub const COMMAND: Command = Command {
             Flag::with(
                 &["--queue"],
                 "N",
-                "requests that may wait (default 8); more are told to come later",
+                "requests that may wait (default 64); more are told when to come again",
             ),
             Flag::with(
                 &["--temp"],
@@ -87,7 +87,7 @@ fn run(args: &Args) -> Result<()> {
     )?;
     let queue = within(
         "--queue",
-        args.number("--queue")?.unwrap_or(8),
+        args.number("--queue")?.unwrap_or(64),
         LIMITS.queue,
     )?;
     let defaults = SamplerOptions::default();

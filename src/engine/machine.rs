@@ -61,6 +61,8 @@ pub trait Machine {
     fn describe(&self) -> String;
     /// See [`Graph::locked_bytes`].
     fn locked_bytes(&self) -> u64;
+    /// See [`Graph::check`].
+    fn check(&self) -> Result<()>;
     /// See [`Graph::supply_stats`].
     fn supply_stats(&self) -> Stats;
     /// See [`Graph::supply_table`].
@@ -179,6 +181,10 @@ impl<B: Backend + 'static> Machine for Graph<B> {
 
     fn locked_bytes(&self) -> u64 {
         self.locked_bytes()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check()
     }
 
     fn supply_stats(&self) -> Stats {

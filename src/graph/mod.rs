@@ -152,6 +152,11 @@ impl<B: Backend> Graph<B> {
         self.supply.locked_bytes()
     }
 
+    /// An error when the model's file is not what it was when it was opened; see [`ExpertSupply::check`].
+    pub fn check(&self) -> Result<()> {
+        self.supply.check()
+    }
+
     /// What the supply of experts did so far.
     pub fn supply_stats(&self) -> Stats {
         self.supply.stats()
@@ -338,6 +343,8 @@ impl<B: Backend> Graph<B> {
             }
         }
         self.observe(LayerId(n_layer), n)?;
+        // The last layer too must have had the file's bytes before its tokens count.
+        self.supply.check()?;
         kvs.iter_mut().for_each(|kv| kv.end(window));
         Ok(true)
     }

@@ -24,12 +24,13 @@ mod stream;
 mod target;
 mod worker;
 
+pub use date::rfc3339;
 pub use parser::{Parser, Step};
 pub use refusal::{Refusal, Status};
 pub use request::{Method, Request};
 pub use response::{ErrorBody, Responder};
 pub use server::Server;
-pub use stream::{Events, Stream};
+pub use stream::{Events, Framing, Stream};
 
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use super::date;
 use super::fields::is_token;
 use super::refusal::{Refusal, Status};
 use super::request::{Method, Request};
-use super::stream::{Events, Stream};
+use super::stream::{Events, Framing, Stream};
 use super::{Limits, WRITE_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::poll::{self, Watch};
@@ -125,28 +125,38 @@ impl<'a> Responder<'a> {
     }
 
     /// Begins an answer of events.
-    pub fn events(&mut self, fields: &[(&str, &str)]) -> Result<Events<'_, 'a>> {
+    pub fn events(&mut self, framing: Framing, fields: &[(&str, &str)]) -> Result<Events<'_, 'a>> {
         let mut all = vec![
-            ("content-type", "text/event-stream"),
+            ("content-type", framing.content_type()),
             ("cache-control", "no-store"),
             // nginx would wait for more before it hands an event on.
             ("x-accel-buffering", "no"),
         ];
         all.extend_from_slice(fields);
-        Ok(Events::new(self.stream(Status::Ok, &all)?))
+        Ok(Events::new(self.stream(Status::Ok, &all)?, framing))
     }
 
-    /// Whether work on the answer is in vain: the client closed its side, or the server does not wait any longer.
-    /// A client that sent its next request before it left is noticed only when something is sent.
+    /// Whether work on the answer is in vain: the connection is broken, or the server does not wait any longer. A client
+    /// that closed it breaks it only when something is sent to it (see [`Responder::is_half_closed`]).
     pub fn is_gone(&self) -> bool {
-        let closed = match self.stream.peek(&mut [0]) {
-            Ok(n) => n == 0,
+        let is_broken = match self.stream.peek(&mut [0]) {
+            Ok(_) => false,
             Err(e) => !matches!(
                 e.kind(),
                 std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted
             ),
         };
-        closed || self.cancel.load(Ordering::Relaxed)
+        // Behind the end of what a client sends, reading tells no errors.
+        is_broken
+            || !matches!(self.stream.take_error(), Ok(None))
+            || self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client will send nothing more. It may have left, or still wait for its answer: that is told apart only
+    /// by sending something, which breaks the connection of one that left. A client that sent its next request before it
+    /// left is noticed only when something is sent, too.
+    pub fn is_half_closed(&self) -> bool {
+        matches!(self.stream.peek(&mut [0]), Ok(0))
     }
 
     /// Gives the answer one more field, whatever the answer will be.

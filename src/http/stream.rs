@@ -1,5 +1,5 @@
 //! Answers in pieces: chunks, and events made of them. Source: RFC 9112 section 7.1; HTML Living Standard,
-//! "Server-sent events".
+//! "Server-sent events"; lines of JSON as newline-delimited JSON (NDJSON) has them.
 
 use super::response::Responder;
 use crate::error::Result;
@@ -49,19 +49,45 @@ impl<'r, 'a> Stream<'r, 'a> {
     pub fn is_gone(&self) -> bool {
         self.responder.is_gone()
     }
+
+    /// As [`Responder::is_half_closed`].
+    pub fn is_half_closed(&self) -> bool {
+        self.responder.is_half_closed()
+    }
+}
+
+/// What makes a body of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Server-sent events, which have names and comments.
+    ServerSent,
+    /// Each event is a line of JSON; there are neither names nor comments.
+    Lines,
+}
+
+impl Framing {
+    /// The media type of the body.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Framing::ServerSent => "text/event-stream",
+            Framing::Lines => "application/x-ndjson",
+        }
+    }
 }
 
 /// A body of events.
 pub struct Events<'r, 'a> {
     stream: Stream<'r, 'a>,
+    framing: Framing,
     /// Events that were not sent yet.
     text: String,
 }
 
 impl<'r, 'a> Events<'r, 'a> {
-    pub(super) fn new(stream: Stream<'r, 'a>) -> Events<'r, 'a> {
+    pub(super) fn new(stream: Stream<'r, 'a>, framing: Framing) -> Events<'r, 'a> {
         Events {
             stream,
+            framing,
             text: String::new(),
         }
     }
@@ -74,10 +100,16 @@ impl<'r, 'a> Events<'r, 'a> {
 
     /// Puts an event where [`Events::send`] finds it.
     pub fn put(&mut self, name: &'static str, data: &str) {
-        if !name.is_empty() {
-            self.text += &format!("event: {name}\n");
+        if self.framing == Framing::Lines {
+            // JSON that is written on several lines would be several events.
+            debug_assert!(!data.contains(['\r', '\n']));
+            self.text += data;
+        } else {
+            if !name.is_empty() {
+                self.text += &format!("event: {name}\n");
+            }
+            lines(data, "data: ", &mut self.text);
         }
-        lines(data, "data: ", &mut self.text);
         self.text.push('\n');
     }
 
@@ -88,8 +120,11 @@ impl<'r, 'a> Events<'r, 'a> {
         sent
     }
 
-    /// Sends what no client shows: it keeps the connection awake, and tells whether it still is one.
+    /// Sends what no client shows: it keeps the connection awake, and tells whether it still is one. Lines have no comments.
     pub fn comment(&mut self, comment: &str) -> Result<()> {
+        if self.framing == Framing::Lines {
+            return Ok(());
+        }
         lines(comment, ": ", &mut self.text);
         self.text.push('\n');
         self.send()
@@ -103,6 +138,11 @@ impl<'r, 'a> Events<'r, 'a> {
     /// As [`Responder::is_gone`].
     pub fn is_gone(&self) -> bool {
         self.stream.is_gone()
+    }
+
+    /// As [`Responder::is_half_closed`].
+    pub fn is_half_closed(&self) -> bool {
+        self.stream.is_half_closed()
     }
 }
 

@@ -119,6 +119,11 @@ impl DirectFile {
         &self.cached
     }
 
+    /// As [`File::share_known`].
+    pub(super) fn share_known(&mut self, other: &File) {
+        self.cached.share_known(other);
+    }
+
     /// Past the cache; `None` when the file system knows no such reads.
     fn read_direct(
         &self,

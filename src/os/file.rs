@@ -1,11 +1,13 @@
 //! Regular files and in-memory files behind [`ReadAt`].
 
-use super::ReadAt;
+use super::known::{Identity, Known};
+use super::{ReadAt, platform};
 use crate::error::{Error, ErrorKind, Result};
-use std::fs::{FileType, Metadata, OpenOptions};
+use std::fs::{FileType, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A regular file, open for reading.
 #[derive(Debug)]
@@ -15,27 +17,7 @@ pub struct File {
     /// The path, for messages.
     name: String,
     len: u64,
-    identity: Identity,
-}
-
-/// Which file it is and when it was last written: what must not change while it is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    len: u64,
-    written: (i64, i64),
-}
-
-impl Identity {
-    fn of(metadata: &Metadata) -> Identity {
-        Identity {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            len: metadata.len(),
-            written: (metadata.mtime(), metadata.mtime_nsec()),
-        }
-    }
+    known: Arc<Known>,
 }
 
 impl File {
@@ -68,7 +50,7 @@ impl File {
             path: path.to_owned(),
             name,
             len: metadata.len(),
-            identity: Identity::of(&metadata),
+            known: Arc::new(Known::new(Identity::of(&metadata))),
         })
     }
 
@@ -77,30 +59,54 @@ impl File {
         &self.path
     }
 
-    /// An error when the file was written or cut since it was opened.
-    pub fn check(&self) -> Result<()> {
-        let metadata = self
-            .file
-            .metadata()
-            .map_err(|e| Error::io(&self.name, &e))?;
-        if Identity::of(&metadata) == self.identity {
-            return Ok(());
-        }
-        let (name, now, before) = (&self.name, metadata.len(), self.len);
-        Err(Error::format(format!(
-            "{name}: changed while it is in use: found {now} bytes, expected the {before} bytes as they were when it was opened"
-        )))
+    /// Remembers pieces of the contents, by which a file that only has another time is told from one that was changed. They
+    /// are few, or all of a small file.
+    ///
+    /// Errors: a failed read; it was changed since it was opened.
+    pub fn remember(&self) -> Result<()> {
+        platform::read_without_ahead(self);
+        self.known.remember(self)?;
+        self.check()
     }
 
-    /// An error when `other` was opened under the same name but is not the same file, or was written in between.
+    /// An error when the file was changed since it was opened: its length, or its time and something of what
+    /// [`File::remember`] saw. Without that, another time is a change. After one it is an error for good.
+    pub fn check(&self) -> Result<()> {
+        self.known.check(self, self.identity()?)
+    }
+
+    /// A note for the user when the file has another time and nothing else changed; once.
+    pub fn take_note(&self) -> Option<String> {
+        let told = format!(
+            "{}: its time changed while it is in use, its size and contents did not, as far as they are compared; going on",
+            self.name
+        );
+        self.known.take_note().then_some(told)
+    }
+
+    /// An error when `other` was opened under the same name but is not the same file, or was changed in between.
     pub fn check_same(&self, other: &File) -> Result<()> {
-        if self.identity == other.identity {
+        other.check()?;
+        if self.known.identity() == other.known.identity() {
             return Ok(());
         }
         Err(Error::format(format!(
             "{}: replaced while it was opened",
             self.name
         )))
+    }
+
+    /// What is or will be known of `other`, which is the same file, is known of this one too.
+    pub(super) fn share_known(&mut self, other: &File) {
+        self.known = Arc::clone(&other.known);
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        let metadata = self
+            .file
+            .metadata()
+            .map_err(|e| Error::io(&self.name, &e))?;
+        Ok(Identity::of(&metadata))
     }
 
     /// The same open file once more.
@@ -113,7 +119,8 @@ impl File {
             file,
             path: self.path.clone(),
             name: self.name.clone(),
-            ..*self
+            len: self.len,
+            known: Arc::clone(&self.known),
         })
     }
 

@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use super::set::{Placed, part_of};
-use super::{File, FileSet, ReadAt, platform, space};
-use crate::error::{Error, Result};
+use super::{File, FileSet, ReadAt, bus, platform, space};
+use crate::error::{Error, ErrorKind, Result};
 use crate::units::Extent;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
@@ -11,14 +11,17 @@ use std::ptr::NonNull;
 /// A private read-only mapping of whole files, one behind the other as in their [`FileSet`], from a page of
 /// [`super::share::SHARED_PAGE`] bytes on. The gaps between two read as zeros.
 ///
-/// The files must stay as they are while they are mapped: a page that another program cuts off a file ends
-/// this program with SIGBUS when it is touched, and changed bytes may or may not be seen. [`Map::populate`] and
-/// [`Map::check`] tell beforehand, as an error, so that only a cut between them and the touch does harm.
+/// The files must stay as they are while they are mapped: changed bytes may or may not be seen, and all bytes are zeros from
+/// the touch of a page on that another program cut off or that the disk refuses. [`Map::populate`] and [`Map::check`] tell
+/// beforehand, as an error; what happens between them and the touch is told by the next [`Map::check`], which is to be asked
+/// before anything that was computed from the bytes is used.
 #[derive(Debug)]
 pub struct Map {
     start: NonNull<u8>,
     len: usize,
     parts: Vec<Placed<File>>,
+    /// Given up before the pages are. None for pages that are not touched.
+    watch: Option<bus::Watch>,
 }
 
 // SAFETY: the mapping is owned by this value alone and is only ever read.
@@ -31,7 +34,11 @@ impl Map {
     ///
     /// Errors: `Format` for an empty file, `Io` when the system refuses.
     pub fn new(files: &FileSet) -> Result<Map> {
-        Map::with_flags(files.placed()?, libc::MAP_PRIVATE)
+        let mut map = Map::with_flags(files.placed()?, libc::MAP_PRIVATE)?;
+        // SAFETY: the pages are the map's own, which gives them back after the watch; nothing writes to them. `check` tells
+        // those who use their bytes.
+        map.watch = unsafe { bus::Watch::new(map.start, map.len)? };
+        Ok(map)
     }
 
     /// Maps the very pages of the page cache, to ask about them or to have them dropped.
@@ -54,7 +61,13 @@ impl Map {
         };
         let start =
             space::reserve(len, libc::PROT_READ).map_err(|e| refused(&parts[0].file, &e))?;
-        let map = Map { start, len, parts }; // gives all back when a part is refused
+        // Gives all back when a part is refused.
+        let map = Map {
+            start,
+            len,
+            parts,
+            watch: None,
+        };
         for Placed { start: at, file } in &map.parts {
             let (fd, len) = (file.as_fd().as_raw_fd(), file.len() as usize);
             let place = start.as_ptr().wrapping_add(*at as usize).cast();
@@ -89,9 +102,8 @@ impl Map {
             Ok(true) => Ok(()),
             Ok(false) => read_through(pages.file, pages.range),
             Err(error) => {
-                let Extent { offset, len } = pages.range;
-                let what = format!("{}: pages of {len} bytes at {offset}", pages.file.name());
-                Err(Error::io(what, &error))
+                let what = lost(pages.file, pages.range.offset);
+                Err(Error::new(ErrorKind::Io, format!("{what} ({error})")))
             }
         }
     }
@@ -130,8 +142,13 @@ impl Map {
         unsafe { libc::mlock(pages.start, pages.range.len as usize) == 0 }
     }
 
-    /// As [`File::check`], of each file.
+    /// An error when a touch found that bytes are gone; else as [`File::check`], of each file.
     pub fn check(&self) -> Result<()> {
+        if let Some(at) = self.watch.as_ref().and_then(bus::Watch::fault) {
+            let part = &self.parts[part_of(&self.parts, at as u64)];
+            let what = lost(&part.file, at as u64 - part.start);
+            return Err(Error::new(ErrorKind::Io, what));
+        }
         self.parts.iter().try_for_each(|p| p.file.check())
     }
 
@@ -154,6 +171,14 @@ impl Map {
             start: self.start.as_ptr().wrapping_add(at).cast(),
         })
     }
+}
+
+/// What to say when the byte at `offset` cannot be had.
+fn lost(file: &File, offset: u64) -> String {
+    let name = file.name();
+    format!(
+        "{name}: could not be read at byte {offset}: it was cut while it is in use, or its disk fails; start again"
+    )
 }
 
 /// Mapped pages of one file.
@@ -181,6 +206,7 @@ const READ_THROUGH: usize = 32 << 10;
 
 impl Drop for Map {
     fn drop(&mut self) {
+        self.watch = None;
         // SAFETY: the pages are this value's own; no slice of them outlives it.
         unsafe { space::give_back(self.start, self.len) };
     }
@@ -286,6 +312,53 @@ mod tests {
                 let error = error.unwrap_err().to_string();
                 assert!(error.contains("cut: "), "{error}");
             }
+        }
+    }
+
+    /// The touch comes before any check, in several threads at once, and in any part of a set.
+    #[test]
+    fn a_touch_of_what_was_cut_is_an_error_and_no_signal() {
+        let page = super::super::page_size();
+        let temporary = ["bus-1", "bus-2"].map(|name| Temporary::with(name, &vec![7; 64 * page]));
+        for cut in [1, 0] {
+            let files = temporary.each_ref().map(|t| File::open(&t.0).unwrap());
+            let set = FileSet::new(files.into()).unwrap();
+            let map = Map::new(&set).unwrap();
+            let start = set.starts().nth(cut).unwrap() as usize;
+            let writer = std::fs::OpenOptions::new()
+                .write(true)
+                .open(&temporary[cut].0)
+                .unwrap();
+            writer.set_len(32 * page as u64 + 5).unwrap();
+            let bytes = map.as_slice();
+            // The page that holds the end reads on with zeros.
+            assert_eq!(
+                (bytes[start + 32 * page], bytes[start + 33 * page - 1]),
+                (7, 0)
+            );
+            assert!(map.watch.as_ref().unwrap().fault().is_none());
+            let touch = |at: usize| {
+                std::hint::black_box(&bytes[start + at * page..][..page])
+                    .iter()
+                    .any(|b| *b != 0)
+            };
+            std::thread::scope(|scope| {
+                for at in 40..48 {
+                    scope.spawn(move || assert!(!touch(at)));
+                }
+            });
+            for _ in 0..2 {
+                let error = map.check().unwrap_err().to_string();
+                let name = format!("bus-{}: could not be read at byte ", cut + 1);
+                let (_, rest) = error.split_once(&name).unwrap_or_else(|| panic!("{error}"));
+                let (at, rest) = rest.split_once(": ").unwrap();
+                let at: usize = at.parse().unwrap();
+                assert!((40 * page..48 * page).contains(&at), "{error}");
+                assert!(rest.starts_with("it was cut while it is in use"), "{error}");
+            }
+            // Others are not touched.
+            drop(map);
+            writer.set_len(64 * page as u64).unwrap();
         }
     }
 

@@ -4,12 +4,14 @@
 //! [`AlignedBuf`] own their pages and give them back; nothing here knows what a tensor is.
 
 mod buf;
+mod bus;
 mod direct;
 mod disk_space;
 mod file;
 #[cfg(feature = "metal-sim")]
 mod guarded;
 pub mod interrupt;
+mod known;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "macos")]

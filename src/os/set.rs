@@ -101,8 +101,9 @@ impl FileSet {
     /// Errors: as [`File::open`], and `Format` for one that was replaced or written since.
     pub fn reopen(&self) -> Result<FileSet> {
         self.each(|file| {
-            let again = File::open(file.path())?;
+            let mut again = File::open(file.path())?;
             again.check_same(file)?;
+            again.share_known(file);
             Ok(again)
         })
     }
@@ -112,10 +113,21 @@ impl FileSet {
     /// Errors: as [`FileSet::reopen`].
     pub fn direct(&self) -> Result<FileSet<DirectFile>> {
         self.each(|file| {
-            let direct = DirectFile::open(file.path())?;
+            let mut direct = DirectFile::open(file.path())?;
             direct.file().check_same(file)?;
+            direct.share_known(file);
             Ok(direct)
         })
+    }
+
+    /// As [`File::remember`], of each file.
+    pub fn remember(&self) -> Result<()> {
+        self.files().try_for_each(File::remember)
+    }
+
+    /// As [`File::take_note`], of the first file that has one.
+    pub fn take_note(&self) -> Option<String> {
+        self.files().find_map(File::take_note)
     }
 
     /// The same open files, for a mapping.

@@ -13,7 +13,7 @@ use super::dfa::Dfa;
 use super::grammar::{Between, Builder, List, Member, Members, Node, NodeId, UNBOUNDED};
 use super::patterns::Patterns;
 use super::spec::{Object, Spec, kind};
-use super::text::Text;
+use super::text::{Text, Written};
 use super::values::{number, same, units, write};
 use crate::error::{Error, Result};
 use crate::json::source::quote;
@@ -209,7 +209,12 @@ impl<'a> Compiler<'a> {
         let (min, max) = spec.counts("minLength", "maxLength")?;
         let dfa = spec.strings(&self.patterns)?;
         let longest = bare.map_or(UNBOUNDED, |longest| longest.max(min));
-        let text = self.text(dfa, (min, max.unwrap_or(longest)), quoted, spec)?;
+        let written = match quoted {
+            false => Written::Bare,
+            true if dfa == Dfa::any() => Written::Json,
+            true => Written::Plain,
+        };
+        let text = self.text(dfa, (min, max.unwrap_or(longest)), written, spec)?;
         Ok(Some(match quoted {
             true => {
                 let quote = self.style.quote;
@@ -223,14 +228,14 @@ impl<'a> Compiler<'a> {
         &mut self,
         dfa: Dfa,
         (min, max): (u32, u32),
-        escaped: bool,
+        written: Written,
         spec: &Spec<'a>,
     ) -> Result<NodeId> {
         let dfa = match self.mark {
             Some(mark) => dfa.without_mark(mark)?,
             None => dfa,
         };
-        let text = Text::new(dfa, min, max, escaped);
+        let text = Text::new(dfa, min, max, written);
         let text = text.map_err(|e| spec.parts.first().map_or(e.clone(), |at| at.at(e)))?;
         self.n_bytes += text.memory_bytes();
         if self.n_bytes > MAX_BYTES {
@@ -420,7 +425,7 @@ impl<'a> Compiler<'a> {
                         let (min, max) = keys.counts("minLength", "maxLength")?;
                         let dfa = names.and(&keys.strings(&self.patterns)?)?;
                         let bounds = (min, max.unwrap_or(UNBOUNDED));
-                        let text = self.text(dfa, bounds, true, spec)?;
+                        let text = self.text(dfa, bounds, Written::Plain, spec)?;
                         let quote = self.style.quote;
                         self.builder.seq([quote, text, quote])?
                     }

@@ -5,7 +5,7 @@ use super::branches::Goal;
 use super::build::Compiler;
 use super::grammar::{Between, Builder, Member, Members, Node, NodeId, UNBOUNDED};
 use super::spec::{Spec, kind};
-use super::text::Text;
+use super::text::{Text, Written};
 use crate::error::Result;
 use crate::json::Value;
 
@@ -71,7 +71,7 @@ impl Tags<'_> {
         let mut others = Vec::new();
         for (names, goal) in &object.others {
             let names = names.and(&plain)?.without(&declared)?;
-            let text = Text::new(names, 0, UNBOUNDED, false)?;
+            let text = Text::new(names, 0, UNBOUNDED, Written::Bare)?;
             let name = compiler.builder.add(Node::Text(text))?;
             others.push(self.member(name, goal, compiler)?);
         }

@@ -16,13 +16,23 @@ pub struct Text {
     dfa: Dfa,
     min: u32,
     max: u32,
-    /// Whether it stands in a JSON string; else it is text as it is.
-    escaped: bool,
+    written: Written,
     /// For each number of characters and each state whether an end can be reached; `None` where the bounds do not matter, or
     /// nothing but the number does.
     possible: Option<Vec<u64>>,
     /// With up to this many characters, from `min` on, an end can be reached from every state.
     calm: u32,
+}
+
+/// How characters are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// As they are.
+    Bare,
+    /// In a JSON string, with any escapes.
+    Json,
+    /// In a JSON string, with escapes for those only that need one.
+    Plain,
 }
 
 /// A place in it.
@@ -94,7 +104,7 @@ impl Text {
     /// From `min` to `max` characters that `dfa` accepts.
     ///
     /// Errors: `Limit` when that is too large to be told.
-    pub fn new(dfa: Dfa, min: u32, max: u32, escaped: bool) -> Result<Text> {
+    pub fn new(dfa: Dfa, min: u32, max: u32, written: Written) -> Result<Text> {
         let n_states = dfa.len();
         // Where every state accepts and can go on, the number of characters alone decides.
         let is_free = (0..n_states as u32).all(|s| dfa.accepts(s) && !dfa.edges(s).is_empty());
@@ -103,7 +113,7 @@ impl Text {
             dfa,
             min,
             max,
-            escaped,
+            written,
             possible: None,
             calm: max,
         };
@@ -196,8 +206,10 @@ impl Text {
     pub fn next(&self, place: Place, byte: u8) -> Option<Place> {
         match place.part {
             Part::None => match byte {
-                b'\\' if self.escaped => self.to(place, Part::Escape, 0, LAST),
-                b'"' | 0..=0x1F if self.escaped => None,
+                b'\\' | b'"' | 0..=0x1F if self.written != Written::Bare => match byte {
+                    b'\\' => self.escape(place),
+                    _ => None,
+                },
                 0..=0x7F => self.whole(place, byte.into()),
                 0xC2..=0xDF => self.bytes(place, 2, 1, u32::from(byte & 0x1F)),
                 0xE0..=0xEF => self.bytes(place, 3, 2, u32::from(byte & 0x0F)),
@@ -227,13 +239,14 @@ impl Text {
             Part::Escape => self.whole(
                 place,
                 match byte {
-                    b'"' | b'\\' | b'/' => byte.into(),
+                    b'"' | b'\\' => byte.into(),
+                    b'/' if self.written == Written::Json => byte.into(),
                     b'b' => 8,
                     b'f' => 12,
                     b'n' => 10,
                     b'r' => 13,
                     b't' => 9,
-                    b'u' => return self.to(place, Part::Unit { n: 0, unit: 0 }, 0, LAST),
+                    b'u' => return self.unit(place, 0, 0),
                     _ => return None,
                 },
             ),
@@ -252,6 +265,16 @@ impl Text {
             }),
             Part::Low { high, n, unit } => self.low(place, high, n + 1, unit << 4 | hex(byte)?),
         }
+    }
+
+    /// Behind `\\`, if a character may come that is written with it.
+    fn escape(&self, place: Place) -> Option<Place> {
+        let all: &[(u32, u32)] = match self.written {
+            Written::Plain => &[(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)],
+            _ => &[(0, LAST)],
+        };
+        let mut each = all.iter();
+        each.find_map(|(low, high)| self.to(place, Part::Escape, *low, *high))
     }
 
     /// Behind one more character.
@@ -325,10 +348,15 @@ impl Text {
     /// Behind `n` digits of a unit of UTF-16.
     fn unit(&self, place: Place, n: u8, unit: u16) -> Option<Place> {
         let shift = 4 * u32::from(4 - n);
-        let (low, high) = (
-            u32::from(unit) << shift,
-            ((u32::from(unit) + 1) << shift) - 1,
-        );
+        let low = u32::from(unit) << shift;
+        let high = ((u32::from(unit) + 1) << shift) - 1;
+        let high = match self.written {
+            Written::Plain => high.min(0x1F),
+            _ => high,
+        };
+        if low > high {
+            return None;
+        }
         if n == 4 {
             return match (HALVES.0..0xDC00).contains(&low) {
                 true => {
@@ -381,8 +409,8 @@ mod tests {
     use super::super::regex;
     use super::*;
 
-    fn text(pattern: &str, escaped: bool) -> Text {
-        Text::new(regex::compile(pattern).unwrap(), 0, UNBOUNDED, escaped).unwrap()
+    fn text(pattern: &str, written: Written) -> Text {
+        Text::new(regex::compile(pattern).unwrap(), 0, UNBOUNDED, written).unwrap()
     }
 
     fn takes(text: &Text, bytes: &[u8]) -> bool {
@@ -403,7 +431,7 @@ mod tests {
     fn each_character_is_taken_in_each_of_its_forms() {
         let pattern = "^[\"a-z\\u0085-\\u07c3\\u0805-\\uccaf\\ud7f0-\\ue123\\ufff0-\\u{10123}\\u{4f000}-\\u{10fffe}]$";
         let dfa = regex::compile(pattern).unwrap();
-        let (quoted, bare) = (text(pattern, true), text(pattern, false));
+        let (quoted, bare) = (text(pattern, Written::Json), text(pattern, Written::Bare));
         for c in (0..=LAST).step_by(3).filter_map(char::from_u32) {
             let mut bytes = [0; 4];
             let utf8 = c.encode_utf8(&mut bytes);
@@ -420,14 +448,31 @@ mod tests {
             let escapes: String = units.map(|unit| format!("\\u{unit:04X}")).collect();
             assert_eq!(takes(&quoted, escapes.as_bytes()), expected, "{escapes}");
         }
-        assert!(takes(&text("^\\n\"$", true), b"\\n\\\"") && !takes(&quoted, b"\\n"));
+        assert!(takes(&text("^\\n\"$", Written::Json), b"\\n\\\"") && !takes(&quoted, b"\\n"));
+    }
+
+    #[test]
+    fn plain_strings_escape_what_needs_it_only() {
+        let plain = text("^[\\x00-\\x1f\"\\\\/aé]*$", Written::Plain);
+        for (bytes, expected) in [
+            ("aé/", true),
+            ("\\n\\u0000\\u001F\\\"\\\\", true),
+            ("\\/", false),
+            ("\\u0061", false),
+            ("\\u00e9", false),
+            ("\\ud83d\\ude00", false),
+        ] {
+            assert_eq!(takes(&plain, bytes.as_bytes()), expected, "{bytes}");
+        }
+        let letters = text("^a*$", Written::Plain);
+        assert!(letters.next(Place::START, b'\\').is_none());
     }
 
     /// All pairs of bytes, and many longer ones: what is taken is UTF-8, and what begins a character can end it.
     #[test]
     fn bytes_that_are_no_characters_are_refused() {
         for pattern in ["", "^[^\\u0800-\\u0900\\uffff]*$"] {
-            let any = text(pattern, false);
+            let any = text(pattern, Written::Bare);
             for first in 0..=255 {
                 for second in 0..=255 {
                     for rest in [&[][..], &[0x80], &[0xBF, 0x80], &[0x41]] {
@@ -457,7 +502,7 @@ mod tests {
             ("^a?$", 2, 9),
         ] {
             let dfa = regex::compile(pattern).unwrap();
-            let bounded = Text::new(dfa.clone(), min, max, false).unwrap();
+            let bounded = Text::new(dfa.clone(), min, max, Written::Bare).unwrap();
             let mut all = vec![String::new()];
             for n in 0..9 {
                 let last: Vec<String> =

@@ -44,17 +44,41 @@ pub struct Answerer<'a> {
 }
 
 impl Answerer<'_> {
-    /// Answers until `is_over`, then saves what is in memory.
-    pub fn run(&mut self, is_over: &dyn Fn() -> bool) {
+    /// Answers until `is_over`, then saves what is in memory. A model that cannot be read any more closes the desk.
+    ///
+    /// Errors: that it cannot.
+    pub fn run(&mut self, is_over: &dyn Fn() -> bool) -> Result<()> {
+        let mut health = Ok(());
         while !is_over() {
             if let Some(work) = self.desk.next(TICK) {
                 self.answer(&work);
+                self.desk.ended();
                 self.board.settled(&self.engine);
             }
+            // It comes to light without a request.
+            health = health.and_then(|()| self.look_at_model());
             self.board.rest(self.live.lengths());
         }
-        self.live
-            .save(&mut self.engine, &mut |text| (self.note)(text));
+        // What a changed file would be asked for with.
+        if health.is_ok() {
+            self.live
+                .save(&mut self.engine, &mut |text| (self.note)(text));
+        }
+        health
+    }
+
+    /// Closes the desk when the model cannot be read any more.
+    ///
+    /// Errors: that it cannot.
+    fn look_at_model(&self) -> Result<()> {
+        let found = self.engine.check();
+        if let Err(error) = &found {
+            self.desk.close(&error.to_string());
+        }
+        if let Some(told) = self.engine.take_note() {
+            (self.note)(&told);
+        }
+        found
     }
 
     fn answer(&mut self, work: &Work) {
@@ -67,6 +91,10 @@ impl Answerer<'_> {
             Ok(None) => return self.board.cancelled(),
             Err(error) => {
                 self.board.failed();
+                if self.look_at_model().is_err() {
+                    // The closed desk tells why.
+                    return;
+                }
                 Part::Failed(error.to_string())
             }
         };
@@ -151,10 +179,13 @@ impl Answerer<'_> {
                     }
                 };
                 let session = self.live.session(which);
-                match self.engine.prefill_all_logits(session, prompt, &mut take) {
+                let (before, last) = prompt.split_at(prompt.len() - 1);
+                match self.engine.prefill_all_logits(session, before, &mut take) {
                     Err(error) if error.kind() == ErrorKind::Closed => return Ok(None),
                     done => done?,
                 }
+                // Its logits are those of the answer.
+                self.engine.prefill(session, last, &mut |_| true)?;
                 self.board.read(prompt.len(), began.elapsed());
             }
         }

@@ -9,7 +9,7 @@ use super::board::{Board, Experts, Now, Phase};
 use super::desk::Desk;
 use super::memory::Memory;
 use crate::error::Result;
-use crate::http::Responder;
+use crate::http::{Framing, Responder};
 use crate::json::object::{Json, list, object};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ pub fn stream(
     responder: &mut Responder<'_>,
     stop: &AtomicBool,
 ) -> Result<()> {
-    let mut events = responder.events(&[])?;
+    let mut events = responder.events(Framing::ServerSent, &[])?;
     let (mut told, mut sent) = (String::new(), Instant::now());
     let mut seen = Experts::default();
     let mut disk = DiskSpeed::new();
@@ -47,7 +47,8 @@ pub fn stream(
             events.event("experts", &change.to_string())?;
             (seen, sent) = (now.experts, Instant::now());
         }
-        if sent.elapsed() >= SIGN_OF_LIFE {
+        // One that sends nothing more may have left; sending tells.
+        if sent.elapsed() >= SIGN_OF_LIFE || events.is_half_closed() {
             events.comment("")?;
             sent = Instant::now();
         }

@@ -55,7 +55,7 @@ fn name_of(host: &str) -> &str {
     }
 }
 
-/// Whether a name is one of this machine that nobody else can have.
+/// Whether a name is one of this machine that no one else can have.
 fn is_local(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let is_name = name == "localhost" || name.ends_with(".localhost");

@@ -29,6 +29,7 @@ use crate::engine::{Engine, Plan, SamplerOptions, Store, guide_vocabulary};
 use crate::error::{Error, Result};
 use crate::http::{self, Method, Request, Responder, Server, Status};
 use crate::options::Serving;
+use crate::os::ReadAt;
 use answer::Answerer;
 use api::{Api, Served};
 use board::Board;
@@ -39,7 +40,7 @@ use own::OwnAnswers;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Points of a session to which it can come back.
 const CHECKPOINTS: usize = 8;
@@ -56,6 +57,18 @@ const QUICK_REQUESTS: usize = 4;
 /// What a body takes while it is read, as a multiple of its text: the text, what was said, and its tokens, which may be as
 /// many as bytes and stand there twice.
 const READING_FACTOR: u64 = 12;
+
+/// How long what is being answered at a stop may go on before it can send nothing more.
+const STOP_TIME: Duration = Duration::from_secs(10);
+
+/// After this time it is ended, so that its client is told.
+const CUT_TIME: Duration = Duration::from_secs(8);
+
+/// How long a server whose model is lost tells so before it ends.
+const LOST_TIME: Duration = Duration::from_secs(3);
+
+/// How late the stop may be noticed.
+const TICK: Duration = Duration::from_millis(50);
 
 /// The values of a body that grow with the context ([`api::value_bytes`]), as prompts of 4 bytes a token.
 const VALUES_AS_PROMPTS: usize = (api::value_bytes(1) - api::value_bytes(0)) / 4;
@@ -96,7 +109,7 @@ pub fn limits(queue: usize) -> http::Limits {
         body_bytes: 24 << 20,
         all_body_bytes: 32 << 20,
         handlers: queue + 1 + MOST_WATCHERS + QUICK_REQUESTS,
-        stop_time: Duration::from_secs(10),
+        stop_time: STOP_TIME,
         ..http::LIMITS
     }
 }
@@ -150,10 +163,14 @@ impl Bound {
         self.server.address()
     }
 
-    /// Answers until `stop` is set; then what is being answered has 10 s to end. With a store, sessions are saved there
-    /// before they are lost, at the end too. What goes wrong and is no client's fault is told to `note`.
+    /// Answers until `stop` is set; then what waits is told so, and what is being answered has 8 s to end. With a store,
+    /// sessions are saved there before they are lost, at the end too. What goes wrong and is no client's fault is told to
+    /// `note`.
     ///
-    /// Errors: memory or threads are refused.
+    /// A model file that was changed or cannot be read any more ends it too: for 3 s all requests, `/health` among them, are
+    /// answered by that error; then it sets `stop`.
+    ///
+    /// Errors: memory or threads are refused; the model file.
     pub fn run(
         self,
         mut engine: Engine,
@@ -172,6 +189,7 @@ impl Bound {
         let desk = Arc::new(Desk::new(settings.queue));
         let served = Served {
             model: board.fixed.model.clone(),
+            bytes: engine.model_files()?.len(),
             ctx: engine.ctx(),
             key: settings.key.clone(),
             thinking: settings.thinking,
@@ -200,15 +218,42 @@ impl Bound {
             let _ = front.handle(&request, responder);
         };
         let handle = &handle;
+        let ended = AtomicBool::new(false);
+        let watch = || {
+            let mut stopped = None;
+            while !ended.load(Ordering::Relaxed) {
+                if stop.load(Ordering::Relaxed) {
+                    let stopped = stopped.get_or_insert_with(Instant::now);
+                    desk.close("the server ends");
+                    if stopped.elapsed() >= CUT_TIME {
+                        desk.cut();
+                    }
+                }
+                if desk.closed().is_some_and(|(_, time)| time >= LOST_TIME) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                std::thread::sleep(TICK);
+            }
+        };
+        let watch = &watch;
         std::thread::scope(|scope| {
             let serving = std::thread::Builder::new()
                 .name("http".into())
                 .spawn_scoped(scope, move || server.run(handle, stop))
                 .map_err(|e| Error::io("thread of the server", &e))?;
-            answerer.run(&|| serving.is_finished());
-            desk.close();
+            let watching = std::thread::Builder::new()
+                .name("stop".into())
+                .spawn_scoped(scope, watch);
+            if watching.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            let answered = answerer.run(&|| serving.is_finished());
+            ended.store(true, Ordering::Relaxed);
+            desk.close("the server ends");
             let served = serving.join();
-            served.unwrap_or_else(|_| Err(Error::unsupported("the server's thread panicked")))
+            served.unwrap_or_else(|_| Err(Error::unsupported("the server's thread panicked")))?;
+            watching.map_err(|e| Error::io("thread that waits for the stop", &e))?;
+            answered
         })
     }
 }

@@ -690,6 +690,10 @@ impl ExpertSupply for Cache {
         self.source.check()
     }
 
+    fn check(&self) -> Result<()> {
+        self.source.check()
+    }
+
     fn rest(&mut self) {
         self.end_layer();
         self.release_kept();

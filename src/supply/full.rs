@@ -147,6 +147,10 @@ impl ExpertSupply for Full {
         self.experts.extents(layer, expert).of(self.map.as_slice())
     }
 
+    fn check(&self) -> Result<()> {
+        self.map.check()
+    }
+
     fn locked_bytes(&self) -> u64 {
         self.locked
     }

@@ -65,6 +65,12 @@ pub trait ExpertSupply: Send + Sync {
     /// The weights of an expert that the last [`ExpertSupply::next`] gave out.
     fn expert(&self, layer: LayerId, expert: ExpertId) -> ExpertRef<'_>;
 
+    /// An error when the file is not what it was when it was opened, or when bytes that were given out could not be read.
+    /// What was computed since the last call without an error, here or of [`ExpertSupply::start`], is worth nothing then.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Nothing more follows now, after success, error or cancel: what was expected is given up.
     fn rest(&mut self) {}
 

@@ -158,6 +158,11 @@ impl ExpertSupply for ResidencyLru {
         self.now().expert(layer, expert)
     }
 
+    fn check(&self) -> Result<()> {
+        self.views.check()?;
+        self.sweep.check()
+    }
+
     fn rest(&mut self) {
         self.views.rest();
         self.sweep.rest();

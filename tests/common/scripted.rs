@@ -33,6 +33,7 @@ pub fn real() -> Arc<Tokenizer> {
 pub fn served() -> Served {
     Served {
         model: "scripted".into(),
+        bytes: 12_345,
         ctx: 4096,
         key: None,
         thinking: Thinking::Off,

@@ -9,12 +9,15 @@ mod loopback;
 mod scripted;
 
 mod chat;
+mod choices;
 mod history;
+mod ollama;
 mod others;
 mod refusals;
 mod waiting;
 
 use common::golden;
+use infall::engine::Schema;
 use infall::json::recogniser::Rules;
 use infall::json::source::respaced;
 use infall::serve::api::Served;
@@ -24,6 +27,7 @@ use infall::units::TokenId;
 use loopback::Client;
 use scripted::{Scripted, events, json, real, serve, served, values};
 use serde_json::{Value, json as value};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -69,6 +73,11 @@ fn rendered(
         response_format,
         thinking,
     })
+}
+
+/// A schema as an answer is held to it.
+fn compiled(schema: &Value) -> Arc<Schema> {
+    Arc::new(Schema::compile(&schema.to_string()).unwrap().0)
 }
 
 /// The arguments of a call, whose digits stay.

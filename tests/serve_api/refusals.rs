@@ -72,8 +72,8 @@ fn wrong_requests_name_their_place() {
         ("/v1/completions", value!({}), "prompt: missing"),
         (
             "/v1/completions",
-            value!({"prompt": ["a", "b"]}),
-            "prompt: found several prompts, expected one",
+            value!({"prompt": [["a", "b"]]}),
+            "prompt[0]: found several prompts, expected one",
         ),
         (
             "/v1/completions",
@@ -84,11 +84,6 @@ fn wrong_requests_name_their_place() {
             "/v1/completions",
             value!({"prompt": [1, 9_999_999]}),
             "prompt[1]: found 9999999, expected the number of a token",
-        ),
-        (
-            "/v1/completions",
-            value!({"prompt": "a", "echo": true}),
-            "echo: not supported",
         ),
         (
             "/v1/completions",
@@ -239,6 +234,58 @@ fn keys_methods_and_paths() {
                 (answer.code, openai_message(&answer)),
                 (404, "nothing is there".into())
             );
+        }
+    });
+}
+
+/// What is refused before it comes to an API has the form of the API all the same.
+#[test]
+fn refusals_outside_the_routes_have_the_shape_of_the_path() {
+    one(|server| {
+        let long = "a".repeat(100_000);
+        let too_long = format!("X-Long: {long}\r\n");
+        for (path, is_openai) in [
+            (CHAT, true),
+            ("/v1/messages", false),
+            ("/v1/messages/count_tokens?beta=true", false),
+            ("//v1/messages/", false),
+        ] {
+            let mut client = Client::connect(server.address);
+            client.send(format!(
+                "POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 999999999\r\n\r\n"
+            ));
+            let body = client.answer();
+            let fields = server.request("POST", path, &too_long, "{}");
+            let coded = server.request("POST", path, "Content-Encoding: gzip\r\n", "{}");
+            let codes = [body.code, fields.code, coded.code];
+            assert_eq!(codes, [413, 431, 415], "{path}");
+            let kinds = [
+                "request_too_large",
+                "invalid_request_error",
+                "invalid_request_error",
+            ];
+            for (answer, kind) in [body, fields, coded].iter().zip(kinds) {
+                match is_openai {
+                    true => assert!(!openai_message(answer).is_empty()),
+                    false => assert_eq!(anthropic_error(answer).0, kind),
+                }
+            }
+        }
+        let answer = server.request("GET", "/v1/messages/batches", "", "");
+        let error = (
+            "not_found_error".to_owned(),
+            "no answers, files or batches are kept here".to_owned(),
+        );
+        assert_eq!((answer.code, anthropic_error(&answer)), (404, error));
+        for (path, is_openai) in [("/v1/files", true), ("/v1/messages/batches", false)] {
+            for fields in ["", "Anthropic-Version: 2023-06-01\r\n"] {
+                let answer = server.request("POST", path, fields, "{}");
+                assert_eq!(answer.code, 404);
+                match is_openai && fields.is_empty() {
+                    true => drop(openai_message(&answer)),
+                    false => assert_eq!(anthropic_error(&answer).0, "not_found_error"),
+                }
+            }
         }
     });
 }

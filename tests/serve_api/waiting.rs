@@ -1,6 +1,7 @@
 //! Clients that wait, and clients that leave.
 
 use super::*;
+use std::net::Shutdown;
 
 #[test]
 fn a_full_line_and_a_closed_desk() {
@@ -17,7 +18,8 @@ fn a_full_line_and_a_closed_desk() {
                 value!({"input": "hi", "prompt": "hi", "stream": true}),
             );
             let answer = server.post(path, &request);
-            assert_eq!((answer.code, answer.field("retry-after")), (429, Some("2")));
+            // The one in work has just begun; its time so far is rounded up.
+            assert_eq!((answer.code, answer.field("retry-after")), (429, Some("1")));
             assert_eq!(json(&answer)["error"]["type"], "rate_limit_error");
             assert_eq!(
                 openai_message(&answer),
@@ -25,14 +27,65 @@ fn a_full_line_and_a_closed_desk() {
             );
         }
         let answer = server.post("/v1/messages", &said("hi"));
-        assert_eq!((answer.code, answer.field("retry-after")), (429, Some("2")));
+        assert_eq!((answer.code, answer.field("retry-after")), (429, Some("1")));
         assert_eq!(anthropic_error(&answer).0, "rate_limit_error");
-        server.desk.close();
+        server.desk.close("the model is lost");
         let answer = server.post("/v1/messages", &said("hi"));
         assert_eq!((answer.code, answer.field("retry-after")), (503, Some("2")));
-        assert_eq!(anthropic_error(&answer).0, "overloaded_error");
+        assert_eq!(
+            anthropic_error(&answer),
+            ("overloaded_error".into(), "the model is lost".into())
+        );
         assert_eq!(server.post(CHAT, &said("hi")).code, 503);
+        let health = server.request("GET", "/health", "", "");
+        assert_eq!(health.code, 503);
+        let told = value!({"status": "error", "message": "the model is lost"});
+        assert_eq!(json(&health), told);
     });
+}
+
+/// What waits is told at once that the server ends; what is in work, when the desk ends it.
+#[test]
+fn an_end_is_told_in_the_words_of_each_api() {
+    let stream = value!({"stream": true});
+    for (path, kind) in [
+        (CHAT, "server_error"),
+        ("/v1/completions", "server_error"),
+        ("/v1/responses", "server_error"),
+        ("/v1/messages", "overloaded_error"),
+    ] {
+        serve(served(), 4, |server| {
+            let body = |word: &str| {
+                let body = with(said(word), stream.clone());
+                with(body, value!({"input": word, "prompt": word}))
+            };
+            let mut in_work = server.begin(path, &body("@endless"));
+            server.wait(|server| server.asks.lock().unwrap().len() == 1);
+            let mut waits = server.begin(path, &body("hi"));
+            let mut whole = server.begin(path, &with(body("hi"), value!({"stream": false})));
+            server.wait(|server| server.desk.n_waiting() == 2);
+            server.desk.close("the server ends");
+            let last = |answer: &loopback::Answer| {
+                let (name, value) = values(answer).pop().unwrap();
+                let error = match path {
+                    "/v1/responses" => {
+                        assert_eq!(name, "response.failed");
+                        let error = &value["response"]["error"];
+                        value!({"type": error["code"], "message": error["message"]})
+                    }
+                    _ => value["error"].clone(),
+                };
+                assert_eq!(error["message"], "the server ends", "{path}");
+                assert_eq!(error["type"], kind, "{path}");
+            };
+            last(&waits.answer());
+            assert_eq!(whole.answer().code, 503);
+            assert_eq!(server.n_cancelled.load(Relaxed), 0);
+            server.desk.cut();
+            last(&in_work.answer());
+            assert_eq!(server.n_cancelled.load(Relaxed), 1);
+        });
+    }
 }
 
 #[test]
@@ -56,6 +109,62 @@ fn whoever_leaves_is_not_answered_any_more() {
             assert!(took < Duration::from_secs(1), "{path} {request}: {took:?}");
         }
         json(&server.post(CHAT, &said("hi")));
+    });
+}
+
+/// A client that has sent a request and will send nothing more.
+fn half_closed(server: &Scripted, path: &str, request: &Value) -> Client {
+    let client = server.begin(path, request);
+    client.stream().shutdown(Shutdown::Write).unwrap();
+    client
+}
+
+#[test]
+fn a_client_that_closes_its_sending_side_gets_its_answer() {
+    one(|server| {
+        for request in [said("hi"), with(said("hi"), value!({"stream": true}))] {
+            for path in [CHAT, "/v1/messages"] {
+                let mut client = half_closed(server, path, &request);
+                let answer = client.answer();
+                assert_eq!(answer.code, 200);
+                assert!(answer.text().contains("wörld"), "{}", answer.text());
+                assert!(client.is_closed());
+            }
+        }
+        // What fails soon has its status, and what takes its time is waited for.
+        assert_eq!(half_closed(server, CHAT, &said("@fail")).answer().code, 500);
+        let answer = json(&half_closed(server, CHAT, &said("@read")).answer());
+        assert_eq!(answer["choices"][0]["message"]["content"], HELLO);
+        let stream = with(said("@read"), value!({"stream": true}));
+        let chunks = values(&half_closed(server, CHAT, &stream).answer());
+        assert_eq!(joined(&chunks, "content"), HELLO);
+        assert_eq!(server.n_cancelled.load(Relaxed), 0);
+    });
+}
+
+#[test]
+fn a_client_that_closes_its_sending_side_and_then_leaves_is_not_answered() {
+    one(|server| {
+        let requests = [
+            (CHAT, said("@slow")),
+            (CHAT, with(said("@slow"), value!({"stream": true}))),
+        ];
+        for (i, (path, request)) in requests.iter().enumerate() {
+            let client = half_closed(server, path, request);
+            server.wait(|server| server.asks.lock().unwrap().len() == i + 1);
+            let waiting = half_closed(server, path, request);
+            server.wait(|server| server.desk.n_waiting() == 1);
+            // They take what they are sent meanwhile.
+            std::thread::sleep(Duration::from_millis(700));
+            assert_eq!(server.n_cancelled.load(Relaxed), i);
+            assert_eq!(server.desk.n_waiting(), 1);
+            drop(waiting);
+            let took = server.wait(|server| server.desk.n_waiting() == 0);
+            assert!(took < Duration::from_secs(1), "{request}: {took:?}");
+            drop(client);
+            let took = server.wait(|server| server.n_cancelled.load(Relaxed) == i + 1);
+            assert!(took < Duration::from_secs(1), "{request}: {took:?}");
+        }
     });
 }
 

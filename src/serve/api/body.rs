@@ -17,6 +17,9 @@ const LONG: usize = 4096;
 /// Names under which the APIs carry files.
 const FILES: [&str; 6] = ["data", "url", "image_url", "file_data", "b64_json", "image"];
 
+/// The name under which Ollama's API carries a list of them.
+const LIST_OF_FILES: &str = "images";
+
 /// The text of a body.
 pub fn text(body: &[u8]) -> Cow<'_, str> {
     let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
@@ -37,16 +40,18 @@ fn without_files(text: &str) -> Cow<'_, str> {
     let mut out = String::new();
     // What is copied, where the search goes on, and the last string that ended, which may be a name.
     let (mut copied, mut at, mut last) = (0, 0, 0..0);
+    let mut in_list = false;
     while let Some(start) = memchr::memchr(b'"', &bytes[at..]).map(|n| at + n + 1) {
         let Some(end) = end_of_string(bytes, start) else {
             break;
         };
-        let is_value = bytes[last.end..start]
-            .iter()
-            .filter(|byte| !byte.is_ascii_whitespace())
-            .eq(b"\":\"");
+        let between = bytes[last.end..start].iter();
+        let between = between.filter(|byte| !byte.is_ascii_whitespace());
         let name = &text[last.clone()];
-        if end - start > LONG && is_value && FILES.contains(&name) && is_file(&bytes[start..end]) {
+        in_list = (in_list && between.clone().eq(b"\",\""))
+            || (name == LIST_OF_FILES && between.clone().eq(b"\":[\""));
+        let is_value = between.eq(b"\":\"") && FILES.contains(&name);
+        if end - start > LONG && (is_value || in_list) && is_file(&bytes[start..end]) {
             out.push_str(&text[copied..start]);
             copied = end;
         }
@@ -139,6 +144,11 @@ mod tests {
             };
             assert_eq!(text(body.as_bytes()), expected, "{name}");
         }
+        let body = format!(
+            "{{\"images\": [\"{base64}\",\n\"QQ==\", \"{base64}\"], \"a\":[\"{base64}\", \"images\", \"{base64}\"]}}"
+        );
+        let expected = body.replacen(&base64, "", 2);
+        assert_eq!(text(body.as_bytes()), expected);
         // Broken bodies are for the parser.
         for body in ["\"", "{\"data\":\"", "\"\\", "\"\\\""] {
             assert_eq!(text(body.as_bytes()), body);

@@ -71,6 +71,8 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
         conversation.continues = flag.flag()?;
     }
     tools::read(request, Family::OpenAi, &mut conversation)?;
+    let has_functions = at.get("functions")?.is_some();
+    conversation.choice.single |= has_functions;
     format::read(request, request.get("response_format")?, &mut conversation)?;
     params::name_unknown(at, KNOWN, &mut conversation.notes)?;
     let logprobs = logprobs(at)?;
@@ -86,16 +88,19 @@ pub fn question(api: &Api, request: &Spot<'_>) -> Outcome<Question> {
         asks: ask.repeated(params::n_answers(at)?).collect(),
         streams: params::flag(at, "stream")?,
         warnings: conversation.notes.into_list(),
-        dialect: Box::new(ChatAnswer::new(
-            &api.served.model,
-            openai::wants_usage(at)?,
-            logprobs.is_some(),
-        )),
+        dialect: Box::new(
+            ChatAnswer::new(
+                &api.served.model,
+                openai::wants_usage(at)?,
+                logprobs.is_some(),
+            )
+            .with_functions(has_functions),
+        ),
     })
 }
 
 /// How many alternatives are wanted with each token: `top_logprobs` beside a flag, or `logprobs` as a number.
-fn logprobs(at: &Node<'_>) -> Result<Option<usize>> {
+pub fn logprobs(at: &Node<'_>) -> Result<Option<usize>> {
     let Some(node) = at.get("logprobs")? else {
         return Ok(None);
     };
@@ -145,12 +150,14 @@ pub fn push(message: &Spot<'_>, conversation: &mut Conversation) {
     if member(at, "name").is_some() && string(at, "role") == Some("user") {
         notes.add("name: not shown to the model");
     }
-    let text = content(at, "content", notes);
+    let text = content(at, "content", notes) + &history::images(at, notes);
     match string(at, "role").unwrap_or("user") {
         "system" | "developer" => conversation.push(Turn::System(text)),
         "user" => conversation.push(Turn::User(text)),
         "tool" | "function" => {
-            let (id, name) = (string(at, "tool_call_id"), string(at, "name"));
+            // The last name is Ollama's.
+            let name = string(at, "name").or(string(at, "tool_name"));
+            let id = string(at, "tool_call_id");
             conversation.push_result(id, name, text);
         }
         "assistant" | "model" => {

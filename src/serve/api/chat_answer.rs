@@ -1,12 +1,11 @@
 //! How `/v1/chat/completions` tells an answer. Source: OpenAI's API reference, "Chat Completions"; `reasoning_content` as
 //! DeepSeek's API has it.
 
-use super::fault::{Family, error_body};
+use super::fault::{Family, Fault};
 use super::reply::{Answer, Called, Dialect, Event};
 use super::{ids, openai};
-use crate::http::Status;
 use crate::json::object::{Json, list, object};
-use crate::serve::ask::{Ask, Done, TokenLogprob};
+use crate::serve::ask::{Ask, Done, Finish, TokenLogprob};
 
 /// How this API tells an answer.
 pub struct ChatAnswer {
@@ -15,6 +14,8 @@ pub struct ChatAnswer {
     model: String,
     has_usage: bool,
     has_logprobs: bool,
+    /// The request has `functions`, so that a call is a `function_call`.
+    has_functions: bool,
     /// The number of the answer that is told.
     index: usize,
     /// Calls of it told so far.
@@ -31,8 +32,24 @@ impl ChatAnswer {
             model: model.to_owned(),
             has_usage,
             has_logprobs,
+            has_functions: false,
             index: 0,
             n_calls: 0,
+        }
+    }
+
+    /// Whether a call is told in the older form, of which an answer has one at most.
+    pub fn with_functions(self, has_functions: bool) -> ChatAnswer {
+        ChatAnswer {
+            has_functions,
+            ..self
+        }
+    }
+
+    fn finish_reason(&self, done: &Done) -> Json {
+        match (&done.finish, self.has_functions) {
+            (Finish::Calls, true) => "function_call".into(),
+            (finish, _) => openai::finish_reason(finish).into(),
         }
     }
 
@@ -69,6 +86,11 @@ impl ChatAnswer {
         self.tell(delta, Json::NULL, out);
     }
 
+    /// Tells more of the function's call.
+    fn tell_function(&self, function: Json, out: &mut Vec<Event>) {
+        self.tell(object([("function_call", function)]), Json::NULL, out);
+    }
+
     fn logprobs(&self, tokens: &[TokenLogprob]) -> Json {
         if self.has_logprobs {
             object([
@@ -81,15 +103,18 @@ impl ChatAnswer {
     }
 }
 
-fn call_json(call: &Called, arguments: &str) -> Json {
-    let function = object([
+fn function_json(call: &Called, arguments: &str) -> Json {
+    object([
         ("name", (&call.name).into()),
         ("arguments", arguments.into()),
-    ]);
+    ])
+}
+
+fn call_json(call: &Called, arguments: &str) -> Json {
     object([
         ("id", (&call.id).into()),
         ("type", "function".into()),
-        ("function", function),
+        ("function", function_json(call, arguments)),
     ])
 }
 
@@ -103,19 +128,27 @@ impl Dialect for ChatAnswer {
             // As in OpenAI's answers, calls alone have no text.
             let has_text = !answer.text.is_empty() || answer.calls.is_empty();
             let reasoning = (!answer.reasoning.is_empty()).then_some(&answer.reasoning);
-            let calls = answer.calls.iter().map(|c| call_json(c, &c.arguments));
-            let calls = (!answer.calls.is_empty()).then(|| list(calls));
+            let calls = answer.calls.iter();
+            let (calls, function) = match answer.calls.first() {
+                None => (None, None),
+                Some(call) if self.has_functions => {
+                    (None, Some(function_json(call, &call.arguments)))
+                }
+                Some(_) => (Some(list(calls.map(|c| call_json(c, &c.arguments)))), None),
+            };
             let message = object([
                 ("role", "assistant".into()),
                 ("content", has_text.then_some(&answer.text).into()),
                 ("refusal", Json::NULL),
             ]);
-            let message = message.with_some("reasoning_content", reasoning);
-            let finish = answer.done.as_ref();
-            let finish = finish.map(|done| openai::finish_reason(&done.finish));
+            let message = message
+                .with_some("reasoning_content", reasoning)
+                .with_some("tool_calls", calls)
+                .with_some("function_call", function);
+            let finish = answer.done.as_ref().map(|done| self.finish_reason(done));
             object([
                 ("index", index.into()),
-                ("message", message.with_some("tool_calls", calls)),
+                ("message", message),
                 ("logprobs", self.logprobs(&answer.logprobs)),
                 ("finish_reason", finish.into()),
             ])
@@ -126,8 +159,8 @@ impl Dialect for ChatAnswer {
             .with("usage", openai::usage(total))
     }
 
-    fn failure(&mut self, why: &str) -> Json {
-        error_body(Family::OpenAi, Status::InternalServerError, why, None)
+    fn failure(&mut self, fault: &Fault) -> Json {
+        fault.body(Family::OpenAi)
     }
 
     fn begin(&mut self, _: &Ask, _: &mut Vec<Event>) {}
@@ -154,12 +187,18 @@ impl Dialect for ChatAnswer {
 
     fn call_begin(&mut self, call: &Called, out: &mut Vec<Event>) {
         self.n_calls += 1;
-        self.tell_call(call_json(call, ""), out);
+        match self.has_functions {
+            true => self.tell_function(function_json(call, ""), out),
+            false => self.tell_call(call_json(call, ""), out),
+        }
     }
 
     fn call_arguments(&mut self, _: &Called, more: &str, out: &mut Vec<Event>) {
         let function = object([("arguments", more.into())]);
-        self.tell_call(object([("function", function)]), out);
+        match self.has_functions {
+            true => self.tell_function(function, out),
+            false => self.tell_call(object([("function", function)]), out),
+        }
     }
 
     fn call_end(&mut self, _: &Called, _: &mut Vec<Event>) {}
@@ -169,7 +208,7 @@ impl Dialect for ChatAnswer {
             ("index", self.index.into()),
             ("delta", object([])),
             ("logprobs", Json::NULL),
-            ("finish_reason", openai::finish_reason(&done.finish).into()),
+            ("finish_reason", self.finish_reason(done)),
         ]);
         let choice = choice.with_some("infall_warnings", answer.warnings());
         out.push(Event::new("", &self.chunk(list([choice]))));
@@ -183,7 +222,7 @@ impl Dialect for ChatAnswer {
         out.push(openai::end_of_stream());
     }
 
-    fn failed(&mut self, why: &str, out: &mut Vec<Event>) {
-        openai::failed(why, out);
+    fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>) {
+        openai::failed(fault, out);
     }
 }

@@ -202,15 +202,29 @@ impl Conversation {
             return Ok(None);
         }
         let entries = entries.filter(|entry| only.is_empty() || only.contains(&entry.name()));
+        let is_strict = entries.clone().any(|entry| entry.is_strict);
         let mut tools = Vec::new();
         for entry in entries {
             tools.push((entry.name(), entry.schema(&mut self.notes)?));
         }
-        Ok(Some(Form::Calls(CallForm {
-            tools,
-            required: *required,
-            parallel: !self.choice.single,
-        })))
+        let form = |tools| {
+            Form::Calls(CallForm {
+                tools,
+                required: *required,
+                parallel: !self.choice.single,
+            })
+        };
+        let names = tools.iter().map(|(name, _)| (name.clone(), None)).collect();
+        let held = form(tools);
+        match held.check() {
+            Ok(()) => Ok(Some(held)),
+            Err(error) if is_strict => Err(error.context("tools")),
+            Err(error) => {
+                self.notes
+                    .add(format!("tools: parameters not held: {error}"));
+                Ok(Some(form(names)))
+            }
+        }
     }
 
     /// The prompt.

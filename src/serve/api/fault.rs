@@ -1,5 +1,5 @@
-//! Why there is no answer, in the words of either family of APIs. Sources: the error pages of OpenAI's and Anthropic's
-//! API references.
+//! Why there is no answer, in the words of each family of APIs. Sources: the error pages of OpenAI's and Anthropic's
+//! API references; Ollama's API reference.
 
 use crate::error::Error;
 use crate::http::{self, Responder, Status};
@@ -13,6 +13,8 @@ pub enum Family {
     OpenAi,
     /// `{"type": "error", "error": {"type", "message"}}`
     Anthropic,
+    /// `{"error": message}`
+    Ollama,
 }
 
 /// Why a request gets no answer.
@@ -30,10 +32,10 @@ pub enum Fault {
     Key,
     /// Nothing is there that could be asked for by this method, only by that one.
     Method(&'static str),
-    /// This many questions wait already.
-    Full(usize),
-    /// The server ends.
-    Closed,
+    /// So many questions wait already; they are answered in about so many seconds.
+    Full(usize, u64),
+    /// Nothing is answered any more, and why.
+    Closed(String),
     /// The engine could not go on, and why.
     Engine(String),
 }
@@ -50,8 +52,8 @@ impl From<Error> for Fault {
 impl From<Refused> for Fault {
     fn from(refused: Refused) -> Fault {
         match refused {
-            Refused::Full(n) => Fault::Full(n),
-            Refused::Closed => Fault::Closed,
+            Refused::Full { waiting, seconds } => Fault::Full(waiting, seconds),
+            Refused::Closed(why) => Fault::Closed(why),
         }
     }
 }
@@ -63,22 +65,25 @@ impl Fault {
             Fault::Absent(_) => Status::NotFound,
             Fault::Key => Status::Unauthorized,
             Fault::Method(_) => Status::MethodNotAllowed,
-            Fault::Full(_) => Status::TooManyRequests,
-            Fault::Closed => Status::ServiceUnavailable,
+            Fault::Full(..) => Status::TooManyRequests,
+            Fault::Closed(_) => Status::ServiceUnavailable,
             Fault::Engine(_) => Status::InternalServerError,
         }
     }
 
     /// Clients look for the words of an overflow, and then shorten the conversation by themselves.
-    fn message(&self, family: Family) -> String {
+    pub fn message(&self, family: Family) -> String {
         match self {
-            Fault::Request(why) | Fault::Engine(why) => why.clone(),
+            Fault::Request(why) | Fault::Engine(why) | Fault::Closed(why) => why.clone(),
             Fault::Absent(why) => (*why).into(),
             Fault::Thread => "thread: not supported: no conversations are kept here, send all messages".into(),
             Fault::TooLong(found, most) => match family {
                 Family::Anthropic => {
                     format!("prompt is too long: {found} tokens > {most} maximum (--ctx sets it)")
                 }
+                Family::Ollama => format!(
+                    "the input length exceeds the context length: found {found} tokens, expected at most {most} (--ctx sets it)"
+                ),
                 Family::OpenAi => format!(
                     "This model's maximum context length is {most} tokens. However, your messages resulted in {found} \
                      tokens. Please reduce the length of the messages (--ctx sets the maximum)."
@@ -89,13 +94,12 @@ impl Fault {
                     .into()
             }
             Fault::Method(allowed) => format!("method: expected {allowed}"),
-            Fault::Full(n) => format!("{n} requests wait already; come again later"),
-            Fault::Closed => "the server ends".into(),
+            Fault::Full(n, _) => format!("{n} requests wait already; come again later"),
         }
     }
 
     /// The fault as a family tells it.
-    fn body(&self, family: Family) -> Json {
+    pub fn body(&self, family: Family) -> Json {
         let code = match (self, family) {
             (Fault::TooLong(..), _) => Some("context_length_exceeded"),
             (Fault::Key, _) => Some("invalid_api_key"),
@@ -111,9 +115,13 @@ impl Fault {
         let status = self.status();
         let body = self.body(family).to_string();
         let mut fields = vec![("content-type", "application/json")];
-        let seconds = http::LIMITS.retry_after_s.to_string();
+        let seconds = match self {
+            Fault::Full(_, seconds) => *seconds,
+            _ => u64::from(http::LIMITS.retry_after_s),
+        };
+        let seconds = seconds.to_string();
         match self {
-            Fault::Full(_) | Fault::Closed => fields.push(("retry-after", &seconds)),
+            Fault::Full(..) | Fault::Closed(_) => fields.push(("retry-after", &seconds)),
             Fault::Key => fields.push(("www-authenticate", "Bearer")),
             Fault::Method(allowed) => fields.push(("allow", allowed)),
             _ => {}
@@ -125,6 +133,7 @@ impl Fault {
 /// An error as a family tells it. A message that begins with a place in the request names the parameter.
 pub fn error_body(family: Family, status: Status, message: &str, code: Option<&str>) -> Json {
     match family {
+        Family::Ollama => object([("error", message.into())]),
         Family::OpenAi => {
             let kind = match status {
                 Status::TooManyRequests => "rate_limit_error",

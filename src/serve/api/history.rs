@@ -111,6 +111,14 @@ fn document(at: &Node<'_>, notes: &mut Notes) -> String {
     title.unwrap_or_default() + &body
 }
 
+/// What the model sees in the place of the images that Ollama's clients send beside a text: behind it, a place for each.
+pub fn images(at: &Node<'_>, notes: &mut Notes) -> String {
+    let images = items(at, "images").into_iter();
+    images
+        .map(|_| BLANK_LINE.to_owned() + &left_out("image", notes))
+        .collect()
+}
+
 /// What the model sees in the place of something it cannot read.
 pub fn left_out(kind: &str, notes: &mut Notes) -> String {
     notes.add(format!("{kind}: left out, this model reads text only"));

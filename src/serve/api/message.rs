@@ -5,10 +5,9 @@
 //! ping*, message_start, ping*, ( content_block_start, deltas, content_block_stop )*, message_delta, message_stop
 //! ```
 
-use super::fault::{Family, error_body};
+use super::fault::{Family, Fault};
 use super::ids;
 use super::reply::{Answer, Called, Dialect, Event};
-use crate::http::Status;
 use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Ask, Done, Finish, TokenLogprob};
 
@@ -210,8 +209,8 @@ impl Dialect for Message {
             .with_some("infall_warnings", warnings)
     }
 
-    fn failure(&mut self, why: &str) -> Json {
-        error_body(Family::Anthropic, Status::InternalServerError, why, None)
+    fn failure(&mut self, fault: &Fault) -> Json {
+        fault.body(Family::Anthropic)
     }
 
     fn begin(&mut self, ask: &Ask, _: &mut Vec<Event>) {
@@ -279,9 +278,8 @@ impl Dialect for Message {
         self.tell("message_stop", None, out);
     }
 
-    fn failed(&mut self, why: &str, out: &mut Vec<Event>) {
-        let error = error_body(Family::Anthropic, Status::InternalServerError, why, None);
-        out.push(Event::new("error", &error));
+    fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>) {
+        out.push(Event::new("error", &fault.body(Family::Anthropic)));
     }
 }
 

@@ -1,7 +1,7 @@
-//! The APIs of OpenAI and Anthropic, as far as one model on one machine can be asked by them.
+//! The APIs of OpenAI, Anthropic and Ollama, as far as one model on one machine can be asked by them.
 //!
 //! ```text
-//! request --mod: route, key--> chat, completions, responses, messages: fields -> Conversation -> Ask, and a Dialect
+//! request --mod: route, key--> chat, completions, responses, messages, ollama: fields -> Conversation -> Ask, and a Dialect
 //!         --reply--> desk ... parts as they come --Dialect--> JSON or events
 //! ```
 //!
@@ -12,6 +12,7 @@ pub mod auth;
 mod body;
 mod chat;
 mod chat_answer;
+mod completion;
 mod completions;
 mod conversation;
 mod fault;
@@ -22,6 +23,9 @@ mod message;
 mod messages;
 mod models;
 mod notes;
+mod ollama;
+mod ollama_answer;
+mod ollama_models;
 mod openai;
 mod params;
 mod reply;
@@ -41,6 +45,7 @@ use crate::http::{ErrorBody, Method, Request, Responder, Status};
 use crate::json::object::{Json, object};
 use crate::json::{self, Value};
 use fault::{Fault, Outcome, error_body};
+use ollama::Asked;
 use reply::{Question, reply};
 use route::Route;
 use spot::Spot;
@@ -68,6 +73,8 @@ pub const fn value_bytes(ctx: usize) -> usize {
 pub struct Served {
     /// The model's name.
     pub model: String,
+    /// Bytes of its files.
+    pub bytes: u64,
     /// Tokens of a prompt and its answer at most.
     pub ctx: usize,
     /// What clients must show, if there is one.
@@ -129,16 +136,21 @@ impl Api {
             return Err(Fault::Key);
         }
         let allowed = route.allowed();
-        let is_allowed = match request.method {
-            Method::Get | Method::Head => allowed != "POST",
-            Method::Post => allowed == "POST",
+        let is_allowed = match (route, request.method) {
+            // What is not there is not there for any method.
+            (Route::Absent(_), _) => true,
+            (_, Method::Get | Method::Head) => allowed != "POST",
+            (_, Method::Post) => allowed == "POST",
             _ => false,
         };
         if !is_allowed {
             return Err(Fault::Method(allowed));
         }
         let json = match route {
-            Route::Health => object([("status", "ok".into())]),
+            Route::Health => {
+                self.health(responder);
+                return Ok(());
+            }
             Route::Models => models::list(&self.served, self.since),
             Route::Model => models::model(&self.served, self.since),
             Route::Props => models::props(&self.served),
@@ -156,6 +168,14 @@ impl Api {
             Route::Tokenize => self.read(&request.body, tokenize::tokenize)?,
             Route::Detokenize => self.read(&request.body, tokenize::detokenize)?,
             Route::ApplyTemplate => self.read(&request.body, tokenize::apply_template)?,
+            Route::OllamaTags => ollama_models::tags(&self.served, self.since),
+            Route::OllamaRunning => ollama_models::running(&self.served),
+            Route::OllamaShow => ollama_models::show(self)?,
+            Route::OllamaVersion => ollama_models::version(),
+            Route::OllamaChat => return self.ask_ollama(&request.body, ollama::chat, responder),
+            Route::OllamaGenerate => {
+                return self.ask_ollama(&request.body, ollama::generate, responder);
+            }
             Route::Absent(why) => return Err(Fault::Absent(why)),
             Route::Chat => return self.ask(&request.body, chat::question, responder),
             Route::Completions => {
@@ -164,8 +184,20 @@ impl Api {
             Route::Responses => return self.ask(&request.body, responses::question, responder),
             Route::Messages => return self.ask(&request.body, messages::question, responder),
         };
-        send(&json, responder);
+        send(Status::Ok, &json, responder);
         Ok(())
+    }
+
+    /// Tells whether questions are answered, and if not, why.
+    fn health(&self, responder: &mut Responder<'_>) {
+        let (status, json) = match self.desk.closed() {
+            None => (Status::Ok, object([("status", "ok".into())])),
+            Some((why, _)) => (
+                Status::ServiceUnavailable,
+                object([("status", "error".into()), ("message", (&*why).into())]),
+            ),
+        };
+        send(status, &json, responder);
     }
 
     /// Reads a question, asks it and answers.
@@ -175,7 +207,27 @@ impl Api {
         read: fn(&Api, &Spot<'_>) -> Outcome<Question>,
         responder: &mut Responder<'_>,
     ) -> Outcome<()> {
-        let question = self.read(body, read)?;
+        self.put(self.read(body, read)?, responder)
+    }
+
+    /// The same, where a request may ask nothing.
+    fn ask_ollama(
+        &self,
+        body: &[u8],
+        read: fn(&Api, &Spot<'_>) -> Outcome<Asked>,
+        responder: &mut Responder<'_>,
+    ) -> Outcome<()> {
+        match self.read(body, read)? {
+            Asked::Question(question) => self.put(question, responder),
+            Asked::Load(json) => {
+                send(Status::Ok, &json, responder);
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks a question and answers.
+    fn put(&self, question: Question, responder: &mut Responder<'_>) -> Outcome<()> {
         for ask in &question.asks {
             let n = ask.tokens.len();
             if n == 0 {
@@ -205,8 +257,8 @@ impl Api {
     }
 }
 
-fn send(json: &Json, responder: &mut Responder<'_>) {
+fn send(status: Status, json: &Json, responder: &mut Responder<'_>) {
     let fields = [("content-type", "application/json")];
     // Errors only tell that the client left.
-    let _ = responder.respond(Status::Ok, &fields, json.to_string().as_bytes());
+    let _ = responder.respond(status, &fields, json.to_string().as_bytes());
 }

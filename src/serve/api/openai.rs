@@ -1,10 +1,9 @@
 //! What the answers of OpenAI's APIs share: figures, log-probabilities, the end of a stream.
 
-use super::fault::{Family, error_body};
+use super::fault::{Family, Fault};
 use super::params::flag;
 use super::reply::Event;
 use crate::error::Result;
-use crate::http::Status;
 use crate::json::Node;
 use crate::json::object::{Json, list, object};
 use crate::serve::ask::{Done, Finish, TokenLogprob};
@@ -81,9 +80,8 @@ pub fn end_of_stream() -> Event {
 }
 
 /// The end of a stream that failed.
-pub fn failed(why: &str, out: &mut Vec<Event>) {
-    let error = error_body(Family::OpenAi, Status::InternalServerError, why, None);
-    out.push(Event::new("", &error));
+pub fn failed(fault: &Fault, out: &mut Vec<Event>) {
+    out.push(Event::new("", &fault.body(Family::OpenAi)));
 }
 
 /// A log-probability as JSON can say it.

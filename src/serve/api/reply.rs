@@ -3,14 +3,15 @@
 use super::fault::Fault;
 use super::ids;
 use crate::error::Result;
-use crate::http::{Events, Responder, Status};
+use crate::http::{Events, Framing, Responder, Status};
 use crate::json::object::{Json, list};
 use crate::serve::ask::{Ask, Done, Finish, Part, Reading, TokenLogprob};
 use crate::serve::desk::{Desk, Next, Refused, Ticket};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How often a wait for the engine looks whether the client is still there.
+/// How often a wait for the engine looks whether the client is still there. One that sends nothing more may have left: it is
+/// sent something as often, which a client that left refuses.
 const TICK: Duration = Duration::from_millis(250);
 
 /// Parts that come within this time are sent together: to wake the thread that sends costs the one that computes.
@@ -44,12 +45,16 @@ pub struct Question {
 /// How an API tells answers. What is to be sent goes to `out`; of an answer in one piece the same is told in parts first,
 /// and `out` is dropped.
 pub trait Dialect {
+    /// What makes a stream.
+    fn framing(&self) -> Framing {
+        Framing::ServerSent
+    }
     /// What ids of calls begin with.
     fn call_prefix(&self) -> &'static str;
     /// All answers in one piece, and the figures of all of them.
     fn whole(&mut self, answers: &[Answer], total: &Done) -> Json;
     /// Instead of that: the engine could not go on.
-    fn failure(&mut self, why: &str) -> Json;
+    fn failure(&mut self, fault: &Fault) -> Json;
     /// The stream begins; nothing is known yet but the first question.
     fn begin(&mut self, ask: &Ask, out: &mut Vec<Event>);
     /// The engine begins with an answer, and has so many tokens of the prompt.
@@ -75,10 +80,10 @@ pub trait Dialect {
     /// The stream ends: the figures of all answers.
     fn end(&mut self, _total: &Done, _out: &mut Vec<Event>) {}
     /// The stream ends because the engine could not go on.
-    fn failed(&mut self, why: &str, out: &mut Vec<Event>);
+    fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>);
 }
 
-/// A server-sent event.
+/// An event of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Its name; empty for one without.
@@ -141,32 +146,6 @@ enum Stage {
     Answering,
 }
 
-/// Why there is no more of an answer.
-enum Broken {
-    /// The server ends.
-    Closed,
-    /// The engine could not go on, and why.
-    Engine(String),
-}
-
-impl Broken {
-    fn why(&self) -> &str {
-        match self {
-            Broken::Closed => "the server ends",
-            Broken::Engine(why) => why,
-        }
-    }
-}
-
-impl From<Broken> for Fault {
-    fn from(broken: Broken) -> Fault {
-        match broken {
-            Broken::Closed => Fault::Closed,
-            Broken::Engine(why) => Fault::Engine(why),
-        }
-    }
-}
-
 /// What a look for parts came to.
 enum Look {
     /// Nothing came.
@@ -175,7 +154,8 @@ enum Look {
     More,
     /// All answers are whole.
     All,
-    Broken(Broken),
+    /// There is no more, and why.
+    Broken(Fault),
 }
 
 /// Questions that are being answered.
@@ -215,14 +195,22 @@ pub fn reply(
     }
     let begin = Instant::now();
     let fields = [("content-type", "application/json")];
-    while begin.elapsed() < EARLY {
+    loop {
         if responder.is_gone() {
             return Ok(());
         }
-        let left = EARLY.saturating_sub(begin.elapsed());
+        let early = if responder.is_half_closed() {
+            TICK
+        } else {
+            EARLY
+        };
+        let left = early.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            break;
+        }
         match asking.look(TICK.min(left), &mut Vec::new()) {
             Look::Nothing | Look::More => {}
-            Look::Broken(broken) => return Err(broken.into()),
+            Look::Broken(fault) => return Err(fault),
             Look::All => {
                 let json = asking.whole().to_string();
                 let _ = responder.respond(Status::Ok, &fields, json.as_bytes());
@@ -248,10 +236,11 @@ fn late(
         }
         match asking.look(TICK, &mut Vec::new()) {
             Look::Nothing | Look::More => {}
-            Look::Broken(broken) => break asking.dialect.failure(broken.why()),
+            Look::Broken(fault) => break asking.dialect.failure(&fault),
             Look::All => break asking.whole(),
         }
-        if heard.elapsed() >= SIGN {
+        let sign = if body.is_half_closed() { TICK } else { SIGN };
+        if heard.elapsed() >= sign {
             body.write(SPACE)?;
             heard = Instant::now();
         }
@@ -261,8 +250,8 @@ fn late(
 }
 
 fn stream(asking: &mut Asking<'_>, responder: &mut Responder<'_>) -> Result<()> {
-    // A proxy in between must not wait for more.
-    let mut events = responder.events(&[("x-accel-buffering", "no")])?;
+    let framing = asking.dialect.framing();
+    let mut events = responder.events(framing, &[])?;
     let mut out = std::mem::take(&mut asking.begun);
     let (mut heard, mut data) = (Instant::now(), Instant::now());
     let mut sign = BEAT;
@@ -271,11 +260,13 @@ fn stream(asking: &mut Asking<'_>, responder: &mut Responder<'_>) -> Result<()> 
         if !out.is_empty() {
             (data, sign) = (Instant::now(), BEAT);
         }
-        if heard.elapsed() >= BEAT {
+        let is_half_closed = events.is_half_closed();
+        if heard.elapsed() >= if is_half_closed { TICK } else { BEAT } {
             events.comment(&asking.stage.describe(asking.desk))?;
             asking.dialect.beat(&mut out);
             heard = Instant::now();
-            if data.elapsed() >= sign {
+            let is_all = framing == Framing::Lines;
+            if data.elapsed() >= sign || (is_all && is_half_closed) {
                 asking.dialect.waiting(&mut out);
                 (data, sign) = (heard, SIGN.min(sign * 2));
             }
@@ -296,8 +287,8 @@ fn stream(asking: &mut Asking<'_>, responder: &mut Responder<'_>) -> Result<()> 
                     last = Some(Ok(()));
                     break;
                 }
-                Look::Broken(broken) => {
-                    last = Some(Err(broken));
+                Look::Broken(fault) => {
+                    last = Some(Err(fault));
                     break;
                 }
             }
@@ -306,7 +297,7 @@ fn stream(asking: &mut Asking<'_>, responder: &mut Responder<'_>) -> Result<()> 
     match last {
         None => return Ok(()),
         Some(Ok(())) => asking.dialect.end(&asking.total, &mut out),
-        Some(Err(broken)) => asking.dialect.failed(broken.why(), &mut out),
+        Some(Err(fault)) => asking.dialect.failed(&fault, &mut out),
     }
     send(&mut out, &mut events)?;
     events.finish()
@@ -354,7 +345,7 @@ impl<'a> Asking<'a> {
         };
         let part = match ticket.next(patience) {
             Next::Nothing => return Look::Nothing,
-            Next::Gone => return Look::Broken(Broken::Closed),
+            Next::Gone => return Look::Broken(self.closed()),
             Next::Part(part) => part,
         };
         match &part {
@@ -369,7 +360,7 @@ impl<'a> Asking<'a> {
         }
         match answer.take(part, &mut *self.dialect, out) {
             None => Look::More,
-            Some(Err(why)) => Look::Broken(Broken::Engine(why)),
+            Some(Err(fault)) => Look::Broken(fault),
             Some(Ok(done)) => {
                 if done.finish == Finish::ContextFull {
                     answer.warn("the answer ends where the context is full".into());
@@ -392,11 +383,11 @@ impl<'a> Asking<'a> {
             return Look::All;
         };
         match self.desk.enter(ask) {
-            Err(Refused::Closed) => return Look::Broken(Broken::Closed),
-            Err(Refused::Full(_)) => {
+            Err(Refused::Full { .. }) => {
                 std::thread::sleep(patience);
                 return Look::Nothing;
             }
+            Err(refused) => return Look::Broken(refused.into()),
             Ok(ticket) => self.ticket = Some(ticket),
         }
         self.asks.pop_front();
@@ -404,6 +395,12 @@ impl<'a> Asking<'a> {
         self.dialect.next_answer(self.answers.len(), out);
         self.answers.push(Answer::default());
         Look::More
+    }
+
+    /// Why a question was dropped.
+    fn closed(&self) -> Fault {
+        let closed = self.desk.closed().map(|(why, _)| why);
+        Fault::Closed(closed.unwrap_or_else(|| "the server ends".into()))
     }
 
     fn whole(&mut self) -> Json {
@@ -429,7 +426,7 @@ impl Answer {
         part: Part,
         dialect: &mut dyn Dialect,
         out: &mut Vec<Event>,
-    ) -> Option<std::result::Result<Done, String>> {
+    ) -> Option<std::result::Result<Done, Fault>> {
         match part {
             Part::Started { n_cached } => dialect.started(n_cached, out),
             Part::Reading(_) => {}
@@ -469,7 +466,7 @@ impl Answer {
                 }
             }
             Part::Done(done) => return Some(Ok(done)),
-            Part::Failed(why) => return Some(Err(why)),
+            Part::Failed(why) => return Some(Err(Fault::Engine(why))),
         }
         None
     }
@@ -570,7 +567,7 @@ mod tests {
             loop {
                 match asking.look(TICK, &mut out) {
                     Look::All => break,
-                    Look::Broken(broken) => panic!("{}", broken.why()),
+                    Look::Broken(fault) => panic!("{fault:?}"),
                     Look::Nothing | Look::More => {}
                 }
             }

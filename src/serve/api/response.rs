@@ -4,6 +4,7 @@
 //! created, in_progress+, ( item added, [part added], deltas, done, [part done], item done )*, completed or incomplete
 //! ```
 
+use super::fault::{Family, Fault};
 use super::reply::{Answer, Called, Dialect, Event};
 use super::response_call::CallItem;
 pub use super::response_call::ToolKind;
@@ -208,8 +209,9 @@ impl Response {
     }
 
     /// The response object of an answer that could not go on.
-    fn failed_json(&self, why: &str) -> Json {
-        let error = object([("code", "server_error".into()), ("message", why.into())]);
+    fn failed_json(&self, fault: &Fault) -> Json {
+        let why = fault.message(Family::OpenAi);
+        let error = object([("code", "server_error".into()), ("message", (&why).into())]);
         let ended = Ended {
             error: Some(error),
             ..Ended::default()
@@ -377,8 +379,8 @@ impl Dialect for Response {
         self.ended(answers.first().unwrap_or(&none), total).1
     }
 
-    fn failure(&mut self, why: &str) -> Json {
-        self.failed_json(why)
+    fn failure(&mut self, fault: &Fault) -> Json {
+        self.failed_json(fault)
     }
 
     fn begin(&mut self, _: &Ask, out: &mut Vec<Event>) {
@@ -444,8 +446,8 @@ impl Dialect for Response {
         self.tell(event, [("response", json)], out);
     }
 
-    fn failed(&mut self, why: &str, out: &mut Vec<Event>) {
-        let json = self.failed_json(why);
+    fn failed(&mut self, fault: &Fault, out: &mut Vec<Event>) {
+        let json = self.failed_json(fault);
         self.tell("response.failed", [("response", json)], out);
     }
 }

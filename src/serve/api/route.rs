@@ -33,6 +33,18 @@ pub enum Route {
     Detokenize,
     /// The prompt of a conversation, as text.
     ApplyTemplate,
+    /// Ollama's `chat`.
+    OllamaChat,
+    /// Ollama's `generate`: a prompt.
+    OllamaGenerate,
+    /// The list of models as Ollama tells it.
+    OllamaTags,
+    /// The models in memory.
+    OllamaRunning,
+    /// What the model can do.
+    OllamaShow,
+    /// The version of Ollama's API.
+    OllamaVersion,
     /// Something that other servers have and this one has not, and why.
     Absent(&'static str),
 }
@@ -42,6 +54,7 @@ const PREFIXES: [&str; 5] = ["/anthropic", "/openai", "/api/v1", "/v1", "/v1"];
 
 const NO_EMBEDDINGS: &str = "this model makes no embeddings";
 const NOT_KEPT: &str = "no answers, files or batches are kept here";
+const ONE_MODEL: &str = "the model was given when the server was started; here none can be pulled, made, copied or deleted";
 
 impl Route {
     /// `None` for a path of none of the APIs.
@@ -60,6 +73,17 @@ impl Route {
             "/tokenize" => Route::Tokenize,
             "/detokenize" => Route::Detokenize,
             "/apply-template" => Route::ApplyTemplate,
+            "/api/chat" => Route::OllamaChat,
+            "/api/generate" => Route::OllamaGenerate,
+            "/api/tags" => Route::OllamaTags,
+            "/api/ps" => Route::OllamaRunning,
+            "/api/show" => Route::OllamaShow,
+            "/api/version" => Route::OllamaVersion,
+            "/api/embed" | "/api/embeddings" => Route::Absent(NO_EMBEDDINGS),
+            "/api/pull" | "/api/push" | "/api/create" | "/api/copy" | "/api/delete" => {
+                Route::Absent(ONE_MODEL)
+            }
+            path if path.starts_with("/api/blobs/") => Route::Absent(ONE_MODEL),
             "/embeddings" | "/rerank" | "/reranking" | "/embedding" => Route::Absent(NO_EMBEDDINGS),
             path if path.starts_with("/models/") => Route::Model,
             path if path.starts_with("/responses/") || path.starts_with("/messages/") => {
@@ -73,8 +97,13 @@ impl Route {
     /// The methods, as a field `allow` names them.
     pub fn allowed(self) -> &'static str {
         match self {
-            Route::Health | Route::Models | Route::Model | Route::Props => "GET, HEAD",
-            Route::Absent(_) => "GET, HEAD, POST",
+            Route::Health
+            | Route::Models
+            | Route::Model
+            | Route::Props
+            | Route::OllamaTags
+            | Route::OllamaRunning
+            | Route::OllamaVersion => "GET, HEAD",
             _ => "POST",
         }
     }
@@ -103,9 +132,10 @@ pub fn family(request: &Request) -> Family {
 
 /// In whose words a path is answered.
 pub fn family_of(path: &str) -> Family {
-    match canonical(path).starts_with("/messages") {
-        true => Family::Anthropic,
-        false => Family::OpenAi,
+    match canonical(path) {
+        path if path.starts_with("/messages") => Family::Anthropic,
+        path if path.starts_with("/api/") => Family::Ollama,
+        _ => Family::OpenAi,
     }
 }
 
@@ -136,7 +166,18 @@ mod tests {
                 Some(Route::Models),
             ),
             (&["/v1/models/a/b", "/models/x"], Some(Route::Model)),
-            (&["/v1/embeddings"], Some(Route::Absent(NO_EMBEDDINGS))),
+            (
+                &["/v1/embeddings", "/api/embed", "/api/embeddings"],
+                Some(Route::Absent(NO_EMBEDDINGS)),
+            ),
+            (
+                &["/api/chat", "//api/chat/", "/v1/api/chat"],
+                Some(Route::OllamaChat),
+            ),
+            (
+                &["/api/pull", "/api/delete", "/api/blobs/sha256:0"],
+                Some(Route::Absent(ONE_MODEL)),
+            ),
             (
                 &["/v1/responses/resp_1", "/v1/messages/batches", "/v1/files"],
                 Some(Route::Absent(NOT_KEPT)),
@@ -148,6 +189,8 @@ mod tests {
                     "/v1",
                     "/v1/",
                     "/v1/chat",
+                    "/api",
+                    "/api/other",
                     "/metrics",
                     "/v1chat/completions",
                     "/v2/models",
@@ -158,6 +201,20 @@ mod tests {
             for path in paths {
                 assert_eq!(Route::of(path), expected, "{path}");
             }
+        }
+    }
+
+    #[test]
+    fn errors_are_told_as_the_path_has_them() {
+        for (path, expected) in [
+            ("/v1/chat/completions", Family::OpenAi),
+            ("/api/v1/chat/completions", Family::OpenAi),
+            ("/v1/messages/batches", Family::Anthropic),
+            ("/api/chat", Family::Ollama),
+            ("/api/other", Family::Ollama),
+            ("", Family::OpenAi),
+        ] {
+            assert_eq!(family_of(path), expected, "{path}");
         }
     }
 }

@@ -184,8 +184,12 @@ impl Reader<'_> {
         let kind = at.get("type")?.map(|kind| kind.text()).transpose()?;
         match (kind.unwrap_or("function"), self.family) {
             ("function", _) | ("custom", Family::Anthropic) => self.function(spot, namespace),
-            ("custom", Family::OpenAi) => {
+            ("custom", Family::OpenAi | Family::Ollama) => {
                 let inner = at.get("custom")?;
+                if inner.is_some() {
+                    self.notes
+                        .add("tools: a custom tool is called as a function of one text, input");
+                }
                 self.custom(inner.as_ref().unwrap_or(at))
             }
             ("namespace", _) => {
