@@ -12,7 +12,8 @@ def claude(relay, *words):
         "ANTHROPIC_BASE_URL": relay.url,
         "ANTHROPIC_API_KEY": KEY,
         "ANTHROPIC_MODEL": "infall",
-        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "2000",
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "4000",
+        "MAX_THINKING_TOKENS": "0",  # the small model would never end its thoughts
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
     out, _ = cli.run("claude", "-p", *words, "--output-format", "json", timeout=500, **settings)
@@ -21,26 +22,22 @@ def claude(relay, *words):
     return answer
 
 
-def show(relay):
-    for path, n, cached in relay.turns:
-        print(f"  {path.split('?')[0]}: {n} tokens, {n - cached} computed")
-
-
 @real
 def question_and_second_turn():
     with Relay() as relay:
         first = claude(relay, "hi")
         second = claude(relay, "and now?", "--resume", first["session_id"])
         assert second["session_id"], second
-        show(relay)
+        relay.show()
         assert all(status == 200 for path, status in relay.statuses if "/v1/messages" in path), relay.statuses
 
 
 @real
 def tool_loop():
-    with Relay(force=("Read", {"type": "tool", "name": "Read"})) as relay:
-        claude(relay, "Read the file.")
-        show(relay)
+    choice = {"type": "tool", "name": "TaskList", "disable_parallel_tool_use": True}
+    with Relay(force=("TaskList", choice), times=4) as relay:
+        claude(relay, "Which tasks are there?")
+        relay.show()
         kinds = [block["type"] for message in relay.bodies[-1]["messages"] if isinstance(message["content"], list)
                  for block in message["content"]]
         assert "tool_use" in kinds and "tool_result" in kinds, kinds

@@ -22,9 +22,8 @@ wire_api = "responses"
     return out
 
 
-def show(relay):
-    for path, n, cached in relay.turns:
-        print(f"  {path}: {n} tokens, {n - cached} computed")
+def all_answered(relay):
+    relay.show()
     assert all(status == 200 for path, status in relay.statuses if "/responses" in path), relay.statuses
 
 
@@ -33,14 +32,14 @@ def question_and_second_turn():
     with Relay() as relay:
         codex(relay, "say hi")
         codex(relay, "resume", "--last", "and now?")
-        show(relay)
+        all_answered(relay)
 
 
 @real
 def tool_loop():
-    with Relay(force=("get_goal", {"type": "function", "name": "get_goal"})) as relay:
+    with Relay(force=("get_goal", {"type": "function", "name": "get_goal"}), times=4) as relay:
         codex(relay, "What is the goal?")
-        show(relay)
+        all_answered(relay)
         kinds = [item["type"] for item in relay.bodies[-1]["input"] if "type" in item]
         assert "function_call" in kinds and "function_call_output" in kinds, kinds
 

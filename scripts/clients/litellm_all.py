@@ -25,6 +25,7 @@ PROVIDERS = [
     {"model": "deepseek/any", "api_base": URL + "/v1"},
     {"model": "anthropic/any", "api_base": URL},
 ]
+PROXY_KEY = "sk-of-the-check"
 litellm.num_retries = 0
 
 
@@ -86,12 +87,13 @@ def proxy():
     ]}))
     program = Path(sys.executable).parent / "litellm"
     words = [str(program), "--config", str(at), "--port", str(port), "--host", "127.0.0.1"]
-    env = {"PATH": os.environ["PATH"], "HOME": str(cli.HOME), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    env = {"PATH": os.environ["PATH"], "HOME": str(cli.HOME), "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+           "LITELLM_MASTER_KEY": PROXY_KEY}
     proxy = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def ask(path, body):
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode() if body else None,
-                                         {"content-type": "application/json", "authorization": "Bearer none"})
+                                         {"content-type": "application/json", "authorization": f"Bearer {PROXY_KEY}"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.read().decode()
 

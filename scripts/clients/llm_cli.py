@@ -6,15 +6,15 @@ import cli
 from common import KEY, URL, check, main, real, scripted
 
 MODELS = f"""
-- {{model_id: infall, model_name: any, api_base: "{URL}/v1", api_key: "{KEY}", supports_schema: true, supports_tools: true}}
-- {{model_id: infall-text, model_name: any, api_base: "{URL}/v1", api_key: "{KEY}", completion: true}}
+- {{model_id: infall, model_name: any, api_base: "{URL}/v1", api_key_name: openai, supports_schema: true, supports_tools: true}}
+- {{model_id: infall-text, model_name: any, api_base: "{URL}/v1", api_key_name: openai, completion: true}}
 """
 
 
 def llm(*words):
     (cli.HOME / "llm").mkdir(exist_ok=True)
     (cli.HOME / "llm" / "extra-openai-models.yaml").write_text(MODELS)
-    out, _ = cli.run("llm", *words, LLM_USER_PATH=str(cli.HOME / "llm"), timeout=100)
+    out, _ = cli.run("llm", *words, OPENAI_API_KEY=KEY, LLM_USER_PATH=str(cli.HOME / "llm"), timeout=100)
     return out
 
 

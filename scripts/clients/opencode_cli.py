@@ -21,8 +21,7 @@ def opencode(relay, text):
     }
     (cli.WORK / "opencode.json").write_text(json.dumps(settings))
     out, err = cli.run("opencode", "run", "-m", "infall/infall", text, timeout=500)
-    for path, n, cached in relay.turns:
-        print(f"  {path}: {n} tokens, {n - cached} computed")
+    relay.show()
     assert relay.turns, (out + err)[-600:]
     assert all(status == 200 for path, status in relay.statuses if "/chat" in path), relay.statuses
 

@@ -1,7 +1,7 @@
 """A relay in front of the server that notes what each request cost, and makes a model call a tool that it never would.
 
-A small model calls no tools of its own accord. The relay adds the choice of one harmless tool to the first request that
-offers it; all else passes as the client sent it.
+A small model calls no tools of its own accord. The relay adds the choice of one harmless tool to the first `times` requests
+that offer it; all else passes as the client sent it.
 """
 
 import http.client
@@ -16,8 +16,9 @@ import common
 class Relay:
     """Use as a context; `turns` holds (path, prompt tokens, tokens reused) of each answer."""
 
-    def __init__(self, force=None):
+    def __init__(self, force=None, times=1):
         self.force, self.turns, self.bodies, self.statuses = force, [], [], []
+        self.left = times
         relay = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -46,8 +47,9 @@ class Relay:
             value = json.loads(body)
             self.bodies.append(value)
             offered = [tool.get("name") or tool.get("function", {}).get("name") for tool in value.get("tools") or []]
-            if self.force and self.force[0] in offered:
-                value["tool_choice"], self.force = self.force[1], None
+            if self.force and self.left and self.force[0] in offered:
+                value["tool_choice"] = self.force[1]
+                self.left -= 1
                 body = json.dumps(value).encode()
         fields = {k: v for k, v in handler.headers.items()
                   if k.lower() not in ("host", "content-length", "connection", "accept-encoding")}
@@ -71,6 +73,11 @@ class Relay:
             return
         self.statuses.append((handler.path, answer.status))
         self.note(handler.path, whole.decode("utf-8", "replace"))
+
+    def show(self):
+        """Prints what each answer cost."""
+        for path, n, cached in self.turns:
+            print(f"  {path.split('?')[0]}: {n} tokens, {n - cached} computed")
 
     def note(self, path, text):
         for line in reversed(text.split("\n")):

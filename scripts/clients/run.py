@@ -41,6 +41,7 @@ CLIENTS = {
     "opencode": ("opencode_cli.py", ["opencode-ai@1.18.33"]),
     "aider": ("aider_cli.py", ["aider-chat==0.86.2"]),
     "llm": ("llm_cli.py", ["llm==0.36"]),
+    "fuzz": ("fuzz.py", ["hypothesis==6.170.17"]),
     "litellm": ("litellm_all.py", ["litellm[proxy]==1.108.7"]),
 }
 
