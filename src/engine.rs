@@ -44,9 +44,11 @@ pub use crate::text::call_grammar::CallForm;
 pub use crate::text::{answer, chat, stops, stream, tokenizer};
 
 mod form;
+mod generated;
 mod machine;
 
 pub use form::{Form, guide, guide_vocabulary};
+pub use generated::{Chosen, Generated, Stop};
 pub use machine::{Conversation, Session, SessionCheckpoint};
 
 /// A model file that was understood, before its weights are loaded: what can be wrong with a prompt or an
@@ -79,41 +81,6 @@ pub struct Engine {
     model_hash: Option<u64>,
     /// Makes the machine smaller, as long as the engine lives.
     _held: Option<meter::Held>,
-}
-
-/// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// The model ended its turn.
-    EndOfTurn,
-    /// The number of tokens asked for was reached.
-    Length,
-    /// The context is full.
-    ContextFull,
-    /// The caller said stop.
-    Asked,
-}
-
-/// A token that was chosen.
-#[derive(Clone, Copy, Debug)]
-pub struct Chosen<'a> {
-    /// The token.
-    pub token: TokenId,
-    /// Its bytes.
-    pub bytes: &'a [u8],
-    /// What it was chosen from, `[n_vocab]`.
-    pub logits: &'a [f32],
-}
-
-/// What a generation did.
-#[derive(Clone, Copy, Debug)]
-pub struct Generated {
-    /// Tokens given out; the end-of-turn token is not one of them.
-    pub n_tokens: usize,
-    /// Why it ended.
-    pub stop: Stop,
-    /// The last token chosen, which is not in the session yet: it comes before whatever follows.
-    pub pending: Option<TokenId>,
 }
 
 /// The plan that takes the least memory for a model in `files`, all other options being the defaults. It may take more than

@@ -35,12 +35,22 @@ pub fn parse(line: &[u8]) -> Result<(String, String), Refusal> {
         ));
     }
     let name = String::from_utf8_lossy(name).to_ascii_lowercase(); // a token is ASCII
-    // What is no UTF-8 is latin-1, whose bytes are the first characters of Unicode (RFC 9110 section 5.5).
+    // Values in latin-1 are allowed, and opaque (RFC 9110 section 5.5); none is used here. A character takes no more bytes
+    // than before.
     let value = match std::str::from_utf8(value) {
         Ok(value) => value.to_owned(),
-        Err(_) => value.iter().map(|byte| char::from(*byte)).collect(),
+        Err(_) => {
+            let ascii = |byte: &u8| {
+                if byte.is_ascii() {
+                    char::from(*byte)
+                } else {
+                    '?'
+                }
+            };
+            value.iter().map(ascii).collect()
+        }
     };
-    if value.contains(|c: char| c.is_ascii_control() && c != '\t') {
+    if value.contains(|c: char| c.is_control() && c != '\t') {
         return Err(Refusal::bad(format!(
             "header: {name}: found a control character"
         )));

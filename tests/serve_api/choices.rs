@@ -206,7 +206,7 @@ fn tools_of_other_kinds_become_functions_or_are_left_out() {
         }
         assert_eq!(prompt.matches("\"name\": \"f\"").count(), 1);
         let told = value!([
-            "tools: web_search left out, it is no tool of the client",
+            "tools: web_search left out, it is not known here",
             "tools: the grammar of 'apply_patch' is told, not held",
         ]);
         assert_eq!(answer["infall_warnings"], told);
@@ -216,7 +216,7 @@ fn tools_of_other_kinds_become_functions_or_are_left_out() {
             json(&server.post("/v1/messages", &with(said("hi"), value!({"tools": tools}))));
         assert_eq!(
             answer["infall_warnings"],
-            value!(["tools: web_search_20250305 left out, it is no tool of the client"])
+            value!(["tools: web_search_20250305 left out, it is not known here"])
         );
         assert!(server.last_prompt().contains("{\"name\": \"now\"}"));
     });

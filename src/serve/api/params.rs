@@ -200,6 +200,10 @@ pub fn stops(at: &Node<'_>, name: &str) -> Result<Vec<String>> {
 pub fn name_unknown(at: &Node<'_>, known: &[&str], notes: &mut Notes) -> Result<()> {
     for (name, node) in at.members()? {
         let is_neutral = match node.value() {
+            Value::Text(text) if DEFAULTS.contains(&(name, text)) => true,
+            Value::List(items) if name == "modalities" => {
+                items.iter().all(|item| *item == Value::Text("text".into()))
+            }
             Value::Null | Value::Bool(false) | Value::Count(0) => true,
             Value::Text(text) => text.is_empty(),
             Value::List(items) => items.is_empty(),
@@ -212,6 +216,9 @@ pub fn name_unknown(at: &Node<'_>, known: &[&str], notes: &mut Notes) -> Result<
     }
     Ok(())
 }
+
+/// Fields that ask for what is done anyway.
+const DEFAULTS: [(&str, &str); 2] = [("truncation", "disabled"), ("verbosity", "medium")];
 
 /// Fields that say nothing about the answer: who asks, what for, how it is stored and billed, hints for caches.
 const HARMLESS: &[&str] = &[

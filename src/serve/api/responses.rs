@@ -145,7 +145,7 @@ fn conversation(api: &Api, request: &Spot<'_>) -> Result<Conversation> {
     tools::read(request, Family::OpenAi, &mut conversation)?;
     let text = request.get("text")?;
     if let Some(text) = &text
-        && member(&text.node, "verbosity").is_some()
+        && string(&text.node, "verbosity").is_some_and(|verbosity| verbosity != "medium")
     {
         conversation
             .notes

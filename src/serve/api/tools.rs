@@ -145,6 +145,7 @@ pub fn read(request: &Spot<'_>, family: Family, conversation: &mut Conversation)
         family,
         tools: &mut conversation.tools,
         notes: &mut conversation.notes,
+        left_out: Vec::new(),
     };
     for name in ["tools", "functions"] {
         if let Some(list) = request.get(name)? {
@@ -175,6 +176,8 @@ struct Reader<'a> {
     family: Family,
     tools: &'a mut Offered,
     notes: &'a mut Notes,
+    /// Names of tools that were left out.
+    left_out: Vec<String>,
 }
 
 impl Reader<'_> {
@@ -209,11 +212,9 @@ impl Reader<'_> {
                 )
             }
             (other, _) => {
-                let note = format!(
-                    "tools: {} left out, it is no tool of the client",
-                    word(other)
-                );
+                let note = format!("tools: {} left out, it is not known here", word(other));
                 self.notes.add(note);
+                self.left_out.extend(string(at, "name").map(str::to_owned));
                 Ok(())
             }
         }
@@ -317,15 +318,16 @@ impl Reader<'_> {
                 let inner = ["function", "custom"]
                     .into_iter()
                     .find_map(|name| member(at, name));
-                choice.required = true;
-                choice.only = vec![self.named(&inner.unwrap_or_else(|| at.clone()))?];
+                if let Some(name) = self.named(&inner.unwrap_or_else(|| at.clone()))? {
+                    (choice.required, choice.only) = (true, vec![name]);
+                }
             }
             "allowed_tools" => {
                 let at = member(at, "allowed_tools").unwrap_or_else(|| at.clone());
                 choice.required = matches!(string(&at, "mode"), Some("required" | "any"));
                 for tool in items(&at, "tools") {
                     let inner = member(&tool, "function").unwrap_or(tool);
-                    choice.only.push(self.named(&inner)?);
+                    choice.only.extend(self.named(&inner)?);
                 }
             }
             LOCAL_SHELL => (choice.required, choice.only) = (true, vec![LOCAL_SHELL.to_owned()]),
@@ -333,24 +335,34 @@ impl Reader<'_> {
                 let expected = "expected none, auto, required or a tool";
                 return Err(at.error(&format!("found '{other}', {expected}")));
             }
-            other => self.notes.add(format!(
-                "tool_choice: {} left out, it is no tool of the client",
-                history::word(other)
-            )),
+            other => self.without_choice(other),
         }
         Ok(())
     }
 
-    /// The name of a tool that is there.
-    fn named(&self, at: &Node<'_>) -> Result<String> {
+    /// A choice that cannot be held leaves all tools.
+    fn without_choice(&mut self, tool: &str) {
+        let note = format!(
+            "tool_choice: {} left out, it is not known here",
+            history::word(tool)
+        );
+        self.notes.add(note);
+    }
+
+    /// The name of a tool that is there; `None` for one that was left out.
+    fn named(&mut self, at: &Node<'_>) -> Result<Option<String>> {
         let node = at.need("name")?;
         let name = in_namespace(string(at, "namespace"), node.text()?);
+        if self.left_out.contains(&name) {
+            self.without_choice(&name);
+            return Ok(None);
+        }
         // Without tools there is no choice.
         if !self.tools.is_empty() && !self.tools.places.contains_key(&name) {
             let fault = format!("found '{}', expected the name of a tool", word(&name));
             return Err(node.error(&fault));
         }
-        Ok(name)
+        Ok(Some(name))
     }
 }
 
