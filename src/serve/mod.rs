@@ -73,6 +73,10 @@ const TICK: Duration = Duration::from_millis(50);
 /// The values of a body that grow with the context ([`api::value_bytes`]), as prompts of 4 bytes a token.
 const VALUES_AS_PROMPTS: usize = (api::value_bytes(1) - api::value_bytes(0)) / 4;
 
+/// What the grammar of a form takes that an answer is held to, and the masks of its states, in the worst case that was
+/// looked for.
+const FORM_BYTES: u64 = 40 << 20;
+
 /// How a server is opened.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -123,7 +127,11 @@ pub fn needs(sessions: usize, queue: usize) -> Serving {
         checkpoints: CHECKPOINTS,
         // Two more are copies with the tokens that the model chose.
         prompts: limits.handlers + 2 + VALUES_AS_PROMPTS,
-        bytes: limits.memory_bytes() as u64 + reading + OWN_ANSWERS as u64 + HEADERS_BYTES,
+        bytes: limits.memory_bytes() as u64
+            + reading
+            + OWN_ANSWERS as u64
+            + HEADERS_BYTES
+            + FORM_BYTES,
     }
 }
 
