@@ -160,7 +160,7 @@ common_fields = {
 bound = st.integers(0, 8)
 # Zero is no bound here, as with Ollama.
 options = st.fixed_dictionaries(
-    {"num_predict": bound}, optional={"temperature": number, "top_k": number, "stop": junk}
+    {"num_predict": st.integers(1, 8)}, optional={"temperature": number, "top_k": number, "stop": junk}
 )
 
 
