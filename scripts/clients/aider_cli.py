@@ -6,8 +6,22 @@ from common import KEY, URL, check, main
 
 def aider(*words):
     (cli.WORK / "a.txt").write_text("one\n")
-    flags = ["--model", "openai/infall", "--no-git", "--yes-always", "--no-check-update", "--no-analytics",
-             "--no-show-model-warnings", "--no-pretty", "--map-tokens", "0", "--edit-format", "ask", "--message", "What is it?"]
+    flags = [
+        "--model",
+        "openai/infall",
+        "--no-git",
+        "--yes-always",
+        "--no-check-update",
+        "--no-analytics",
+        "--no-show-model-warnings",
+        "--no-pretty",
+        "--map-tokens",
+        "0",
+        "--edit-format",
+        "ask",
+        "--message",
+        "What is it?",
+    ]
     out, err = cli.run("aider", *flags, *words, "a.txt", timeout=200, OPENAI_API_BASE=URL + "/v1", OPENAI_API_KEY=KEY)
     assert "Tokens:" in out and "received" in out, (out + err)[-600:]
 

@@ -38,8 +38,12 @@ def tool_loop():
     with Relay(force=("TaskList", choice), times=4) as relay:
         claude(relay, "Which tasks are there?")
         relay.show()
-        kinds = [block["type"] for message in relay.bodies[-1]["messages"] if isinstance(message["content"], list)
-                 for block in message["content"]]
+        kinds = [
+            block["type"]
+            for message in relay.bodies[-1]["messages"]
+            if isinstance(message["content"], list)
+            for block in message["content"]
+        ]
         assert "tool_use" in kinds and "tool_result" in kinds, kinds
 
 

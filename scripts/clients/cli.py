@@ -21,7 +21,14 @@ def run(program, *words, timeout=300, **fields):
         at = Path(sys.executable).parent / program
     keep = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE") if name in os.environ}
     env = {**keep, "HOME": str(HOME), **fields}
-    done = subprocess.run([str(at), *words], cwd=WORK, env=env, stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, timeout=timeout)
+    done = subprocess.run(
+        [str(at), *words],
+        cwd=WORK,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
     assert done.returncode == 0, f"exit code {done.returncode}: {(done.stderr or done.stdout)[-600:]}"
     return done.stdout, done.stderr

@@ -15,8 +15,12 @@ import cli
 from common import KEY, URL, check, main, real
 
 SAID = [{"role": "user", "content": "hi"}]
-PLACE = {"type": "object", "properties": {"sunny": {"type": "boolean"}}, "required": ["sunny"],
-         "additionalProperties": False}
+PLACE = {
+    "type": "object",
+    "properties": {"sunny": {"type": "boolean"}},
+    "required": ["sunny"],
+    "additionalProperties": False,
+}
 TOOL = {"type": "function", "function": {"name": "place", "parameters": PLACE}}
 PROVIDERS = [
     {"model": "openai/any", "api_base": URL + "/v1"},
@@ -81,19 +85,38 @@ def proxy():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     at = cli.WORK / "config.yaml"
-    at.write_text(json.dumps({"model_list": [
-        {"model_name": "infall", "litellm_params": {"model": "openai/any", "api_base": URL + "/v1", "api_key": KEY}},
-        {"model_name": "claude", "litellm_params": {"model": "anthropic/any", "api_base": URL, "api_key": KEY}},
-    ]}))
+    at.write_text(
+        json.dumps(
+            {
+                "model_list": [
+                    {
+                        "model_name": "infall",
+                        "litellm_params": {"model": "openai/any", "api_base": URL + "/v1", "api_key": KEY},
+                    },
+                    {
+                        "model_name": "claude",
+                        "litellm_params": {"model": "anthropic/any", "api_base": URL, "api_key": KEY},
+                    },
+                ]
+            }
+        )
+    )
     program = Path(sys.executable).parent / "litellm"
     words = [str(program), "--config", str(at), "--port", str(port), "--host", "127.0.0.1"]
-    env = {"PATH": os.environ["PATH"], "HOME": str(cli.HOME), "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-           "LITELLM_MASTER_KEY": PROXY_KEY}
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(cli.HOME),
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_MASTER_KEY": PROXY_KEY,
+    }
     proxy = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def ask(path, body):
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode() if body else None,
-                                         {"content-type": "application/json", "authorization": f"Bearer {PROXY_KEY}"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}{path}",
+            json.dumps(body).encode() if body else None,
+            {"content-type": "application/json", "authorization": f"Bearer {PROXY_KEY}"},
+        )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.read().decode()
 

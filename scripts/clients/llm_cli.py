@@ -5,9 +5,10 @@ import json
 import cli
 from common import KEY, URL, check, main, real, scripted
 
+AT = f'model_name: any, api_base: "{URL}/v1", api_key_name: openai'
 MODELS = f"""
-- {{model_id: infall, model_name: any, api_base: "{URL}/v1", api_key_name: openai, supports_schema: true, supports_tools: true}}
-- {{model_id: infall-text, model_name: any, api_base: "{URL}/v1", api_key_name: openai, completion: true}}
+- {{model_id: infall, {AT}, supports_schema: true, supports_tools: true}}
+- {{model_id: infall-text, {AT}, completion: true}}
 """
 
 
@@ -36,8 +37,10 @@ def schema():
 
 @scripted
 def tools():
-    code = "def now() -> str:\n    'Tells the time.'\n    return 'noon'\n" \
-           "def weather(city: str, days: float = 1, deep: dict = None) -> str:\n    'Tells it.'\n    return 'sun'\n"
+    code = (
+        "def now() -> str:\n    'Tells the time.'\n    return 'noon'\n"
+        "def weather(city: str, days: float = 1, deep: dict = None) -> str:\n    'Tells it.'\n    return 'sun'\n"
+    )
     assert "Hello" in llm("-m", "infall", "@tools", "--functions", code, "--no-stream")
 
 

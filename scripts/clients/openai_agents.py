@@ -3,8 +3,15 @@
 from typing import Literal
 
 from agents import (
-    Agent, AgentOutputSchema, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner,
-    function_tool, set_tracing_disabled)
+    Agent,
+    AgentOutputSchema,
+    ModelSettings,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 

@@ -18,9 +18,9 @@ PARIS = {"city": "Paris <&>", "days": 1.5, "deep": {"a": [100.0]}}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 
-
 def check(function):
     """A check that is given the clients."""
+
     def one():
         function(CLIENTS)
 

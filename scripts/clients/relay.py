@@ -1,7 +1,7 @@
-"""A relay in front of the server that notes what each request cost, and makes a model call a tool that it never would.
+"""A relay in front of the server that notes what each request cost, and makes a small model call a tool.
 
-A small model calls no tools of its own accord. The relay adds the choice of one harmless tool to the first `times` requests
-that offer it; all else passes as the client sent it.
+A small model calls no tool by itself. The relay adds the choice of one harmless tool to the first `times` requests that
+offer it; all else passes as the client sent it.
 """
 
 import http.client
@@ -51,8 +51,11 @@ class Relay:
                 value["tool_choice"] = self.force[1]
                 self.left -= 1
                 body = json.dumps(value).encode()
-        fields = {k: v for k, v in handler.headers.items()
-                  if k.lower() not in ("host", "content-length", "connection", "accept-encoding")}
+        fields = {
+            k: v
+            for k, v in handler.headers.items()
+            if k.lower() not in ("host", "content-length", "connection", "accept-encoding")
+        }
         at = urlsplit(common.URL)
         server = http.client.HTTPConnection(at.hostname, at.port, timeout=600)
         server.request(handler.command, handler.path, body or None, fields)

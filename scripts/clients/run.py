@@ -21,7 +21,13 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
-AI = ["ai@6.0.326", "@ai-sdk/openai@3.0.141", "@ai-sdk/openai-compatible@2.0.92", "@ai-sdk/anthropic@3.0.140", "zod@4"]
+AI = [
+    "ai@6.0.326",
+    "@ai-sdk/openai@3.0.141",
+    "@ai-sdk/openai-compatible@2.0.92",
+    "@ai-sdk/anthropic@3.0.140",
+    "zod@4",
+]
 SDKS = ["openai==3.57.0", "anthropic==2.14.0"]
 
 # name: (file, packages); a list of npm packages has `@` before each version.
@@ -41,6 +47,8 @@ CLIENTS = {
     "opencode": ("opencode_cli.py", ["opencode-ai@1.18.33"]),
     "aider": ("aider_cli.py", ["aider-chat==0.86.2"]),
     "llm": ("llm_cli.py", ["llm==0.36"]),
+    "ollama-python": ("ollama_sdk.py", ["ollama==0.6.3"]),
+    "ollama-npm": ("ollama_npm.mjs", ["ollama@0.6.4"]),
     "fuzz": ("fuzz.py", ["hypothesis==6.170.17"]),
     "litellm": ("litellm_all.py", ["litellm[proxy]==1.108.7"]),
 }
@@ -89,7 +97,9 @@ class Server:
 
     def __init__(self, binary, model):
         words = [binary, "serve", "-m", model, "--port", "0", "--ctx", "100000"]
-        self.process = subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [str(word) for word in words], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
         self.url = None
         for line in self.process.stderr:
             found = re.search(rb"listening at (http://[^/]*)/", line)
@@ -129,7 +139,11 @@ def main():
 
     folder = args.folder.resolve()
     server = None if args.url else Server(args.binary, args.model)
-    fields = {"INFALL_URL": args.url or server.url, "INFALL_KEY": args.key, "INFALL_SCRIPTED": "1" if args.scripted else ""}
+    fields = {
+        "INFALL_URL": args.url or server.url,
+        "INFALL_KEY": args.key,
+        "INFALL_SCRIPTED": "1" if args.scripted else "",
+    }
     rows, failed = [], False
     try:
         for name in names:

@@ -105,7 +105,8 @@ def anthropic_tool_named():
 def openai_parse():
     try:
         answer = O.chat.completions.parse(
-            model="any", max_tokens=500, messages=[{"role": "user", "content": "Where?"}], response_format=Place)
+            model="any", max_tokens=500, messages=[{"role": "user", "content": "Where?"}], response_format=Place
+        )
         assert isinstance(answer.choices[0].message.parsed, Place)
         answer = O.responses.parse(model="any", input="Where?", text_format=Place, max_output_tokens=500)
         assert isinstance(answer.output_parsed, Place)
@@ -118,8 +119,13 @@ def openai_tools_strict():
     tool = openai.pydantic_function_tool(Place, name="place")
     for choice in ("required", {"type": "function", "function": {"name": "place"}}):
         answer = O.chat.completions.parse(
-            model="any", max_tokens=800, messages=[{"role": "user", "content": "Where?"}],
-            tools=[tool], tool_choice=choice, parallel_tool_calls=False).choices[0]
+            model="any",
+            max_tokens=800,
+            messages=[{"role": "user", "content": "Where?"}],
+            tools=[tool],
+            tool_choice=choice,
+            parallel_tool_calls=False,
+        ).choices[0]
         if answer.finish_reason == "length":
             raise Cut("max_tokens")
         same(len(answer.message.tool_calls), 1)

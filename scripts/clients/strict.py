@@ -87,7 +87,9 @@ def chat():
     for body in bodies.values():
         body.pop("stream", None)
     bodies_without = {k: v for k, v in bodies.items() if k != "usage"}
-    for _ in each(bodies_without, "/v1/chat/completions", O.chat.ChatCompletion, O.chat.ChatCompletionChunk, "[DONE]"):
+    for _ in each(
+        bodies_without, "/v1/chat/completions", O.chat.ChatCompletion, O.chat.ChatCompletionChunk, "[DONE]"
+    ):
         pass
     found = events("/v1/chat/completions", bodies["usage"])
     last = valid(O.chat.ChatCompletionChunk, found[-2][1])
@@ -150,8 +152,9 @@ def models():
     name = listed["data"][0]["id"]
     for kind, path in ((O.Model, f"/v1/models/{name}"),):
         valid(kind, ask("GET", path))
-    request = urllib.request.Request(f"{URL}/v1/models/{name}", headers={
-        "anthropic-version": "2023-06-01", "x-api-key": KEY})
+    request = urllib.request.Request(
+        f"{URL}/v1/models/{name}", headers={"anthropic-version": "2023-06-01", "x-api-key": KEY}
+    )
     with urllib.request.urlopen(request) as answer:
         valid(A.ModelInfo, answer.read().decode())
 

@@ -19,8 +19,22 @@ const Place = z.object({ city: z.enum(['Oslo', 'Paris']), sunny: z.boolean() });
 const city = z.object({ city: z.string().max(20) });
 const seen = [];
 const tools = {
-  weather: tool({ description: 'tells', inputSchema: city, execute: async () => { seen.push('weather'); return 'sun'; } }),
-  now: tool({ description: 'tells', inputSchema: z.object({}), execute: async () => { seen.push('now'); return 'noon'; } }),
+  weather: tool({
+    description: 'tells',
+    inputSchema: city,
+    execute: async () => {
+      seen.push('weather');
+      return 'sun';
+    },
+  }),
+  now: tool({
+    description: 'tells',
+    inputSchema: z.object({}),
+    execute: async () => {
+      seen.push('now');
+      return 'noon';
+    },
+  }),
 };
 const base = { maxRetries: 0, maxOutputTokens: 600 };
 
@@ -30,16 +44,26 @@ for (const [name, model] of Object.entries(models)) {
     const answer = await generateText({ ...base, model, prompt: 'hi', maxOutputTokens: 16 });
     holds(answer.text && answer.usage.outputTokens > 0, 'no text');
     let text = '';
-    for await (const more of streamText({ ...base, model, prompt: 'hi', maxOutputTokens: 16 }).textStream) text += more;
+    for await (const more of streamText({ ...base, model, prompt: 'hi', maxOutputTokens: 16 }).textStream)
+      text += more;
     holds(text, 'no streamed text');
   };
   checks[`${name}_abort`] = async () => {
     const stop = new AbortController();
-    for await (const _ of streamText({ ...base, model, prompt: 'Count. @endless', abortSignal: stop.signal, onError() {} }).textStream) {
+    for await (const _ of streamText({
+      ...base,
+      model,
+      prompt: 'Count. @endless',
+      abortSignal: stop.signal,
+      onError() {},
+    }).textStream) {
       stop.abort();
       break;
     }
-    holds((await generateText({ ...base, model, prompt: 'hi', maxOutputTokens: 4 })).finishReason, 'no answer after an abort');
+    holds(
+      (await generateText({ ...base, model, prompt: 'hi', maxOutputTokens: 4 })).finishReason,
+      'no answer after an abort',
+    );
   };
   if (SCRIPTED) {
     checks[`${name}_tools`] = async () => {
@@ -51,13 +75,26 @@ for (const [name, model] of Object.entries(models)) {
   }
   checks[`${name}_required`] = async () => {
     seen.length = 0;
-    const answer = await generateText({ ...base, model, prompt: 'Where?', tools, toolChoice: 'required', stopWhen: stepCountIs(2) });
+    const answer = await generateText({
+      ...base,
+      model,
+      prompt: 'Where?',
+      tools,
+      toolChoice: 'required',
+      stopWhen: stepCountIs(2),
+    });
     if (answer.finishReason === 'length') throw new Cut('maxOutputTokens');
     holds(seen.length >= 1, 'no call');
   };
   checks[`${name}_named`] = async () => {
     seen.length = 0;
-    const answer = await generateText({ ...base, model, prompt: 'Where?', tools, toolChoice: { type: 'tool', toolName: 'now' } });
+    const answer = await generateText({
+      ...base,
+      model,
+      prompt: 'Where?',
+      tools,
+      toolChoice: { type: 'tool', toolName: 'now' },
+    });
     if (answer.finishReason === 'length') throw new Cut('maxOutputTokens');
     same([...new Set(seen)], ['now']);
   };
