@@ -9,7 +9,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-import litellm
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no look-up in the network
+import litellm  # noqa: E402
 
 import cli
 from common import KEY, URL, check, main, real
