@@ -1,4 +1,4 @@
-//! Calls that an answer is held to: the markup of [`super::dsml`] as a grammar.
+//! Calls that an answer is held to: the markup of `super::dsml` as a grammar.
 
 use super::dsml;
 use crate::error::{Error, Result};

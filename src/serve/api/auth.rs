@@ -6,7 +6,7 @@ use std::hint::black_box;
 /// Where clients put a key: Anthropic's, Azure's and Google's names for it.
 const FIELDS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
 
-/// Whether this key is shown, as `authorization: Bearer KEY`, `authorization: KEY` or in one of [`FIELDS`].
+/// Whether this key is shown, as `authorization: Bearer KEY`, `authorization: KEY` or under another name that clients have for it.
 pub fn shows(request: &Request, key: &str) -> bool {
     let bearer = request.header("authorization").map(|value| {
         let parts = value.split_once(' ');
