@@ -239,7 +239,7 @@ fn the_status_of_an_answer_in_one_piece_comes_before_it() {
             let told = begin.elapsed();
             assert_eq!((head.code, head.field("content-length")), (200, None));
             assert!(
-                told > Duration::from_millis(900) && told < Duration::from_millis(2500),
+                told > Duration::from_millis(400) && told < Duration::from_millis(2500),
                 "{told:?}"
             );
         }

@@ -25,7 +25,7 @@ const SIGN: Duration = Duration::from_secs(5);
 
 /// What fails within this time of an unstreamed question has a status of its own. Then the status is told, for the sake of
 /// clients that give up when none comes, and what fails later is told in the body.
-const EARLY: Duration = Duration::from_secs(1);
+const EARLY: Duration = Duration::from_millis(500);
 
 /// What a client that waits for an unstreamed answer gets: JSON may begin with it.
 const SPACE: &[u8] = b" ";
