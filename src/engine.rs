@@ -28,7 +28,7 @@ pub use crate::graph::SupplyWatch;
 pub use crate::json::recogniser::Rules as JsonRules;
 pub use crate::model::Model;
 pub use crate::model::config::LayerKind;
-pub use crate::os::{FileSet, interrupt, meter, poll};
+pub use crate::os::{FileSet, give_memory_back, interrupt, meter, poll};
 pub use crate::plan::Plan;
 pub use crate::sampler::adjust::{Adjust, MAX_LAST_N};
 pub use crate::sampler::guide::Guide;

@@ -5,7 +5,7 @@ use super::kv_dir::{self, KV_DIR_FLAGS};
 use super::model::{self, MODEL_FLAGS};
 use super::{Source, note, read_text};
 use crate::engine::chat::{Chat, Thinking};
-use crate::engine::{SamplerOptions, interrupt};
+use crate::engine::{SamplerOptions, give_memory_back, interrupt};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::serve::{self, Settings};
@@ -80,6 +80,8 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(args: &Args) -> Result<()> {
+    // Bodies come and go by the megabyte, on many threads.
+    give_memory_back();
     let sessions = within(
         "--sessions",
         args.number("--sessions")?.unwrap_or(2),

@@ -87,6 +87,11 @@ pub trait ReadAt: Send + Sync {
     fn name(&self) -> &str;
 }
 
+/// Makes the C library give memory back as it is freed; to be called before threads are started.
+pub fn give_memory_back() {
+    platform::give_memory_back();
+}
+
 /// Bytes of memory that can be used now without driving the machine into swapping, or `None` when
 /// the system does not say.
 ///

@@ -228,6 +228,20 @@ fn field(text: &str, name: &str) -> Option<u64> {
     rest.split_whitespace().next()?.parse().ok()
 }
 
+/// Tells the C library to give memory back. By itself it keeps what large pieces were freed, as its bound between pieces
+/// that are mapped and those that are not rises with them, and each of many threads fills a heap of its own.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    for (name, value) in [
+        (libc::M_MMAP_THRESHOLD, 128 << 10),
+        (libc::M_TRIM_THRESHOLD, 1 << 20),
+        (libc::M_ARENA_MAX, 2),
+    ] {
+        // SAFETY: it takes two numbers, and allocations of before stay as they are.
+        unsafe { libc::mallopt(name, value) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
