@@ -20,7 +20,7 @@ pub struct Map {
     start: NonNull<u8>,
     len: usize,
     parts: Vec<Placed<File>>,
-    /// Given up before the pages are. None for pages that are not touched.
+    /// Dropped before the pages are. None for pages that are not touched.
     watch: Option<bus::Watch>,
 }
 
