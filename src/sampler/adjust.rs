@@ -78,7 +78,7 @@ pub(super) struct Adjuster {
     counts: HashMap<TokenId, u32>,
     /// The last tokens, the oldest first.
     last: VecDeque<TokenId>,
-    /// How often each of them stands there.
+    /// How often each of them occurs.
     in_last: HashMap<TokenId, u32>,
     /// The changed logits; kept for its memory.
     row: Vec<f32>,

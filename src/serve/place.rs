@@ -4,7 +4,7 @@
 //! edited turn, takes the place of what is cheapest to lose: the tokens that would have to be computed again, divided by
 //! the prompts that came since they were used. So a long conversation outlives many short prompts beside it, and an
 //! abandoned one makes room in the end: sparing `n` tokens for `k` prompts costs at most `n (1 + ln k)` tokens computed
-//! elsewhere, as at the `i`th of these prompts no more than `n / i` are given up instead.
+//! elsewhere, as at the `i`th of these prompts no more than `n / i` are lost instead.
 
 /// What a session holds, seen from a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

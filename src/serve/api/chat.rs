@@ -13,24 +13,13 @@ use crate::error::Result;
 use crate::json::Node;
 use crate::serve::ask::Ask;
 
-/// Fields that are obeyed.
+/// Fields that are obeyed, besides [`params::SAMPLERS`].
 const KNOWN: &[&str] = &[
     "messages",
     "max_completion_tokens",
     "max_tokens",
     "n_predict",
     "n",
-    "temperature",
-    "top_p",
-    "min_p",
-    "top_k",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "repeat_penalty",
-    "repetition_penalty",
-    "repeat_last_n",
-    "logit_bias",
     "stop",
     "stream",
     "tools",

@@ -24,7 +24,7 @@ const MAX_PROMPTS: usize = 128;
 /// Tokens of a prompt at most that is told with its log-probabilities.
 const MAX_ECHO: usize = 1 << 15;
 
-/// Fields that are obeyed.
+/// Fields that are obeyed, besides [`params::SAMPLERS`].
 const KNOWN: &[&str] = &[
     "prompt",
     "max_tokens",
@@ -34,17 +34,6 @@ const KNOWN: &[&str] = &[
     "echo",
     "suffix",
     "logprobs",
-    "temperature",
-    "top_p",
-    "min_p",
-    "top_k",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "repeat_penalty",
-    "repetition_penalty",
-    "repeat_last_n",
-    "logit_bias",
     "stop",
     "stream",
 ];

@@ -12,24 +12,13 @@ use crate::engine::chat::Thinking;
 use crate::json::Node;
 use crate::serve::ask::Ask;
 
-/// Fields that are obeyed.
+/// Fields that are obeyed, besides [`params::SAMPLERS`].
 const KNOWN: &[&str] = &[
     "messages",
     "system",
     "max_tokens",
     "stop_sequences",
     "stream",
-    "temperature",
-    "top_p",
-    "min_p",
-    "top_k",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "repeat_penalty",
-    "repetition_penalty",
-    "repeat_last_n",
-    "logit_bias",
     "tools",
     "tool_choice",
     "thinking",

@@ -210,17 +210,36 @@ pub fn name_unknown(at: &Node<'_>, known: &[&str], notes: &mut Notes) -> Result<
             Value::Object(members) => members.is_empty(),
             _ => false,
         };
-        if !is_neutral && !known.contains(&name) && !HARMLESS.contains(&name) {
+        if !is_neutral
+            && ![known, SAMPLERS, HARMLESS]
+                .iter()
+                .any(|names| names.contains(&name))
+        {
             notes.add(format!("{}: not supported, ignored", word(name)));
         }
     }
     Ok(())
 }
 
+/// Fields that say how tokens are chosen: [`sampling`] and [`adjust`].
+pub const SAMPLERS: &[&str] = &[
+    "temperature",
+    "top_p",
+    "min_p",
+    "top_k",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "repeat_penalty",
+    "repetition_penalty",
+    "repeat_last_n",
+    "logit_bias",
+];
+
 /// Fields that ask for what is done anyway.
 const DEFAULTS: [(&str, &str); 2] = [("truncation", "disabled"), ("verbosity", "medium")];
 
-/// Fields that say nothing about the answer: who asks, what for, how it is stored and billed, hints for caches.
+/// Fields without effect on the answer: the user, the purpose, storage, billing, hints for caches.
 const HARMLESS: &[&str] = &[
     "model",
     "user",

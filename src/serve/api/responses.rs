@@ -13,22 +13,11 @@ use crate::json::object::{Json, list, object};
 use crate::json::{Node, Value};
 use crate::serve::ask::Ask;
 
-/// Fields that are obeyed.
+/// Fields that are obeyed, besides [`params::SAMPLERS`].
 const KNOWN: &[&str] = &[
     "input",
     "instructions",
     "max_output_tokens",
-    "temperature",
-    "top_p",
-    "min_p",
-    "top_k",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "repeat_penalty",
-    "repetition_penalty",
-    "repeat_last_n",
-    "logit_bias",
     "stream",
     "tools",
     "tool_choice",

@@ -503,7 +503,7 @@ function inline(box, text, { definitions, allows }) {
     const element = link(place.href, place.title);
     while (opener.node.nextSibling) element.append(opener.node.nextSibling);
     element.querySelectorAll("a").forEach(inner => inner.replaceWith(...inner.childNodes));
-    // An image is not loaded: a request elsewhere would tell who reads this. Its text links to it.
+    // An image is not loaded: a request to another server would reveal the reader. Its text links to it.
     if (opener.isImage) {
       element.replaceChildren(element.textContent || "image");
       element.className = "image";
